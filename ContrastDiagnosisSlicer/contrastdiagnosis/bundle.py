@@ -1,0 +1,239 @@
+"""`Bundle`: a directory with everything that a diagnosis needs, nothing executable, no pickle."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from contrastdiagnosis import RESEARCH_USE_NOTICE
+from contrastdiagnosis.cases import CaseLibrary, read_cases, write_cases
+from contrastdiagnosis.confidence import SimilarityIndicator
+from contrastdiagnosis.errors import InputError
+from contrastdiagnosis.model_card import model_card
+from contrastdiagnosis.network import NoduleNet, NoduleNetConfig, load_network, save_network
+from contrastdiagnosis.patch import PatchGeometry
+from contrastdiagnosis.pixels import PixelStore
+from contrastdiagnosis.vote import Calibration, VoteRule
+
+SCHEMA = 1
+"""Version of the bundle's layout that this engine reads and writes."""
+
+INFO_FILE = "bundle.json"
+MODEL_FILE = "model.safetensors"
+CASES_FILE = "cases.csv"
+EMBEDDINGS_FILE = "embeddings.safetensors"
+CARD_FILE = "MODEL_CARD.md"
+PIXELS_FOLDER = "pixels"
+"""Not covered by the checksums: users fill it from their own copy of the images."""
+
+CHECKED_FILES = (MODEL_FILE, CASES_FILE, EMBEDDINGS_FILE, CARD_FILE)
+
+
+@dataclass(frozen=True)
+class BundleInfo:
+    """What bundle.json says, apart from the schema version and the checksums."""
+
+    name: str
+    version: str
+    vote: VoteRule
+    calibration: Calibration
+    similarity_quantile: float = 0.95
+    split_vote: tuple[float, float] = (0.35, 0.65)
+    """Weighted votes between these are called split."""
+    min_lung_share: float = 0.0
+    """A patch with a smaller share of lung-dense voxels is not called lung."""
+    geometry: PatchGeometry = field(default_factory=PatchGeometry)
+    network: NoduleNetConfig = field(default_factory=NoduleNetConfig)
+    created: str = ""
+    training_data: str = ""
+    recipe: dict[str, Any] = field(default_factory=dict)
+    """Options and commit of the training run."""
+    metrics: dict[str, Any] = field(default_factory=dict)
+    """Measured figures with their protocol."""
+    licence: str = "Apache-2.0"
+    citation: str = ""
+    intended_use: str = RESEARCH_USE_NOTICE
+
+
+@dataclass(frozen=True, eq=False)
+class Bundle:
+    """A loaded bundle.
+
+    Attributes:
+        info: bundle.json.
+        network: In eval mode, float32, on the CPU.
+        library: The support cases in the network's embedding space.
+        indicator: Matched distances from cross-fitting.
+        pixels: Pictures of the cases; empty until the user adds them.
+        folder: Where it was read from, None for one in memory.
+    """
+
+    info: BundleInfo
+    network: NoduleNet
+    library: CaseLibrary
+    indicator: SimilarityIndicator
+    pixels: PixelStore
+    folder: Path | None = None
+
+
+def default_bundle_folder() -> Path:
+    """The bundle that comes with this package: in the source tree, or in the installed wheel."""
+    package = Path(str(resources.files("contrastdiagnosis")))
+    for folder in (
+        package / "bundles" / "lidc",
+        package.parent.parent / "Resources" / "Bundles" / "lidc",
+        package.parent / "Resources" / "Bundles" / "lidc",
+    ):
+        if (folder / INFO_FILE).is_file():
+            return folder
+    raise InputError(f"no default bundle beside {package}; name one by --bundle")
+
+
+def load_bundle(folder: Path) -> Bundle:
+    """The verified bundle in a folder.
+
+    Raises:
+        InputError: A file is missing, changed, truncated, of a newer schema, or does not fit the
+            others; the message says what was wanted and what came.
+    """
+    folder = Path(folder)
+    document = _read_document(folder)
+    _verify_checksums(folder, document["sha256"])
+    info = _info_from_document(document["bundle"])
+    network = load_network(folder / MODEL_FILE, info.network)
+    tensors = _load_tensors(folder / EMBEDDINGS_FILE)
+    library = CaseLibrary(read_cases(folder / CASES_FILE), _tensor(tensors, "embedding"))
+    if library.embedding.shape[1] != info.network.embedding:
+        raise InputError(
+            f"{folder}: the network gives embeddings of length {info.network.embedding}, the cases"
+            f" have {library.embedding.shape[1]}"
+        )
+    indicator = SimilarityIndicator(_tensor(tensors, "matched_distance"), info.similarity_quantile)
+    return Bundle(info, network, library, indicator, PixelStore(folder / PIXELS_FOLDER), folder)
+
+
+def save_bundle(
+    folder: Path,
+    info: BundleInfo,
+    network: NoduleNet,
+    library: CaseLibrary,
+    matched_distance: NDArray,
+) -> None:
+    """Writes a bundle; an older one at the same place is replaced only when this one is complete.
+
+    Args:
+        folder: Where it goes; pixels that an older bundle holds there are kept.
+        info: Everything for bundle.json; the network's own configuration wins.
+        network: Its weights are stored in half precision.
+        library: Cases and embeddings.
+        matched_distance: (S,) for the similarity indicator.
+    """
+    folder = Path(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    info = replace(info, network=network.config)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as made:
+        draft = Path(made)
+        save_network(draft / MODEL_FILE, network, torch.float16)
+        write_cases(draft / CASES_FILE, library.cases)
+        save_file(
+            {
+                "embedding": torch.from_numpy(library.embedding),
+                "matched_distance": torch.from_numpy(matched_distance.astype(np.float32)),
+            },
+            draft / EMBEDDINGS_FILE,
+        )
+        (draft / CARD_FILE).write_text(model_card(info, library))
+        checksums = {name: _sha256(draft / name) for name in CHECKED_FILES}
+        document = {"schema": SCHEMA, "bundle": asdict(info), "sha256": checksums}
+        (draft / INFO_FILE).write_text(json.dumps(document, indent=1) + "\n")
+        load_bundle(draft)
+        folder.mkdir(exist_ok=True)
+        for name in (*CHECKED_FILES, INFO_FILE):
+            shutil.move(draft / name, folder / name)
+
+
+def _read_document(folder: Path) -> dict[str, Any]:
+    file = folder / INFO_FILE
+    if not file.is_file():
+        raise InputError(f"wanted a bundle folder with {INFO_FILE}, got {folder}")
+    try:
+        document = json.loads(file.read_text())
+    except ValueError as error:
+        raise InputError(f"{file} is damaged: {error}") from error
+    schema = document.get("schema") if isinstance(document, dict) else None
+    if schema != SCHEMA:
+        newer = isinstance(schema, int) and schema > SCHEMA
+        hint = "; update ContrastDiagnosis to read it" if newer else ""
+        raise InputError(f"{file} has schema {schema}, this version reads schema {SCHEMA}{hint}")
+    missing = {"bundle", "sha256"} - document.keys()
+    if missing:
+        raise InputError(f"{file} lacks {', '.join(sorted(missing))}")
+    return document
+
+
+def _verify_checksums(folder: Path, checksums: Mapping[str, str]) -> None:
+    for name in CHECKED_FILES:
+        if name not in checksums:
+            raise InputError(f"{folder / INFO_FILE} has no checksum of {name}")
+        if not (folder / name).is_file():
+            raise InputError(f"{folder} lacks {name}")
+        found = _sha256(folder / name)
+        if found != checksums[name]:
+            raise InputError(
+                f"{folder / name} is damaged or was changed: wanted SHA-256 {checksums[name]},"
+                f" got {found}"
+            )
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _info_from_document(document: Mapping[str, Any]) -> BundleInfo:
+    try:
+        values = dict(document)
+        network = dict(values["network"])
+        network["channels"] = tuple(network["channels"])
+        geometry = {name: tuple(value) for name, value in values["geometry"].items()}
+        values |= {
+            "vote": VoteRule(**values["vote"]),
+            "calibration": Calibration(**values["calibration"]),
+            "geometry": PatchGeometry(**geometry),
+            "network": NoduleNetConfig(**network),
+            "split_vote": tuple(values["split_vote"]),
+        }
+        info = BundleInfo(**values)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{INFO_FILE} does not describe a bundle: {error}") from error
+    if info.geometry != PatchGeometry():
+        raise InputError(
+            f"the bundle needs patches {info.geometry}, this version cuts {PatchGeometry()}"
+        )
+    return info
+
+
+def _load_tensors(file: Path) -> dict[str, torch.Tensor]:
+    try:
+        return load_file(file)
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{file} is not a readable safetensors file: {error}") from error
+
+
+def _tensor(tensors: Mapping[str, torch.Tensor], name: str) -> NDArray[np.float32]:
+    if name not in tensors:
+        raise InputError(f"{EMBEDDINGS_FILE} lacks {name}; it holds {', '.join(sorted(tensors))}")
+    return tensors[name].float().numpy()

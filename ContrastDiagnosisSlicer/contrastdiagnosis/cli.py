@@ -1,0 +1,333 @@
+"""The command `contrastdiagnosis`: demo, diagnose, cases, bundle."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+import tyro
+
+from contrastdiagnosis import RESEARCH_USE_NOTICE
+from contrastdiagnosis.errors import InputError
+
+Point = tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Diagnose:
+    """Diagnose the nodule at a point of a CT."""
+
+    ct: tyro.conf.Positional[Path]
+    """NRRD, NIfTI or MetaImage file, or a folder of DICOM slices."""
+    ras: Point | None = None
+    """The point in RAS millimetres, as Slicer shows it."""
+    lps: Point | None = None
+    """The point in LPS millimetres, as DICOM and ITK have it."""
+    ijk: Point | None = None
+    """The point as voxel indices (i, j, k)."""
+    json: Path | None = None
+    """Write the diagnosis here."""
+    report: Path | None = None
+    """Write the HTML report here."""
+    mask: Path | None = None
+    """Write the nodule's mask here, on the CT's own grid (.nii.gz, .nrrd, .mha)."""
+    bundle: Path | None = None
+    """Bundle folder; the one that comes with the program if not given."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where the network runs."""
+    series: str | None = None
+    """Series UID, where a DICOM folder holds several."""
+    hu_offset: float = 0
+    """Added to every voxel; -1024 mends a CT stored without its rescale intercept."""
+    patient: str | None = None
+    """Patient id of the CT, if its own nodules may be among the cases."""
+
+    def run(self) -> None:
+        """Reads, diagnoses, prints, writes."""
+        from contrastdiagnosis.bundle import default_bundle_folder, load_bundle
+        from contrastdiagnosis.diagnoser import Diagnoser, choose_device
+        from contrastdiagnosis.volume import read_volume
+
+        for path in (self.json, self.report, self.mask):
+            check_writable(path)
+        choose_device(self.device)
+        bundle = load_bundle(self.bundle or default_bundle_folder())
+        volume = read_volume(self.ct, self.series, self.hu_offset)
+        point = self._point_ras_mm(volume)
+        diagnosis = Diagnoser(bundle, self.device).diagnose(volume, point, self.patient)
+        write_outputs(diagnosis, volume, bundle, self.json, self.report, self.mask)
+
+    def _point_ras_mm(self, volume) -> np.ndarray:  # type: ignore[no-untyped-def]
+        given = [p for p in (self.ras, self.lps, self.ijk) if p is not None]
+        if len(given) != 1:
+            raise InputError(f"wanted one of --ras, --lps and --ijk, got {len(given)}")
+        if self.ijk is not None:
+            return volume.ras_from_ijk(self.ijk)
+        return np.array(given[0]) * ([-1, -1, 1] if self.lps is not None else [1, 1, 1])
+
+
+@dataclass(frozen=True)
+class Demo:
+    """Draw a phantom chest CT, diagnose one of its nodules, write the report."""
+
+    out: Path = Path("out/demo")
+    """Folder for the CT, the mask, the JSON and the report."""
+    nodule: int = 0
+    """Which of the phantom's nodules: 0 spiculated, 1 calcified, 2 ground-glass, 3 smooth."""
+    seed: int = 0
+    """Draws another patient."""
+    bundle: Path | None = None
+    """Bundle folder; the one that comes with the program if not given."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where the network runs."""
+
+    def run(self) -> None:
+        """Makes the CT and goes the way of every diagnosis."""
+        import SimpleITK as sitk
+
+        from contrastdiagnosis.phantom import DEMO_NODULES, make_phantom
+        from contrastdiagnosis.volume import sitk_from_array
+
+        if not 0 <= self.nodule < len(DEMO_NODULES):
+            raise InputError(f"nodule must be 0 to {len(DEMO_NODULES) - 1}, got {self.nodule}")
+        ct = self.out / "phantom.nii.gz"
+        check_writable(ct)
+        print("Drawing a phantom chest CT ...")
+        phantom = make_phantom(seed=self.seed)
+        sitk.WriteImage(sitk_from_array(phantom.volume.hu, phantom.volume.ijk_to_ras), str(ct))
+        r, a, s = DEMO_NODULES[self.nodule].center_ras_mm
+        print(f"{ct}: diagnosing the nodule at {r:g} {a:g} {s:g} mm RAS\n")
+        Diagnose(
+            ct,
+            ras=(r, a, s),
+            json=self.out / "diagnosis.json",
+            report=self.out / "report.html",
+            mask=self.out / "mask.nii.gz",
+            bundle=self.bundle,
+            device=self.device,
+        ).run()
+
+
+@dataclass(frozen=True)
+class ListCases:
+    """List the cases of a bundle."""
+
+    bundle: Path | None = None
+    """Bundle folder; the one that comes with the program if not given."""
+    label: Literal["all", "malignant", "benign"] = "all"
+    """Only cases of this label."""
+
+    def run(self) -> None:
+        """Prints one line a case."""
+        from contrastdiagnosis.bundle import default_bundle_folder, load_bundle
+
+        bundle = load_bundle(self.bundle or default_bundle_folder())
+        print(f"{'case':24} {'label':10} {'mm':>5} {'malignancy':>10}  pixels  series")
+        shown = 0
+        for case in bundle.library.cases:
+            kind = "malignant" if case.malignant else "benign"
+            if self.label in ("all", kind):
+                shown += 1
+                rating = case.ratings.get("malignancy", float("nan"))
+                pixels = "yes" if bundle.pixels.has(case.case_id) else "no"
+                print(
+                    f"{case.case_id:24} {kind:10} {case.diameter_mm:5.1f} {rating:10.2f}  "
+                    f"{pixels:6}  {case.series_uid}"
+                )
+        print(f"{shown} of {len(bundle.library)} cases")
+
+
+@dataclass(frozen=True)
+class AddPixels:
+    """Add pictures of a bundle's cases from a local copy of their images."""
+
+    source: Annotated[Path, tyro.conf.arg(name="from")]
+    """Case folder: nodules.csv, image/ and votes/ or mask/."""
+    bundle: Path | None = None
+    """Bundle folder; the one that comes with the program if not given."""
+
+    def run(self) -> None:
+        """Crops and stores the patch of every case that the folder holds."""
+        from contrastdiagnosis.bundle import default_bundle_folder, load_bundle
+        from contrastdiagnosis.case_folder import case_pixels, read_case_folder
+
+        bundle = load_bundle(self.bundle or default_bundle_folder())
+        wanted = {case.case_id for case in bundle.library.cases}
+        found = [nodule for nodule in read_case_folder(self.source) if nodule.case_id in wanted]
+        if not found:
+            raise InputError(
+                f"{self.source} holds none of the bundle's {len(wanted)} cases; case ids look like"
+                f" {bundle.library.cases[0].case_id}"
+            )
+        check_writable(bundle.pixels.folder / "pixels")
+        for nodule in found:
+            bundle.pixels.write(nodule.case_id, case_pixels(nodule, bundle.info.geometry))
+        print(f"pixels of {len(found)} of {len(wanted)} cases are now in {bundle.pixels.folder}")
+
+
+@dataclass(frozen=True)
+class BundleCommand:
+    """Check a bundle: schema, checksums, shapes, cases."""
+
+    action: tyro.conf.Positional[Literal["verify"]]
+    """What to do."""
+    folder: tyro.conf.Positional[Path]
+    """Bundle folder."""
+
+    def run(self) -> None:
+        """Loads it the way a diagnosis does and says what it holds."""
+        from contrastdiagnosis.bundle import load_bundle
+
+        bundle = load_bundle(self.folder)
+        malignant = int(bundle.library.malignant.sum())
+        size = sum(f.stat().st_size for f in self.folder.iterdir() if f.is_file()) / 1e6
+        print(
+            f"{self.folder}: {bundle.info.name} {bundle.info.version} is sound: {size:.1f} MB,"
+            f" {len(bundle.library)} cases, {malignant} malignant"
+        )
+
+
+@dataclass(frozen=True)
+class Cases:
+    """List the cases of a bundle, or add their pictures."""
+
+    command: Annotated[
+        Annotated[ListCases, tyro.conf.subcommand("list")]
+        | Annotated[AddPixels, tyro.conf.subcommand("add-pixels")],
+        tyro.conf.arg(name=""),
+    ]
+
+    def run(self) -> None:
+        """Runs the chosen command."""
+        self.command.run()
+
+
+Command = (
+    Annotated[Demo, tyro.conf.subcommand("demo")]
+    | Annotated[Diagnose, tyro.conf.subcommand("diagnose")]
+    | Annotated[Cases, tyro.conf.subcommand("cases")]
+    | Annotated[BundleCommand, tyro.conf.subcommand("bundle")]
+)
+
+
+def write_outputs(diagnosis, volume, bundle, json_file, report_file, mask_file) -> None:  # type: ignore[no-untyped-def]
+    """Prints the diagnosis and writes what was asked for."""
+    from contrastdiagnosis.report import render_report
+    from contrastdiagnosis.summary import summarise
+
+    summary = summarise(diagnosis, bundle.info)
+    print(summary_text(summary))
+    if json_file:
+        write_atomically(json_file, (json.dumps(summary, indent=1) + "\n").encode())
+    if report_file:
+        write_atomically(report_file, render_report(diagnosis, volume, bundle).encode())
+    if mask_file:
+        write_image(mask_file, diagnosis.mask.full().astype(np.uint8), volume.ijk_to_ras)
+    for file in (json_file, report_file, mask_file):
+        if file:
+            print(f"wrote {file}")
+
+
+def summary_text(summary) -> str:  # type: ignore[no-untyped-def]
+    """The diagnosis in a few lines."""
+    nodule, vote = summary["nodule"], summary["vote"]
+    lines = [
+        f"{summary['verdict']}: probability {summary['probability']:.2f};"
+        f" {vote['malignant']} of {vote['cases']} nearest cases are malignant",
+        "confident" if summary["confident"] else "not confident: " + "; ".join(summary["reasons"]),
+        f"axial diameters {nodule['long_axis_mm']} x {nodule['short_axis_mm']} mm,"
+        f" volume {nodule['volume_mm3']:.0f} mm3"
+        if nodule["found"]
+        else "no nodule found at the point",
+        *(f"note: {notice}" for notice in summary["notices"]),
+        "nearest cases:",
+    ]
+    for case in summary["cases"]:
+        lines.append(
+            f"  {case['case_id']:24} {case['label']:10} {case['diameter_mm']:5.1f} mm"
+            f"  distance {case['distance']:.3f}  similarity {case['similarity']:.2f}"
+        )
+    return "\n".join([*lines, RESEARCH_USE_NOTICE])
+
+
+def check_writable(file: Path | None) -> None:
+    """Refuses an output place before any work is lost.
+
+    Raises:
+        InputError: The folder cannot be made or written to.
+    """
+    if file is None:
+        return
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=file.parent):
+            pass
+    except OSError as error:
+        raise InputError(f"cannot write {file}: {error.strerror or error}") from error
+    if file.is_dir():
+        raise InputError(f"cannot write {file}: it is a folder")
+
+
+def write_atomically(file: Path, data: bytes) -> None:
+    """Writes the whole file or nothing.
+
+    Raises:
+        InputError: The disk is full or not writable; what stood there before still does.
+    """
+    partial = file.with_name(f".{file.name}.partial")
+    try:
+        with partial.open("wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        partial.replace(file)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise InputError(f"cannot write {file}: {error.strerror or error}") from error
+
+
+def write_image(file: Path, array: np.ndarray, ijk_to_ras: np.ndarray) -> None:
+    """Writes (k, j, i) voxels as an image, the whole file or nothing.
+
+    Raises:
+        InputError: The format is unknown, or the disk is full or not writable.
+    """
+    import SimpleITK as sitk
+
+    from contrastdiagnosis.volume import sitk_from_array
+
+    partial = file.with_name(f".partial-{file.name}")
+    try:
+        sitk.WriteImage(sitk_from_array(array, ijk_to_ras), str(partial), useCompression=True)
+        partial.replace(file)
+    except (OSError, RuntimeError) as error:
+        partial.unlink(missing_ok=True)
+        reason = str(error).strip().splitlines()[-1]
+        raise InputError(f"cannot write {file}: {reason}") from error
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line; 0 on success, 2 where the user must mend something."""
+    command = tyro.cli(
+        Command, prog="contrastdiagnosis", description=RESEARCH_USE_NOTICE, args=arguments
+    )
+    try:
+        command.run()
+    except InputError as error:
+        print(f"contrastdiagnosis: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("contrastdiagnosis: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,275 @@
+"""`Diagnoser`: from a volume and a point to a `Diagnosis`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+
+from contrastdiagnosis.bundle import Bundle
+from contrastdiagnosis.cases import Case, Neighbour
+from contrastdiagnosis.confidence import Confidence
+from contrastdiagnosis.errors import InputError
+from contrastdiagnosis.measure import AxialDiameters, axial_diameters, nodule_at
+from contrastdiagnosis.network import NoduleNet
+from contrastdiagnosis.patch import (
+    Patch,
+    PatchGeometry,
+    Region,
+    crop_patch,
+    values_to_volume,
+    voxels_under_patch,
+)
+from contrastdiagnosis.volume import Volume, check_ct
+
+SHOWN_CASES = 6
+"""Nearest cases that are shown one by one, whatever the number that votes."""
+
+LUNG_BELOW_HU = -500.0
+
+
+@dataclass(frozen=True)
+class SimilarCase:
+    """One of the nearest cases."""
+
+    case: Case
+    distance: float
+    similarity: float
+    """Share of matched pairs at least as far apart, in (0, 1]."""
+
+
+@dataclass(frozen=True, eq=False)
+class Encoding:
+    """What the network says of one patch.
+
+    Attributes:
+        patch: What it saw.
+        probability: (D, H, W) of belonging to the nodule, on the patch grid.
+        embedding: (p,) z.
+    """
+
+    patch: Patch
+    probability: NDArray[np.float32]
+    embedding: NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class Diagnosis:
+    """Everything that is told about a nodule. Research use only."""
+
+    point_ras_mm: tuple[float, float, float]
+    encoding: Encoding
+    nodule: NDArray[np.bool_]
+    """(D, H, W) on the patch grid: the part of the mask that belongs to the point."""
+    mask: Region
+    """bool on the volume's own grid."""
+    volume_mm3: float
+    diameters: AxialDiameters
+    cases: tuple[SimilarCase, ...]
+    """The nearest cases, nearest first, as many as are shown."""
+    voters: int
+    """How many of the nearest cases voted."""
+    malignant_voters: int
+    score: float
+    """Distance-weighted share of malignant voters."""
+    probability: float
+    """Calibrated probability that readers would suspect malignancy."""
+    confidence: Confidence
+    notices: tuple[str, ...]
+    """Fallbacks that were taken; the diagnosis stands, but the user should know."""
+
+    @property
+    def malignant(self) -> bool:
+        """Whether the calibrated probability exceeds one half."""
+        return self.probability > 0.5
+
+
+def choose_device(name: str) -> torch.device:
+    """The device called "cpu", "cuda" or "auto" (CUDA where there is one).
+
+    Raises:
+        InputError: The name is unknown, or CUDA was asked for and is absent.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name not in ("cpu", "cuda"):
+        raise InputError(f"device must be auto, cpu or cuda, got {name}")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise InputError(
+            f"CUDA was asked for, but PyTorch {torch.__version__} finds no CUDA device; use"
+            " --device cpu, or install a driver and a CUDA build of PyTorch"
+        )
+    return torch.device(name)
+
+
+def encode(network: NoduleNet, patches: Sequence[Patch], device: torch.device) -> list[Encoding]:
+    """Mask probability and embedding of each patch, the mean over the patch and its mirror image.
+
+    The mirror is no luxury on a CPU: PyTorch's fast convolutions take over from batch 2 on, so two
+    views cost less than one.
+    """
+    images = torch.from_numpy(np.stack([patch.intensity for patch in patches]))[:, None].to(device)
+    with torch.inference_mode():
+        features = network(torch.cat([images, images.flip(-1)]))
+        logits, mirrored = features.mask_logits.float().chunk(2)
+        probability = torch.sigmoid((logits + mirrored.flip(-1)) / 2)[:, 0].cpu().numpy()
+        embedding = (
+            features.embedding.float().reshape(2, len(patches), -1).mean(dim=0).cpu().numpy()
+        )
+    return [
+        Encoding(patch, p, z) for patch, p, z in zip(patches, probability, embedding, strict=True)
+    ]
+
+
+class Diagnoser:
+    """One bundle on one device, ready for clicks."""
+
+    def __init__(self, bundle: Bundle, device: str = "auto") -> None:
+        self.bundle = bundle
+        self.device = choose_device(device)
+        network = bundle.network.to(memory_format=torch.channels_last_3d)
+        self.network: NoduleNet = network.to(self.device)
+
+    @property
+    def geometry(self) -> PatchGeometry:
+        """Grid and window of the patches."""
+        return self.bundle.info.geometry
+
+    def encode(self, volume: Volume, point_ras_mm: ArrayLike) -> Encoding:
+        """The network's view of the tissue around a point.
+
+        Raises:
+            InputError: The point lies outside the volume, or the voxels there are no CT.
+        """
+        point = np.asarray(point_ras_mm, dtype=np.float64)
+        if point.shape != (3,) or not np.isfinite(point).all():
+            raise InputError(f"wanted a point of 3 finite millimetres (R, A, S), got {point}")
+        if not volume.contains(point):
+            size = np.array(volume.hu.shape[::-1]) - 1
+            corners = volume.ras_from_ijk([np.zeros(3), size])
+            low, high = corners.min(axis=0), corners.max(axis=0)
+            raise InputError(
+                f"the point {_text(point)} mm RAS lies outside the volume, which reaches from"
+                f" {_text(low)} to {_text(high)}"
+            )
+        check_ct(voxels_under_patch(volume, point, self.geometry))
+        return encode(self.network, [crop_patch(volume, point, self.geometry)], self.device)[0]
+
+    def diagnose(
+        self, volume: Volume, point_ras_mm: ArrayLike, patient_id: str | None = None
+    ) -> Diagnosis:
+        """The diagnosis of the nodule at a point.
+
+        Args:
+            volume: CT in Hounsfield units.
+            point_ras_mm: (3,) a point in the nodule, RAS millimetres.
+            patient_id: The scan's patient, if it may be among the cases: own cases do not vote.
+
+        Raises:
+            InputError: The point or the volume cannot be used, or no case is left to vote.
+        """
+        encoding = self.encode(volume, point_ras_mm)
+        nodule = nodule_at(encoding.probability >= 0.5, self.geometry.spacing_mm)
+        mask = _mask_on_volume(encoding, nodule, volume)
+        rule = self.bundle.info.vote
+        nearest = self.bundle.library.nearest(
+            encoding.embedding, max(rule.k, SHOWN_CASES), exclude_patient=patient_id
+        )
+        voters = nearest[: rule.k]
+        score = float(rule.score([n.distance for n in voters], [n.case.malignant for n in voters]))
+        point = np.asarray(point_ras_mm, dtype=np.float64)
+        return Diagnosis(
+            point_ras_mm=(float(point[0]), float(point[1]), float(point[2])),
+            encoding=encoding,
+            nodule=nodule,
+            mask=mask,
+            volume_mm3=float(mask.values.sum() * volume.voxel_volume_mm3),
+            diameters=axial_diameters(encoding.probability * nodule, self.geometry.spacing_mm),
+            cases=tuple(self._similar(n) for n in nearest[:SHOWN_CASES]),
+            voters=len(voters),
+            malignant_voters=sum(n.case.malignant for n in voters),
+            score=score,
+            probability=float(self.bundle.info.calibration.probability(score)),
+            confidence=Confidence(tuple(self._doubts(encoding, nodule, nearest, score))),
+            notices=tuple(self._notices(encoding, len(voters))),
+        )
+
+    def _similar(self, neighbour: Neighbour) -> SimilarCase:
+        similarity = float(self.bundle.indicator.similarity(neighbour.distance))
+        return SimilarCase(neighbour.case, neighbour.distance, similarity)
+
+    def _doubts(
+        self,
+        encoding: Encoding,
+        nodule: NDArray[np.bool_],
+        nearest: Sequence[Neighbour],
+        score: float,
+    ) -> list[str]:
+        info, indicator = self.bundle.info, self.bundle.indicator
+        doubts = []
+        if not nodule.any():
+            doubts.append("no nodule was found at the point, so the vote is about its surroundings")
+        share = lung_share(encoding.patch, info.geometry)
+        if share < info.min_lung_share:
+            doubts.append(
+                f"the point does not seem to lie in lung: {share:.0%} of the tissue around it is"
+                f" as light as lung, at least {info.min_lung_share:.0%} was expected"
+            )
+        if nearest[0].distance > indicator.threshold:
+            doubts.append(
+                f"even the nearest case is unlike this nodule: its distance"
+                f" {nearest[0].distance:.2f} exceeds {indicator.threshold:.2f}, within which"
+                f" {indicator.quantile:.0%} of correctly matched cases lie"
+            )
+        low, high = info.split_vote
+        if low < score < high:
+            doubts.append(f"the vote is split: {score:.0%} of its weight is for malignant")
+        return doubts
+
+    def _notices(self, encoding: Encoding, voters: int) -> list[str]:
+        notices = []
+        covered = float(encoding.patch.valid.mean())
+        if covered < 0.995:
+            notices.append(
+                f"the scan covers {covered:.0%} of the {_size(self.geometry)} around the point;"
+                " the rest was taken as air"
+            )
+        wanted = self.bundle.info.vote.k
+        if voters < wanted:
+            notices.append(f"only {voters} cases could vote instead of {wanted}")
+        return notices
+
+
+def lung_share(patch: Patch, geometry: PatchGeometry) -> float:
+    """Share of the patch's valid voxels that are lighter than soft tissue."""
+    low, high = geometry.window_hu
+    lung = patch.intensity < (LUNG_BELOW_HU - low) / (high - low)
+    return float(lung[patch.valid].mean()) if patch.valid.any() else 0.0
+
+
+def _mask_on_volume(encoding: Encoding, nodule: NDArray[np.bool_], volume: Volume) -> Region:
+    """The nodule on the volume's own grid; only its bounding box is resampled."""
+    if not nodule.any():
+        return Region(np.zeros((0, 0, 0), bool), (0, 0, 0), volume.hu.shape)
+    where = np.argwhere(nodule)
+    start = np.maximum(where.min(axis=0) - 2, 0)
+    stop = np.minimum(where.max(axis=0) + 3, nodule.shape)
+    k, j, i = (slice(a, b) for a, b in zip(start, stop, strict=True))
+    shift = np.eye(4)
+    shift[:3, 3] = start[::-1]
+    # Other components within the box are pushed below the threshold, the nodule's own edge stays.
+    probability = np.where(nodule, encoding.probability, np.minimum(encoding.probability, 0.499))
+    region = values_to_volume(probability[k, j, i], encoding.patch.ijk_to_ras @ shift, volume)
+    return Region(region.values >= 0.5, region.start, region.volume_shape)
+
+
+def _text(point: NDArray) -> str:
+    return "(" + ", ".join(f"{x:.1f}" for x in point) + ")"
+
+
+def _size(geometry: PatchGeometry) -> str:
+    sides = (n * s for n, s in zip(geometry.shape[::-1], geometry.spacing_mm[::-1], strict=True))
+    return "x".join(f"{side:.0f}" for side in sides) + " mm"

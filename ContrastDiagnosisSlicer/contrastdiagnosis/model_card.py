@@ -1,0 +1,79 @@
+"""MODEL_CARD.md, made from what a bundle knows about itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from contrastdiagnosis.bundle import BundleInfo
+    from contrastdiagnosis.cases import CaseLibrary
+
+FIGURES = {
+    "n": "nodules",
+    "auc": "AUC",
+    "auc_ci": "AUC, 95 % patient bootstrap",
+    "auc_6_12mm": "AUC, 6-12 mm",
+    "auc_diameter": "AUC of the diameter alone",
+    "accuracy": "accuracy",
+    "f1": "F1",
+    "ece": "calibration error (ECE)",
+    "precision_at_1": "retrieval P@1",
+    "map": "retrieval mAP",
+}
+"""Keys of a rule's metrics and how the card names them."""
+
+
+def model_card(info: BundleInfo, library: CaseLibrary) -> str:
+    """Markdown text of the card."""
+    patients = len({case.patient_id for case in library.cases})
+    malignant = int(library.malignant.sum())
+    parts = [
+        f"# {info.name} {info.version}",
+        f"**{info.intended_use}**",
+        "A bundle of ContrastDiagnosis: weights of `NoduleNet`, the cases that vote, and what is"
+        " needed to judge how far a vote can be trusted. It holds no images.",
+        "## Intended use",
+        "Research on interpretable diagnosis of lung nodules on chest CT. Input: a CT in Hounsfield"
+        " units and a point in a nodule. Output: segmentation, the most similar cases, their vote,"
+        " a calibrated probability that radiologists would suspect malignancy, and reasons to"
+        " distrust it.",
+        "## Cases",
+        f"{len(library)} nodules of {patients} patients, {malignant} malignant (mean rating of the"
+        f" readers above 3). {info.training_data}",
+        "## Measured",
+        *_metrics(info.metrics),
+        "## Limits",
+        "- The label is the readers' opinion, not pathology.\n- Size is a strong cue: read every"
+        " figure beside that of the diameter alone.\n- Trained on nodules of 3-30 mm that at least"
+        " three readers marked; other findings are not recognised as such.",
+        "## Training",
+        "\n".join(f"- {name}: {value}" for name, value in info.recipe.items()) or "not recorded",
+        "## Licence and citation",
+        f"{info.licence}. {info.citation}".strip(),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _metrics(metrics: Mapping[str, Any]) -> list[str]:
+    rules = [name for name, value in metrics.items() if isinstance(value, Mapping)]
+    if not rules:
+        return ["Not measured."]
+    header = "| figure | " + " | ".join(rules) + " |\n|---" * 1 + "|---" * len(rules) + "|"
+    rows = [
+        f"| {title} | " + " | ".join(_figure(metrics[rule].get(key)) for rule in rules) + " |"
+        for key, title in FIGURES.items()
+    ]
+    extra = [
+        f"{name.replace('_', ' ')}: {_figure(value)}"
+        for name, value in metrics.items()
+        if isinstance(value, int | float)
+    ]
+    protocol = str(metrics.get("protocol", ""))
+    return [part for part in (protocol, "\n".join([header, *rows]), "; ".join(extra)) if part]
+
+
+def _figure(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return "-".join(_figure(v) for v in value)
+    return f"{value:.3f}" if isinstance(value, float) else str(value) if value is not None else "-"

@@ -1,0 +1,70 @@
+"""`PixelStore`: pictures of support cases, where the user has added them to a bundle."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from contrastdiagnosis.errors import InputError
+
+
+@dataclass(frozen=True, eq=False)
+class CasePixels:
+    """A case's patch.
+
+    Attributes:
+        intensity: (D, H, W) float32 in [0, 1].
+        valid: (D, H, W) bool, False where the scan has no voxel.
+        mask: (D, H, W) bool, the readers' consensus.
+    """
+
+    intensity: NDArray[np.float32]
+    valid: NDArray[np.bool_]
+    mask: NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class PixelStore:
+    """One safetensors file a case in a folder that need not exist."""
+
+    folder: Path
+
+    def has(self, case_id: str) -> bool:
+        """Whether the case has pixels."""
+        return self._file(case_id).is_file()
+
+    def read(self, case_id: str) -> CasePixels:
+        """The case's patch.
+
+        Raises:
+            InputError: The case has no pixels, or its file is damaged.
+        """
+        file = self._file(case_id)
+        if not file.is_file():
+            raise InputError(f"no pixels of case {case_id} in {self.folder}")
+        try:
+            tensors = load_file(file)
+            intensity = tensors["intensity"].astype(np.float32) / np.float32(255)
+            return CasePixels(intensity, tensors["valid"], tensors["mask"])
+        except (SafetensorError, KeyError, OSError) as error:
+            raise InputError(f"{file} is damaged: {error}") from error
+
+    def write(self, case_id: str, pixels: CasePixels) -> None:
+        """Stores a patch in 8 bits, one grey level being 5.5 HU."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        file = self._file(case_id)
+        partial = file.with_suffix(".partial")
+        grey = np.round(pixels.intensity * 255).astype(np.uint8)
+        save_file({"intensity": grey, "valid": pixels.valid, "mask": pixels.mask}, partial)
+        partial.replace(file)
+
+    def _file(self, case_id: str) -> Path:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", case_id):
+            raise InputError(f"case_id {case_id!r} cannot name a file")
+        return self.folder / f"{case_id}.safetensors"

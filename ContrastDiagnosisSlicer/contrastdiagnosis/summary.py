@@ -1,0 +1,52 @@
+"""A diagnosis in plain words and numbers: what goes into JSON, reports and panels."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from contrastdiagnosis import RESEARCH_USE_NOTICE, __version__
+from contrastdiagnosis.bundle import BundleInfo
+from contrastdiagnosis.diagnoser import Diagnosis, SimilarCase
+
+
+def summarise(diagnosis: Diagnosis, info: BundleInfo) -> dict[str, Any]:
+    """Everything but voxels, ready for JSON; millimetres are RAS, ratings the readers' means."""
+    return {
+        "notice": RESEARCH_USE_NOTICE,
+        "engine_version": __version__,
+        "bundle": {"name": info.name, "version": info.version},
+        "point_ras_mm": [round(x, 2) for x in diagnosis.point_ras_mm],
+        "nodule": {
+            "found": bool(diagnosis.nodule.any()),
+            "volume_mm3": round(diagnosis.volume_mm3, 1),
+            "long_axis_mm": round(diagnosis.diameters.long_mm, 1),
+            "short_axis_mm": round(diagnosis.diameters.short_mm, 1),
+        },
+        "verdict": "malignant" if diagnosis.malignant else "benign",
+        "probability": round(diagnosis.probability, 4),
+        "vote": {
+            "malignant": diagnosis.malignant_voters,
+            "cases": diagnosis.voters,
+            "weighted_share": round(diagnosis.score, 4),
+        },
+        "confident": diagnosis.confidence.confident,
+        "reasons": list(diagnosis.confidence.reasons),
+        "notices": list(diagnosis.notices),
+        "cases": [_case(similar) for similar in diagnosis.cases],
+    }
+
+
+def _case(similar: SimilarCase) -> dict[str, Any]:
+    case = similar.case
+    return {
+        "case_id": case.case_id,
+        "patient_id": case.patient_id,
+        "label": "malignant" if case.malignant else "benign",
+        "distance": round(similar.distance, 4),
+        "similarity": round(similar.similarity, 4),
+        "diameter_mm": round(case.diameter_mm, 1),
+        "ratings": {name: round(value, 2) for name, value in case.ratings.items()},
+        "series_uid": case.series_uid,
+        "center_ras_mm": list(case.center_ras_mm) if case.center_ras_mm else None,
+        "source": case.source,
+    }

@@ -1,0 +1,235 @@
+"""`Volume`: a CT in Hounsfield units with its geometry, and how one is read from disk."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+from numpy.typing import ArrayLike, NDArray
+
+from contrastdiagnosis.errors import InputError
+
+LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+"""Flips between the LPS millimetres of ITK and DICOM and the RAS millimetres used here."""
+
+MIN_SLICES = 3
+"""A nodule is a 3-D finding: fewer slices cannot show one."""
+
+AIR_HU = -500
+"""Every chest CT holds voxels below this; images that hold none are not in Hounsfield units."""
+
+
+@dataclass(frozen=True, eq=False)
+class Volume:
+    """A CT on its own grid.
+
+    Attributes:
+        hu: (D, H, W) Hounsfield units in (k, j, i) order, any real dtype.
+        ijk_to_ras: (4, 4) affine from voxel indices (i, j, k, 1) to RAS millimetres.
+    """
+
+    hu: NDArray
+    ijk_to_ras: NDArray[np.float64]
+
+    def __post_init__(self) -> None:
+        if self.hu.ndim != 3:
+            raise InputError(
+                f"a CT volume must have 3 dimensions (k, j, i), got shape {self.hu.shape}"
+            )
+        affine = np.asarray(self.ijk_to_ras, dtype=np.float64)
+        if affine.shape != (4, 4) or not np.isfinite(affine).all():
+            raise InputError(f"ijk_to_ras must be a finite 4x4 matrix, got {self.ijk_to_ras!r}")
+        if abs(np.linalg.det(affine[:3, :3])) < 1e-9:
+            raise InputError(f"ijk_to_ras must be invertible, got {affine.tolist()}")
+        object.__setattr__(self, "ijk_to_ras", affine)
+
+    @property
+    def spacing_mm(self) -> tuple[float, float, float]:
+        """Distance between voxel centres along (k, j, i)."""
+        i, j, k = np.linalg.norm(self.ijk_to_ras[:3, :3], axis=0)
+        return float(k), float(j), float(i)
+
+    @property
+    def voxel_volume_mm3(self) -> float:
+        """Volume of one voxel, also where the axes are not orthogonal."""
+        return float(abs(np.linalg.det(self.ijk_to_ras[:3, :3])))
+
+    def ras_from_ijk(self, ijk: ArrayLike) -> NDArray[np.float64]:
+        """RAS millimetres of voxel indices (..., 3) in (i, j, k) order."""
+        return apply_affine(self.ijk_to_ras, ijk)
+
+    def ijk_from_ras(self, ras_mm: ArrayLike) -> NDArray[np.float64]:
+        """Continuous voxel indices (..., 3) in (i, j, k) order of RAS millimetres."""
+        return apply_affine(np.linalg.inv(self.ijk_to_ras), ras_mm)
+
+    def contains(self, ras_mm: ArrayLike) -> bool:
+        """Whether the point lies inside the outer faces of the volume's voxels."""
+        ijk = self.ijk_from_ras(ras_mm)
+        size = np.array(self.hu.shape[::-1])
+        return bool(((ijk >= -0.5) & (ijk <= size - 0.5)).all())
+
+
+def apply_affine(affine: NDArray, points: ArrayLike) -> NDArray[np.float64]:
+    """Points (..., 3) mapped by a 4x4 affine."""
+    return np.asarray(points, dtype=np.float64) @ affine[:3, :3].T + affine[:3, 3]
+
+
+def read_volume(path: Path, series_uid: str | None = None, hu_offset: float = 0) -> Volume:
+    """The CT in a NRRD, NIfTI or MetaImage file or in a folder of DICOM slices.
+
+    Args:
+        path: The file or folder.
+        series_uid: Which series to take where a DICOM folder holds several.
+        hu_offset: Added to every voxel; -1024 mends CTs stored without their rescale intercept.
+
+    Raises:
+        InputError: The path holds no readable CT; the message says what is wrong with it.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise InputError(f"no file or folder at {path}")
+    image = _read_dicom_folder(path, series_uid) if path.is_dir() else _read_file(path)
+    volume = volume_from_sitk(image)
+    if hu_offset:
+        volume = Volume(volume.hu.astype(np.float32) + np.float32(hu_offset), volume.ijk_to_ras)
+    check_ct(volume.hu)
+    return volume
+
+
+def volume_from_sitk(image: sitk.Image) -> Volume:
+    """The image's voxels, (k, j, i), and its LPS geometry turned into RAS."""
+    if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
+        raise InputError(
+            "wanted a 3-D image with one value per voxel, got"
+            f" {image.GetDimension()} dimensions of size {image.GetSize()} with"
+            f" {image.GetNumberOfComponentsPerPixel()} values per voxel"
+        )
+    return Volume(sitk.GetArrayFromImage(image), ijk_to_ras_from_sitk(image))
+
+
+def ijk_to_ras_from_sitk(image: sitk.Image) -> NDArray[np.float64]:
+    """4x4 voxel index to RAS millimetres of a 3-D SimpleITK image."""
+    affine = np.eye(4)
+    affine[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) * np.array(image.GetSpacing())
+    affine[:3, 3] = image.GetOrigin()
+    return LPS_TO_RAS @ affine
+
+
+def sitk_from_array(array: NDArray, ijk_to_ras: NDArray) -> sitk.Image:
+    """A SimpleITK image of (k, j, i) voxels with the given geometry."""
+    affine = LPS_TO_RAS @ ijk_to_ras
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    image = sitk.GetImageFromArray(array)
+    image.SetSpacing(spacing.tolist())
+    image.SetDirection((affine[:3, :3] / spacing).ravel().tolist())
+    image.SetOrigin(affine[:3, 3].tolist())
+    return image
+
+
+def check_ct(hu: NDArray) -> None:
+    """Refuses voxels that cannot be a chest CT in Hounsfield units.
+
+    Raises:
+        InputError: Too few slices, not finite, constant, 8-bit, or without air.
+    """
+    if hu.shape[0] < MIN_SLICES:
+        raise InputError(f"wanted a CT of at least {MIN_SLICES} slices, got {hu.shape[0]}")
+    if not np.issubdtype(hu.dtype, np.integer) and not np.isfinite(hu).all():
+        bad = int(np.count_nonzero(~np.isfinite(hu)))
+        raise InputError(f"wanted finite Hounsfield units, got {bad} NaN or infinite voxels")
+    low, high = float(hu.min()), float(hu.max())
+    if low == high:
+        raise InputError(f"the image is constant: every voxel is {low:g}, so this is no CT")
+    if low >= 0 and high <= 255:
+        raise InputError(
+            f"wanted Hounsfield units, got values from {low:g} to {high:g}: an 8-bit picture"
+            " does not hold CT densities"
+        )
+    if low >= 0 and high > 255:
+        raise InputError(
+            f"wanted Hounsfield units (air near -1000), got values from {low:g} to {high:g}. If"
+            " this is a CT stored without its rescale intercept, pass --hu-offset -1024; if it is"
+            " an MR or another modality it cannot be used"
+        )
+    if low > AIR_HU:
+        raise InputError(
+            f"wanted a chest CT in Hounsfield units, got values from {low:g} to {high:g} with no"
+            f" voxel below {AIR_HU} (air or lung): not a CT, or not of the chest"
+        )
+
+
+def _read_file(path: Path) -> sitk.Image:
+    try:
+        return sitk.ReadImage(str(path))
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise InputError(
+            f"cannot read {path} as NRRD, NIfTI, MetaImage or DICOM: {reason}"
+        ) from error
+
+
+def _read_dicom_folder(folder: Path, series_uid: str | None) -> sitk.Image:
+    found = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
+    if not found:
+        raise InputError(f"no DICOM series in {folder}")
+    files_of = {
+        uid: sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), uid) for uid in found
+    }
+    if series_uid is None and len(found) > 1:
+        listing = "\n".join(f"  {uid}  ({len(files_of[uid])} slices)" for uid in found)
+        raise InputError(f"{folder} holds {len(found)} series; name one by --series:\n{listing}")
+    uid = series_uid or found[0]
+    if uid not in files_of:
+        raise InputError(f"no series {uid} in {folder}; it holds {', '.join(found)}")
+    files = files_of[uid]
+    if len(files) > 1:
+        _check_slices(files)
+    reader = sitk.ImageSeriesReader()
+    reader.SetFileNames(files)
+    try:
+        return reader.Execute()
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise InputError(f"cannot read the DICOM series {uid} in {folder}: {reason}") from error
+
+
+def _check_slices(files: Sequence[str]) -> None:
+    """Refuses a series whose slices are not CT, not parallel, or not equally spaced."""
+    positions: list[NDArray] = []
+    normal: NDArray | None = None
+    reader = sitk.ImageFileReader()
+    for file in files:
+        reader.SetFileName(file)
+        reader.ReadImageInformation()
+        modality = (
+            reader.GetMetaData("0008|0060").strip() if reader.HasMetaDataKey("0008|0060") else "CT"
+        )
+        if modality != "CT":
+            raise InputError(f"wanted a CT series, got modality {modality} in {file}")
+        slice_normal = np.reshape(reader.GetDirection(), (3, 3))[:, 2]
+        if normal is None:
+            normal = slice_normal
+        elif np.abs(normal - slice_normal).max() > 1e-3:
+            raise InputError(f"the slices are not parallel: {file} is turned against {files[0]}")
+        positions.append(np.array(reader.GetOrigin()[:3]))
+    along = np.sort(np.array(positions) @ normal)
+    steps = np.diff(along)
+    step = float(np.median(steps))
+    if steps.min() < 0.01:
+        at = along[int(steps.argmin())]
+        raise InputError(
+            f"two slices lie at the same position ({at:.2f} mm along the scan): the folder mixes"
+            " several reconstructions or time points of one series"
+        )
+    # DICOM rounds positions to 0.01-0.1 mm; a missing slice doubles a step.
+    uneven = np.flatnonzero(np.abs(steps - step) > max(0.1, 0.1 * step))
+    if len(uneven):
+        first = int(uneven[0])
+        raise InputError(
+            f"the slices are not equally spaced: {len(uneven)} of {len(steps)} gaps differ from"
+            f" the usual {step:.2f} mm; the first is {steps[first]:.2f} mm after"
+            f" {along[first]:.2f} mm along the scan. Slices are missing or unordered"
+        )

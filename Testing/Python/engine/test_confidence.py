@@ -1,0 +1,66 @@
+"""The similarity indicator (METHODS 6 A9, A10)."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from contrastdiagnosis.confidence import Confidence, SimilarityIndicator, matched_distances
+
+
+def test_the_indicator_equals_its_definition():
+    matched = np.random.default_rng(0).gamma(2, 1, 50).astype(np.float32)
+    indicator = SimilarityIndicator(matched)
+    for distance in (0.0, 0.7, float(matched[3]), 99.0):
+        slow = (1 + sum(s >= distance for s in matched)) / (len(matched) + 1)
+        assert indicator.similarity(distance) == pytest.approx(slow)
+
+
+def test_a9_exchangeable_draws_give_uniform_values():
+    rng = np.random.default_rng(1)
+    values = [
+        float(SimilarityIndicator(draw[:-1]).similarity(draw[-1]))
+        for draw in rng.gamma(2, 1, (4000, 60)).astype(np.float32)
+    ]
+    for level in (0.05, 0.25, 0.5, 0.9):
+        assert np.mean(np.array(values) <= level) == pytest.approx(level, abs=0.025)
+
+
+def test_a10_similarity_falls_with_distance_and_stays_in_0_1():
+    indicator = SimilarityIndicator(np.random.default_rng(2).gamma(2, 1, 200))
+    values = indicator.similarity(np.linspace(0, 20, 300))
+    assert (np.diff(values) <= 0).all()
+    assert values.max() == 1
+    assert values.min() > 0
+
+
+def test_the_threshold_holds_its_share():
+    matched = np.random.default_rng(3).gamma(2, 1, 5000)
+    threshold = SimilarityIndicator(matched, 0.95).threshold
+    assert (matched <= threshold).mean() == pytest.approx(0.95, abs=1e-3)
+
+
+def test_only_right_votes_by_the_same_class_are_matched():
+    distance = np.array([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]])
+    neighbours = np.array([[True, False], [True, True], [False, False]])
+    malignant, correct = np.array([True, True, False]), np.array([True, False, True])
+    np.testing.assert_array_equal(
+        matched_distances(distance, neighbours, malignant, correct), [1, 5, 6]
+    )
+
+
+@pytest.mark.parametrize(
+    ("matched", "quantile", "message"),
+    [
+        ([], 0.95, "got 0 values"),
+        ([1, np.inf], 0.95, "finite matched"),
+        ([1.0], 1.0, "quantile must"),
+    ],
+)
+def test_impossible_indicators_are_refused(matched, quantile, message):
+    with pytest.raises(ValueError, match=message):
+        SimilarityIndicator(np.array(matched, np.float32), quantile)
+
+
+def test_a_diagnosis_is_confident_when_nothing_speaks_against_it():
+    assert Confidence(()).confident
+    assert not Confidence(("the vote is split",)).confident

@@ -1,0 +1,176 @@
+"""Patch: resampling there and back."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from contrastdiagnosis.patch import (
+    DEFAULT_GEOMETRY,
+    PatchGeometry,
+    Region,
+    crop_patch,
+    resample,
+    values_to_volume,
+    voxels_under_patch,
+    window,
+)
+from contrastdiagnosis.volume import Volume, apply_affine
+from scipy.ndimage import map_coordinates
+from test_volume import GEOMETRIES, affine, ct
+
+SMALL = PatchGeometry(shape=(6, 8, 10))
+
+
+def grid_points(ijk_to_ras, shape):
+    """(D, H, W, 3) RAS millimetres of a grid."""
+    kji = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), axis=-1)
+    return apply_affine(ijk_to_ras, kji[..., ::-1])
+
+
+@pytest.mark.parametrize("name", GEOMETRIES)
+def test_a_patch_equals_slow_trilinear_interpolation(name):
+    volume = Volume(ct(shape=(40, 50, 60)), GEOMETRIES[name])
+    center = volume.ras_from_ijk((31.3, 22.8, 19.4))
+    patch = crop_patch(volume, center, SMALL)
+    i, j, k = np.moveaxis(volume.ijk_from_ras(grid_points(patch.ijk_to_ras, SMALL.shape)), -1, 0)
+    slow = map_coordinates(volume.hu.astype(float), (k, j, i), order=1, mode="nearest")
+    np.testing.assert_allclose(patch.intensity, window(slow), atol=1e-4)
+    assert patch.valid.all()
+
+
+@pytest.mark.parametrize("name", GEOMETRIES)
+def test_a_linear_field_comes_back_where_it_was(name):
+    """Volume to patch to volume: interpolation is exact for a field linear in RAS."""
+    geometry = PatchGeometry(shape=(20, 24, 28))
+    empty = Volume(np.zeros((30, 40, 50), np.int16), GEOMETRIES[name])
+    direction = np.array([3.0, -2.0, 1.5])
+    hu = grid_points(empty.ijk_to_ras, empty.hu.shape) @ direction
+    volume = Volume((hu - hu.mean() - 300).astype(np.float32), empty.ijk_to_ras)
+    center = volume.ras_from_ijk((24.2, 19.7, 15.1))
+    patch = crop_patch(volume, center, geometry)
+    region = values_to_volume(patch.intensity, patch.ijk_to_ras, volume)
+    expected = window(volume.hu)[region.slices]
+    inner = resample(
+        np.ones(geometry.shape),
+        np.linalg.inv(patch.ijk_to_ras) @ volume.ijk_to_ras @ shifted(region.start),
+        region.values.shape,
+        fill=0,
+    )[1]
+    inner &= (expected > 0.02) & (expected < 0.98)
+    eroded = inner_part(region, patch, volume)
+    assert eroded.sum() > 500
+    np.testing.assert_allclose(region.values[inner & eroded], expected[inner & eroded], atol=2e-3)
+
+
+def shifted(start_kji):
+    matrix = np.eye(4)
+    matrix[:3, 3] = start_kji[::-1]
+    return matrix
+
+
+def inner_part(region, patch, volume):
+    """Region voxels whose patch position lies between voxel centres, so nothing is clamped."""
+    points = grid_points(volume.ijk_to_ras @ shifted(region.start), region.values.shape)
+    ijk = apply_affine(np.linalg.inv(patch.ijk_to_ras), points)
+    size = np.array(patch.intensity.shape[::-1])
+    return ((ijk >= 0) & (ijk <= size - 1)).all(axis=-1)
+
+
+@pytest.mark.parametrize("name", GEOMETRIES)
+def test_a_mask_comes_back_on_the_volume_grid(name):
+    """A ball drawn on the patch lands on the right voxels of an oblique, anisotropic volume."""
+    volume = Volume(ct(shape=(40, 60, 60)), GEOMETRIES[name])
+    center = volume.ras_from_ijk((30, 29, 19))
+    patch = crop_patch(volume, center)
+    ball = np.linalg.norm(grid_points(patch.ijk_to_ras, DEFAULT_GEOMETRY.shape) - center, axis=-1)
+    region = values_to_volume((ball < 8).astype(np.float32), patch.ijk_to_ras, volume)
+    drawn = region.full() >= 0.5
+    wanted = np.linalg.norm(grid_points(volume.ijk_to_ras, volume.hu.shape) - center, axis=-1) < 8
+    assert 2 * (drawn & wanted).sum() / (drawn.sum() + wanted.sum()) > 0.95
+
+
+def test_the_patch_axes_do_not_depend_on_the_scan():
+    """The same tissue scanned axially and sagittally gives the same patch."""
+    first = Volume(
+        ct(shape=(40, 40, 40)), affine(spacing_ijk=(1, 1, 1), flips=(-1, -1, 1), origin=(0, 0, 0))
+    )
+    turned = Volume(
+        np.ascontiguousarray(first.hu.transpose(2, 0, 1)[::-1]),
+        first.ijk_to_ras @ np.array([[0, 0, -1, 39], [1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 0, 1.0]]),
+    )
+    center = first.ras_from_ijk((18.4, 21.3, 17.9))
+    np.testing.assert_allclose(turned.ras_from_ijk(turned.ijk_from_ras(center)), center, atol=1e-9)
+    assert (np.sort(turned.hu, axis=None) == np.sort(first.hu, axis=None)).all()
+    kji = (5, 6, 7)
+    ras = first.ras_from_ijk(kji[::-1])
+    ijk = np.round(turned.ijk_from_ras(ras)).astype(int)
+    if first.hu[kji] == turned.hu[tuple(ijk[::-1])]:
+        np.testing.assert_allclose(
+            crop_patch(first, center, SMALL).intensity,
+            crop_patch(turned, center, SMALL).intensity,
+            atol=1e-4,
+        )
+    else:
+        pytest.fail("the turned volume was built wrongly")
+
+
+def test_outside_the_scan_is_air_and_marked():
+    volume = Volume(np.full((10, 10, 10), 100, np.int16), np.diag([-0.7, -0.7, 1.25, 1]))
+    patch = crop_patch(volume, volume.ras_from_ijk((4.5, 4.5, 4.5)))
+    assert patch.valid.sum() == 1000
+    assert (patch.intensity[~patch.valid] == 0).all()
+    np.testing.assert_allclose(patch.intensity[patch.valid], 1100 / 1400, rtol=1e-6)
+
+
+def test_a_patch_beside_the_scan_is_empty():
+    volume = Volume(ct(), np.eye(4))
+    patch = crop_patch(volume, (500, 500, 500))
+    assert not patch.valid.any()
+    assert not patch.intensity.any()
+    assert voxels_under_patch(volume, (500, 500, 500), DEFAULT_GEOMETRY).size == 0
+
+
+def test_only_the_voxels_under_the_patch_are_read():
+    class Counting(np.ndarray):
+        touched = 0
+
+        def __getitem__(self, item):
+            part = super().__getitem__(item)
+            Counting.touched = max(Counting.touched, part.size)
+            return part
+
+    hu = ct(shape=(200, 256, 256)).view(Counting)
+    volume = Volume(hu, np.diag([-0.7, -0.7, 1.25, 1]))
+    crop_patch(volume, volume.ras_from_ijk((128, 128, 100)))
+    assert 0 < Counting.touched < 40 * 70 * 70
+
+
+def test_the_window_is_linear_between_its_ends():
+    np.testing.assert_allclose(window(np.array([-2000, -1000, -300, 400, 3000])), [0, 0, 0.5, 1, 1])
+
+
+def test_density_reaches_the_network():
+    """G4, geometry half: a shift by 200 HU is a shift of the patch, nothing is normalised away."""
+    volume = Volume(np.clip(ct(shape=(40, 60, 60)), -900, 100), np.diag([-1, -1, 1, 1.0]))
+    denser = Volume(volume.hu + 200, volume.ijk_to_ras)
+    center = volume.ras_from_ijk((30, 30, 20))
+    difference = (
+        crop_patch(denser, center, SMALL).intensity - crop_patch(volume, center, SMALL).intensity
+    )
+    np.testing.assert_allclose(difference, 200 / 1400, atol=1e-5)
+
+
+def test_a_region_is_placed_where_it_starts():
+    region = Region(np.ones((1, 2, 3)), (1, 2, 3), (4, 5, 7))
+    full = region.full()
+    assert full.shape == (4, 5, 7)
+    assert full.sum() == 6
+    assert full[1, 2:4, 3:6].all()
+
+
+def test_nearest_keeps_labels_whole():
+    labels = (ct() % 3).astype(np.uint8)
+    out, _ = resample(
+        labels, affine(spacing_ijk=(0.5, 0.5, 0.5), origin=(0, 0, 0)), (9, 9, 9), 0, "nearest"
+    )
+    assert set(np.unique(out)) <= {0.0, 1.0, 2.0}

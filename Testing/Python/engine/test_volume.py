@@ -1,0 +1,223 @@
+"""Volume: geometry and reading."""
+
+from __future__ import annotations
+
+import numpy as np
+import pydicom
+import pytest
+import SimpleITK as sitk
+from contrastdiagnosis.errors import InputError
+from contrastdiagnosis.volume import (
+    Volume,
+    check_ct,
+    ijk_to_ras_from_sitk,
+    read_volume,
+    sitk_from_array,
+)
+from scipy.spatial.transform import Rotation
+
+SHAPE = (7, 9, 11)
+
+
+def affine(turn_deg=(0, 0, 0), spacing_ijk=(0.7, 0.8, 2.5), flips=(1, 1, 1), origin=(12, -34, 56)):
+    """An ijk_to_ras matrix."""
+    matrix = np.eye(4)
+    turn = Rotation.from_euler("xyz", turn_deg, degrees=True).as_matrix()
+    matrix[:3, :3] = turn @ np.diag(np.multiply(spacing_ijk, flips))
+    matrix[:3, 3] = origin
+    return matrix
+
+
+GEOMETRIES = {
+    "axial": affine(flips=(-1, -1, 1)),
+    "flipped": affine(flips=(1, -1, -1)),
+    "oblique": affine(turn_deg=(20, -15, 40)),
+    "sagittal": affine(turn_deg=(90, 0, 90)),
+}
+
+
+def ct(seed=0, shape=SHAPE):
+    return np.random.default_rng(seed).integers(-1000, 400, shape).astype(np.int16)
+
+
+@pytest.mark.parametrize("name", GEOMETRIES)
+def test_ras_and_ijk_are_inverse(name):
+    volume = Volume(ct(), GEOMETRIES[name])
+    ijk = np.random.default_rng(1).uniform(0, 6, (20, 3))
+    np.testing.assert_allclose(volume.ijk_from_ras(volume.ras_from_ijk(ijk)), ijk, atol=1e-9)
+
+
+@pytest.mark.parametrize("suffix", [".nrrd", ".nii.gz", ".mha"])
+@pytest.mark.parametrize("name", GEOMETRIES)
+def test_a_bright_voxel_keeps_its_place_through_files(tmp_path, name, suffix):
+    """G2: one voxel at a known RAS point, written by ITK in LPS, read back in RAS."""
+    array = np.full(SHAPE, -900, np.int16)
+    array[2, 3, 5] = 300
+    file = tmp_path / f"ct{suffix}"
+    sitk.WriteImage(sitk_from_array(array, GEOMETRIES[name]), str(file))
+    image = sitk.ReadImage(str(file))
+    lps = image.TransformIndexToPhysicalPoint((5, 3, 2))
+    volume = read_volume(file)
+    ijk = np.argwhere(volume.hu == 300)[0][::-1]
+    np.testing.assert_array_equal(ijk, (5, 3, 2))
+    np.testing.assert_allclose(volume.ras_from_ijk(ijk), np.multiply(lps, (-1, -1, 1)), atol=1e-4)
+    np.testing.assert_allclose(
+        volume.ras_from_ijk(ijk), (GEOMETRIES[name] @ [5, 3, 2, 1])[:3], atol=1e-4
+    )
+
+
+def test_spacing_and_voxel_volume_are_in_millimetres():
+    volume = Volume(ct(), GEOMETRIES["oblique"])
+    np.testing.assert_allclose(volume.spacing_mm, (2.5, 0.8, 0.7))
+    assert volume.voxel_volume_mm3 == pytest.approx(2.5 * 0.8 * 0.7)
+
+
+def test_a_point_on_the_outer_face_is_inside_and_beyond_it_is_not():
+    volume = Volume(ct(), np.eye(4))
+    assert volume.contains((-0.5, 0, 0))
+    assert volume.contains((10.5, 8.5, 6.5))
+    assert not volume.contains((-0.51, 0, 0))
+    assert not volume.contains((0, 0, 6.51))
+
+
+@pytest.mark.parametrize(
+    ("hu", "matrix", "message"),
+    [
+        (np.zeros((3, 3)), np.eye(4), "must have 3 dimensions"),
+        (np.zeros((3, 3, 3)), np.eye(3), "finite 4x4"),
+        (np.zeros((3, 3, 3)), np.full((4, 4), np.nan), "finite 4x4"),
+        (np.zeros((3, 3, 3)), np.zeros((4, 4)), "invertible"),
+    ],
+)
+def test_an_impossible_volume_is_refused(hu, matrix, message):
+    with pytest.raises(InputError, match=message):
+        Volume(hu, matrix)
+
+
+def nan_ct():
+    hu = ct().astype(np.float32)
+    hu[1, 1, 1] = np.nan
+    return hu
+
+
+@pytest.mark.parametrize(
+    ("hu", "message"),
+    [
+        (ct(shape=(2, 9, 9)), "at least 3 slices, got 2"),
+        (nan_ct(), "got 1 NaN or infinite"),
+        (np.zeros(SHAPE, np.int16), "every voxel is 0"),
+        (np.abs(ct()) % 256, "8-bit picture"),
+        (ct() + 1024, "--hu-offset -1024"),
+        (np.abs(ct()) + 10, "another modality"),
+        (ct() % 400 - 150, "no voxel below -500"),
+    ],
+)
+def test_what_is_no_ct_is_refused(hu, message):
+    with pytest.raises(InputError, match=message):
+        check_ct(hu)
+
+
+def test_a_ct_passes():
+    check_ct(ct())
+
+
+def test_a_ct_without_rescale_is_mended_by_the_offset(tmp_path):
+    file = tmp_path / "stored.nii.gz"
+    sitk.WriteImage(sitk_from_array((ct() + 1024).astype(np.uint16), np.eye(4)), str(file))
+    with pytest.raises(InputError, match="--hu-offset"):
+        read_volume(file)
+    np.testing.assert_array_equal(read_volume(file, hu_offset=-1024).hu, ct())
+
+
+def test_unreadable_paths_are_named(tmp_path):
+    with pytest.raises(InputError, match="no file or folder at"):
+        read_volume(tmp_path / "absent.nrrd")
+    (tmp_path / "text.nrrd").write_text("not an image")
+    with pytest.raises(InputError, match="cannot read .*text.nrrd"):
+        read_volume(tmp_path / "text.nrrd")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="no DICOM series in"):
+        read_volume(tmp_path / "empty")
+
+
+def test_pictures_and_time_series_are_refused(tmp_path):
+    color = sitk.GetImageFromArray(np.zeros((4, 5, 6, 3), np.int16), isVector=True)
+    sitk.WriteImage(color, str(tmp_path / "color.nrrd"))
+    with pytest.raises(InputError, match="3 values per voxel"):
+        read_volume(tmp_path / "color.nrrd")
+    sitk.WriteImage(sitk.Image([4, 5, 6, 2], sitk.sitkInt16), str(tmp_path / "time.nrrd"))
+    with pytest.raises(InputError, match="got 4 dimensions"):
+        read_volume(tmp_path / "time.nrrd")
+
+
+def write_dicom(folder, hu, positions_mm, uid="1.2.826.0.1.3680043.2.1125.1", modality="CT"):
+    """One file a slice, stored with a rescale intercept as scanners do."""
+    folder.mkdir(exist_ok=True)
+    for n, (slice_hu, z) in enumerate(zip(hu, positions_mm, strict=True)):
+        dataset = pydicom.Dataset()
+        dataset.file_meta = pydicom.dataset.FileMetaDataset()
+        dataset.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+        dataset.file_meta.MediaStorageSOPClassUID = pydicom.uid.CTImageStorage
+        dataset.file_meta.MediaStorageSOPInstanceUID = f"{uid}.{n + 1}"
+        dataset.SOPClassUID = pydicom.uid.CTImageStorage
+        dataset.SOPInstanceUID = f"{uid}.{n + 1}"
+        dataset.StudyInstanceUID = "1.2.826.0.1.3680043.2.1125.9"
+        dataset.SeriesInstanceUID = uid
+        dataset.Modality = modality
+        dataset.InstanceNumber = n + 1
+        dataset.ImagePositionPatient = [-10, -20, float(z)]
+        dataset.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
+        dataset.PixelSpacing = [0.7, 0.7]
+        dataset.RescaleIntercept, dataset.RescaleSlope = -1024, 1
+        dataset.Rows, dataset.Columns = slice_hu.shape
+        dataset.BitsAllocated = dataset.BitsStored = 16
+        dataset.HighBit, dataset.PixelRepresentation, dataset.SamplesPerPixel = 15, 0, 1
+        dataset.PhotometricInterpretation = "MONOCHROME2"
+        dataset.PixelData = (slice_hu + 1024).astype("<u2").tobytes()
+        dataset.save_as(folder / f"{uid[-1]}-{n:03}.dcm", enforce_file_format=True)
+
+
+def test_a_dicom_folder_gives_hounsfield_units_and_geometry(tmp_path):
+    write_dicom(tmp_path / "scan", ct(), 5 + 2.5 * np.arange(7))
+    volume = read_volume(tmp_path / "scan")
+    np.testing.assert_array_equal(volume.hu, ct())
+    np.testing.assert_allclose(volume.spacing_mm, (2.5, 0.7, 0.7))
+    np.testing.assert_allclose(volume.ras_from_ijk((0, 0, 0)), (10, 20, 5))
+
+
+def test_several_series_are_listed_and_one_can_be_named(tmp_path):
+    folder = tmp_path / "scan"
+    write_dicom(folder, ct(0), 2.5 * np.arange(7), uid="1.2.826.0.1.3680043.2.1125.1")
+    write_dicom(folder, ct(1), 2.5 * np.arange(7), uid="1.2.826.0.1.3680043.2.1125.2")
+    with pytest.raises(InputError, match=r"(?s)holds 2 series.*1125\.1.*7 slices.*1125\.2"):
+        read_volume(folder)
+    second = read_volume(folder, series_uid="1.2.826.0.1.3680043.2.1125.2")
+    np.testing.assert_array_equal(second.hu, ct(1))
+    with pytest.raises(InputError, match="no series 1.2.3 in"):
+        read_volume(folder, series_uid="1.2.3")
+
+
+@pytest.mark.parametrize(
+    ("positions", "message"),
+    [
+        ([0, 2.5, 5, 10, 12.5, 15, 17.5], r"not equally spaced: 1 of 6 gaps.*5.00 mm after 5.00"),
+        ([0, 2.5, 5, 6.2, 9, 11.5, 14], "not equally spaced"),
+        ([0, 2.5, 5, 5, 7.5, 10, 12.5], "two slices lie at the same position"),
+    ],
+)
+def test_missing_and_doubled_slices_are_refused(tmp_path, positions, message):
+    write_dicom(tmp_path / "scan", ct(), positions)
+    with pytest.raises(InputError, match=message):
+        read_volume(tmp_path / "scan")
+
+
+def test_an_mr_series_is_refused(tmp_path):
+    write_dicom(tmp_path / "scan", ct(), 2.5 * np.arange(7), modality="MR")
+    with pytest.raises(InputError, match="got modality MR"):
+        read_volume(tmp_path / "scan")
+
+
+def test_geometry_survives_the_way_to_sitk_and_back():
+    for matrix in GEOMETRIES.values():
+        image = sitk_from_array(ct(), matrix)
+        np.testing.assert_allclose(ijk_to_ras_from_sitk(image), matrix, atol=1e-9)

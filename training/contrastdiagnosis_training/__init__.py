@@ -1,0 +1,1 @@
+"""Training of the ContrastDiagnosis engine: data, losses, stages, evaluation."""

@@ -1,0 +1,31 @@
+"""The command `contrastdiagnosis-train`: fit, crossfit, evaluate, export."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import tyro
+from contrastdiagnosis.errors import InputError
+
+from contrastdiagnosis_training.fit import Fit
+
+Command = Annotated[Fit, tyro.conf.subcommand("fit")]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line; 0 on success, 2 where the user must mend something."""
+    command = tyro.cli(Command, prog="contrastdiagnosis-train", args=arguments)
+    try:
+        command.run()
+    except InputError as error:
+        print(f"contrastdiagnosis-train: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

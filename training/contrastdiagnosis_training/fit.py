@@ -1,0 +1,205 @@
+"""`contrastdiagnosis-train fit`: trains one network."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from contrastdiagnosis import __version__
+from contrastdiagnosis.diagnoser import choose_device
+from contrastdiagnosis.errors import InputError
+from contrastdiagnosis.network import NoduleNet, load_network, save_network
+from lightning.fabric import Fabric
+from lightning.fabric.loggers import CSVLogger, TensorBoardLogger
+from tqdm import tqdm
+
+from contrastdiagnosis_training.patch_store import PatchStore, load_patch_store
+from contrastdiagnosis_training.recipe import RECIPES, Recipe
+from contrastdiagnosis_training.splits import Split, split_by_patient
+from contrastdiagnosis_training.trainer import Trainer
+
+CHECKPOINT, DRAFT, MODEL, SETTINGS = (
+    "checkpoint.pt", "best.safetensors", "model.safetensors", "settings.json",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Train one network; the same command goes on where an interrupted one stopped."""
+
+    cases: tuple[Path, ...]
+    """Case folders (nodules.csv, image/, votes/ or mask/)."""
+    out: Path
+    """Folder of the run: settings, checkpoint, weights, logs."""
+    fold: int | None = None
+    """Patients of this fold are kept for testing; none if not given."""
+    recipe: Literal["default", "paper"] = "default"
+    """What to train."""
+    epochs: int | None = None
+    """Instead of the recipe's own number."""
+    seed: int = 0
+    """Fixes weights, order, augmentation and validation patients."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to train."""
+    processes: int = 1
+    """Training processes (DDP); one per GPU."""
+    cache: Path = Path("runs/cache")
+    """Folder for the resampled patches."""
+
+    def run(self) -> None:
+        """Trains to the end, or to the interruption."""
+        recipe = RECIPES[self.recipe]
+        train(self, replace(recipe, epochs=self.epochs or recipe.epochs))
+
+
+def train(options: Fit, recipe: Recipe) -> NoduleNet:
+    """Trains a recipe, resuming from the run folder's checkpoint.
+
+    Raises:
+        InputError: The run folder belongs to another run.
+        KeyboardInterrupt: The user stopped it; the last whole epoch is kept.
+    """
+    settings = _settings(options, recipe)
+    model_file = options.out / MODEL
+    _check_same_run(options.out / SETTINGS, settings)
+    if model_file.is_file():
+        print(f"{model_file} is there already")
+        return load_network(model_file, recipe.network)
+    fabric = _fabric(options)
+    fabric.launch()
+    with fabric.rank_zero_first():
+        store = load_patch_store(options.cases, options.cache, on_progress=_Progress())
+    split = split_by_patient(store.nodules, options.fold, options.seed)
+    trainer = Trainer(store, split, recipe, fabric, options.seed)
+    if fabric.is_global_zero:
+        options.out.mkdir(parents=True, exist_ok=True)
+        (options.out / SETTINGS).write_text(json.dumps(settings, indent=1) + "\n")
+        _report(split, store)
+    _run_epochs(trainer, options.out)
+    return load_network(model_file, recipe.network)
+
+
+def _run_epochs(trainer: Trainer, folder: Path) -> None:
+    checkpoint, best = folder / CHECKPOINT, -np.inf
+    if checkpoint.is_file():
+        state = torch.load(checkpoint, map_location=trainer.fabric.device, weights_only=True)
+        trainer.restore(state)
+        best = state["best"]
+        print(f"resuming after epoch {trainer.epoch}")
+    recipe, rank_zero = trainer.recipe, trainer.fabric.is_global_zero
+    bar = tqdm(total=recipe.epochs, initial=trainer.epoch, unit="epoch", disable=not rank_zero)
+    try:
+        while trainer.epoch < recipe.epochs:
+            figures = trainer.run_epoch()
+            if trainer.at_cycle_end or trainer.epoch % recipe.validate_every == 0:
+                figures |= trainer.validate()
+            # Without validation patients the last cycle counts.
+            score = figures.get("val_auc", trainer.epoch)
+            if rank_zero:
+                trainer.fabric.log_dict(figures, step=trainer.epoch)
+                if trainer.at_cycle_end and score > best:
+                    best = score
+                    save_network(folder / DRAFT, trainer.trained)
+                _save_checkpoint(checkpoint, trainer.state() | {"best": best})
+            trainer.fabric.barrier()
+            bar.update()
+            bar.set_postfix({name: f"{value:.3f}" for name, value in figures.items()})
+    except KeyboardInterrupt:
+        print(
+            f"\nstopped; {trainer.epoch} of {recipe.epochs} epochs are kept in {checkpoint}."
+            " The same command goes on from there."
+        )
+        raise
+    finally:
+        bar.close()
+        for logger in trainer.fabric.loggers:
+            logger.finalize("stopped")
+    if rank_zero:
+        (folder / DRAFT).replace(folder / MODEL)
+        checkpoint.unlink()
+    trainer.fabric.barrier()
+
+
+def _save_checkpoint(file: Path, state: dict[str, Any]) -> None:
+    """Replaces the checkpoint only when the new one is whole."""
+    partial = file.with_suffix(".partial")
+    torch.save(state, partial)
+    partial.replace(file)
+
+
+def _fabric(options: Fit) -> Fabric:
+    device = str(choose_device(options.device))
+    return Fabric(
+        accelerator=device,
+        devices=options.processes,
+        strategy="ddp" if options.processes > 1 else "auto",
+        precision="bf16-mixed" if has_bfloat16(device) else "32-true",
+        loggers=[
+            CSVLogger(options.out, name="", version="", flush_logs_every_n_steps=1),
+            TensorBoardLogger(options.out, name="", version="tensorboard"),
+        ],
+    )
+
+
+def has_bfloat16(device: str) -> bool:
+    """Whether the device multiplies bfloat16 in hardware; emulated, it is slower than float32."""
+    if device == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+def _settings(options: Fit, recipe: Recipe) -> dict[str, Any]:
+    """What identifies a run, and where its code stood."""
+    return {
+        "cases": [str(folder) for folder in options.cases],
+        "fold": options.fold,
+        "seed": options.seed,
+        "recipe": json.loads(json.dumps(asdict(recipe))),
+        "engine": __version__,
+        "commit": code_commit(),
+    }
+
+
+def code_commit() -> str:
+    """The commit of the source tree, "-dirty" behind it where files differ; empty without git."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+
+
+def _check_same_run(file: Path, settings: dict[str, Any]) -> None:
+    if not file.is_file():
+        return
+    before = json.loads(file.read_text())
+    for name in ("cases", "fold", "seed", "recipe"):
+        if before[name] != settings[name]:
+            raise InputError(
+                f"{file.parent} holds a run with another {name}: {before[name]} instead of"
+                f" {settings[name]}; choose another --out, or delete that folder"
+            )
+
+
+def _report(split: Split, store: PatchStore) -> None:
+    roles = {"train": split.train, "validation": split.validation, "test": split.test}
+    for role, positions in roles.items():
+        patients = {store.nodules[n].patient_id for n in positions.tolist()}
+        print(f"{role}: {len(positions)} nodules of {len(patients)} patients")
+
+
+class _Progress:
+    """Progress bar that appears with the first nodule."""
+
+    bar: tqdm | None = None
+
+    def __call__(self, done: int, count: int) -> None:
+        self.bar = self.bar or tqdm(total=count, desc="resampling", unit="nodule")
+        self.bar.update(done - self.bar.n)
+        if done == count:
+            self.bar.close()

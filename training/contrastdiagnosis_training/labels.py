@@ -1,0 +1,26 @@
+"""The rules that turn readers' malignancy ratings into labels (METHODS 0.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from contrastdiagnosis.cases import MALIGNANT_ABOVE
+from numpy.typing import NDArray
+
+
+def _known(mean: NDArray) -> NDArray[np.bool_]:
+    return np.isfinite(mean)
+
+
+RULES: dict[str, Callable[[NDArray], NDArray[np.bool_]]] = {
+    "paper": _known,
+    "exclude3": lambda mean: _known(mean) & (mean != 3),
+    "band": lambda mean: _known(mean) & ~((mean > 2.5) & (mean < 3.5)),
+}
+"""Which nodules a rule keeps, by their mean malignancy rating."""
+
+
+def is_malignant(mean_malignancy: NDArray) -> NDArray[np.bool_]:
+    """Label under every rule: mean rating above 3 (arXiv:2403.05280); False where unknown."""
+    return np.asarray(mean_malignancy) > MALIGNANT_ABOVE

@@ -1,0 +1,80 @@
+"""The losses. Each gives one value per item; weighting and reduction stand apart."""
+
+from __future__ import annotations
+
+import torch
+from monai.losses import DiceLoss
+from torch import Tensor
+from torch.nn import functional
+
+
+def weighted_mean(loss: Tensor, weight: Tensor) -> Tensor:
+    """Mean of (N,) losses weighted by (N,) non-negative weights; 0 where all weights are 0."""
+    return (loss * weight).sum() / weight.sum().clamp(min=1e-12)
+
+
+def pairwise_distance(a: Tensor, b: Tensor) -> Tensor:
+    """(N, M) Euclidean distances of (N, p) and (M, p), with a zero gradient at distance 0.
+
+    The differences are formed outright: `torch.cdist` by matrix product gives distances of up to
+    0.3 between equal unnormalised embeddings.
+    """
+    return torch.linalg.vector_norm(a[:, None] - b[None], dim=-1)
+
+
+def margin_contrastive(distance: Tensor, same: Tensor, margin: float) -> Tensor:
+    """Per-pair contrastive loss l_c = y d + (1 - y) max(0, m - d) (arXiv:2403.05280).
+
+    Args:
+        distance: (P,) distances of pairs.
+        same: (P,) bool, whether the pair is of one class.
+        margin: Distance m beyond which a pair of two classes costs nothing, > 0.
+    """
+    if margin <= 0:
+        raise ValueError(f"margin must be positive, got {margin}")
+    return torch.where(same, distance, functional.relu(margin - distance))
+
+
+def dice_ce(logits: Tensor, share: Tensor) -> Tensor:
+    """(B,) Dice loss against the consensus plus voxel cross-entropy against the readers' share.
+
+    Args:
+        logits: (B, 1, D, H, W).
+        share: (B, 1, D, H, W) in [0, 1], share of the readers who marked the voxel. Binary masks
+            give the plain DiceCE of arXiv:2403.05280.
+    """
+    dice = DiceLoss(sigmoid=True, reduction="none")(logits, (share >= 0.5).float())
+    cross_entropy = functional.binary_cross_entropy_with_logits(logits, share, reduction="none")
+    return dice.flatten(1).mean(dim=1) + cross_entropy.flatten(1).mean(dim=1)
+
+
+def rating_regression(predicted: Tensor, target: Tensor) -> Tensor:
+    """(B,) mean smooth L1 over the known ratings, 0 where none is known.
+
+    Args:
+        predicted: (B, R) standardised ratings.
+        target: (B, R) standardised ratings, NaN where unknown.
+    """
+    known = target.isfinite()
+    loss = functional.smooth_l1_loss(predicted, target.nan_to_num(), reduction="none") * known
+    return loss.sum(dim=1) / known.sum(dim=1).clamp(min=1)
+
+
+def soft_vote(distance: Tensor, share: Tensor, allowed: Tensor) -> Tensor:
+    """(B,) softmax-weighted vote: the share of suspicion among the others, by closeness.
+
+    A differentiable k-NN vote, as in neighbourhood components analysis (Goldberger 2004).
+
+    Args:
+        distance: (B, M) distances from each anchor to the voters.
+        share: (M,) voters' share of suspicious readings in [0, 1].
+        allowed: (B, M) bool, False where a voter may not vote (the anchor itself).
+    """
+    weight = torch.softmax((-distance).masked_fill(~allowed, -torch.inf), dim=1)
+    return weight @ share
+
+
+def vote_cross_entropy(vote: Tensor, share: Tensor) -> Tensor:
+    """(B,) cross-entropy of votes in [0, 1] against shares in [0, 1]."""
+    vote = vote.clamp(1e-4, 1 - 1e-4)
+    return -(share * vote.log() + (1 - share) * (1 - vote).log())

@@ -1,0 +1,114 @@
+"""The figures that are reported, each with its definition; none of them looks at a network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
+
+BOOTSTRAPS = 1000
+BAND_MM = (6.0, 12.0)
+"""Diameters where size alone says least."""
+
+
+def auc(score: NDArray, malignant: NDArray) -> float:
+    """Area under the ROC curve, NaN where only one class is present."""
+    return (
+        float(roc_auc_score(malignant, score)) if 0 < malignant.sum() < len(malignant) else np.nan
+    )
+
+
+def patient_bootstrap(
+    figure: Callable[[NDArray[np.int64]], float], patient: NDArray, seed: int = 0
+) -> tuple[float, float]:
+    """95 % interval of a figure when whole patients are drawn with replacement.
+
+    Args:
+        figure: Gives the figure for positions of nodules, which may repeat.
+        patient: (N,) patient of each nodule.
+        seed: Fixes the draws.
+    """
+    random = np.random.default_rng(seed)
+    _, member = np.unique(patient, return_inverse=True)
+    of_patient = [np.flatnonzero(member == p) for p in range(member.max() + 1)]
+    values = [
+        figure(
+            np.concatenate(
+                [of_patient[p] for p in random.integers(len(of_patient), size=len(of_patient))]
+            )
+        )
+        for _ in range(BOOTSTRAPS)
+    ]
+    low, high = np.nanpercentile(values, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def f1(predicted: NDArray, malignant: NDArray) -> float:
+    """F1 of the malignant class."""
+    hits = (predicted & malignant).sum()
+    return float(2 * hits / (predicted.sum() + malignant.sum()))
+
+
+def expected_calibration_error(probability: NDArray, malignant: NDArray, bins: int = 10) -> float:
+    """ECE over bins of equal mass (METHODS 5.2)."""
+    order = np.argsort(probability, kind="stable")
+    gaps = [
+        len(part) * abs(probability[part].mean() - malignant[part].mean())
+        for part in np.array_split(order, bins)
+        if len(part)
+    ]
+    return float(sum(gaps) / len(order))
+
+
+def retrieval(
+    distance: NDArray, relevant: NDArray[np.bool_], allowed: NDArray[np.bool_]
+) -> tuple[float, float]:
+    """Precision at 1 and mean average precision over the full ranking.
+
+    Args:
+        distance: (N, M) from queries to cases.
+        relevant: (N, M), case has the query's label.
+        allowed: (N, M), False for cases of the query's own patient.
+    """
+    first, average = [], []
+    for d, r, a in zip(distance, relevant, allowed, strict=True):
+        ranked = r[a][np.argsort(d[a], kind="stable")]
+        if not ranked.any():
+            continue
+        precision = np.cumsum(ranked) / np.arange(1, len(ranked) + 1)
+        first.append(ranked[0])
+        average.append(precision[ranked].mean())
+    return float(np.mean(first)), float(np.mean(average))
+
+
+def dice(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> float:
+    """Dice coefficient; 1 for two empty masks."""
+    total = a.sum() + b.sum()
+    return float(2 * (a & b).sum() / total) if total else 1.0
+
+
+def inter_reader_dice(votes: NDArray, readers: int) -> float:
+    """Dice between readers, pooled over their pairs, from how many marked each voxel.
+
+    A voxel with v votes is shared by v (v - 1) / 2 of the pairs; every reader's volume counts in
+    (readers - 1) pairs.
+    """
+    votes = votes.astype(np.float64)
+    return float((votes * (votes - 1)).sum() / ((readers - 1) * votes.sum()))
+
+
+def reader_consensus_dice(votes: NDArray, readers: int) -> float:
+    """Dice of the readers with their own 50 % consensus, pooled: about the best one can reach."""
+    consensus = votes >= readers / 2
+    return float(2 * votes[consensus].sum() / (votes.sum() + readers * consensus.sum()))
+
+
+def size_baseline(
+    diameter_mm: NDArray, malignant: NDArray, unseen_diameter_mm: NDArray
+) -> NDArray[np.float64]:
+    """Probability by a logistic regression on the log diameter alone, for unseen nodules."""
+    model = LogisticRegression().fit(np.log(diameter_mm)[:, None], malignant)
+    return model.predict_proba(np.log(unseen_diameter_mm)[:, None])[:, 1]
