@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +14,7 @@ import tyro
 
 from contrastdiagnosis import RESEARCH_USE_NOTICE
 from contrastdiagnosis.errors import InputError
+from contrastdiagnosis.output import check_writable, write_file, write_image
 
 Point = tuple[float, float, float]
 
@@ -225,9 +224,9 @@ def write_outputs(diagnosis, volume, bundle, json_file, report_file, mask_file) 
     summary = summarise(diagnosis, bundle.info)
     print(summary_text(summary))
     if json_file:
-        write_atomically(json_file, (json.dumps(summary, indent=1) + "\n").encode())
+        write_file(json_file, (json.dumps(summary, indent=1) + "\n").encode())
     if report_file:
-        write_atomically(report_file, render_report(diagnosis, volume, bundle).encode())
+        write_file(report_file, render_report(diagnosis, volume, bundle).encode())
     if mask_file:
         write_image(mask_file, diagnosis.mask.full().astype(np.uint8), volume.ijk_to_ras)
     for file in (json_file, report_file, mask_file):
@@ -255,62 +254,6 @@ def summary_text(summary) -> str:  # type: ignore[no-untyped-def]
             f"  distance {case['distance']:.3f}  similarity {case['similarity']:.2f}"
         )
     return "\n".join([*lines, RESEARCH_USE_NOTICE])
-
-
-def check_writable(file: Path | None) -> None:
-    """Refuses an output place before any work is lost.
-
-    Raises:
-        InputError: The folder cannot be made or written to.
-    """
-    if file is None:
-        return
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=file.parent):
-            pass
-    except OSError as error:
-        raise InputError(f"cannot write {file}: {error.strerror or error}") from error
-    if file.is_dir():
-        raise InputError(f"cannot write {file}: it is a folder")
-
-
-def write_atomically(file: Path, data: bytes) -> None:
-    """Writes the whole file or nothing.
-
-    Raises:
-        InputError: The disk is full or not writable; what stood there before still does.
-    """
-    partial = file.with_name(f".{file.name}.partial")
-    try:
-        with partial.open("wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        partial.replace(file)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise InputError(f"cannot write {file}: {error.strerror or error}") from error
-
-
-def write_image(file: Path, array: np.ndarray, ijk_to_ras: np.ndarray) -> None:
-    """Writes (k, j, i) voxels as an image, the whole file or nothing.
-
-    Raises:
-        InputError: The format is unknown, or the disk is full or not writable.
-    """
-    import SimpleITK as sitk
-
-    from contrastdiagnosis.volume import sitk_from_array
-
-    partial = file.with_name(f".partial-{file.name}")
-    try:
-        sitk.WriteImage(sitk_from_array(array, ijk_to_ras), str(partial), useCompression=True)
-        partial.replace(file)
-    except (OSError, RuntimeError) as error:
-        partial.unlink(missing_ok=True)
-        reason = str(error).strip().splitlines()[-1]
-        raise InputError(f"cannot write {file}: {reason}") from error
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -23,7 +23,7 @@ from contrastdiagnosis.patch import (
     values_to_volume,
     voxels_under_patch,
 )
-from contrastdiagnosis.volume import Volume, check_ct
+from contrastdiagnosis.volume import AIR_HU, MIN_SLICES, Volume, check_ct, check_finite
 
 SHOWN_CASES = 6
 """Nearest cases that are shown one by one, whatever the number that votes."""
@@ -155,7 +155,7 @@ class Diagnoser:
                 f"the point {_text(point)} mm RAS lies outside the volume, which reaches from"
                 f" {_text(low)} to {_text(high)}"
             )
-        check_ct(voxels_under_patch(volume, point, self.geometry))
+        self._check_voxels(volume, point)
         return encode(self.network, [crop_patch(volume, point, self.geometry)], self.device)[0]
 
     def diagnose(
@@ -173,7 +173,7 @@ class Diagnoser:
         """
         encoding = self.encode(volume, point_ras_mm)
         nodule = nodule_at(encoding.probability >= 0.5, self.geometry.spacing_mm)
-        mask = _mask_on_volume(encoding, nodule, volume)
+        mask = mask_on_volume(encoding, nodule, volume)
         rule = self.bundle.info.vote
         nearest = self.bundle.library.nearest(
             encoding.embedding, max(rule.k, SHOWN_CASES), exclude_patient=patient_id
@@ -196,6 +196,13 @@ class Diagnoser:
             confidence=Confidence(tuple(self._doubts(encoding, nodule, nearest, score))),
             notices=tuple(self._notices(encoding, len(voters))),
         )
+
+    def _check_voxels(self, volume: Volume, point: NDArray[np.float64]) -> None:
+        """Looks at the voxels around the point, and at all only where these hold no air."""
+        near = voxels_under_patch(volume, point, self.geometry)
+        check_finite(near)
+        if len(volume.hu) < MIN_SLICES or near.min() > AIR_HU or near.min() == near.max():
+            check_ct(volume.hu)
 
     def _similar(self, neighbour: Neighbour) -> SimilarCase:
         similarity = float(self.bundle.indicator.similarity(neighbour.distance))
@@ -250,7 +257,7 @@ def lung_share(patch: Patch, geometry: PatchGeometry) -> float:
     return float(lung[patch.valid].mean()) if patch.valid.any() else 0.0
 
 
-def _mask_on_volume(encoding: Encoding, nodule: NDArray[np.bool_], volume: Volume) -> Region:
+def mask_on_volume(encoding: Encoding, nodule: NDArray[np.bool_], volume: Volume) -> Region:
     """The nodule on the volume's own grid; only its bounding box is resampled."""
     if not nodule.any():
         return Region(np.zeros((0, 0, 0), bool), (0, 0, 0), volume.hu.shape)

@@ -137,9 +137,7 @@ def check_ct(hu: NDArray) -> None:
     """
     if hu.shape[0] < MIN_SLICES:
         raise InputError(f"wanted a CT of at least {MIN_SLICES} slices, got {hu.shape[0]}")
-    if not np.issubdtype(hu.dtype, np.integer) and not np.isfinite(hu).all():
-        bad = int(np.count_nonzero(~np.isfinite(hu)))
-        raise InputError(f"wanted finite Hounsfield units, got {bad} NaN or infinite voxels")
+    check_finite(hu)
     low, high = float(hu.min()), float(hu.max())
     if low == high:
         raise InputError(f"the image is constant: every voxel is {low:g}, so this is no CT")
@@ -159,6 +157,17 @@ def check_ct(hu: NDArray) -> None:
             f"wanted a chest CT in Hounsfield units, got values from {low:g} to {high:g} with no"
             f" voxel below {AIR_HU} (air or lung): not a CT, or not of the chest"
         )
+
+
+def check_finite(hu: NDArray) -> None:
+    """Refuses voxels that are not numbers.
+
+    Raises:
+        InputError: Some voxel is NaN or infinite.
+    """
+    if not np.issubdtype(hu.dtype, np.integer) and not np.isfinite(hu).all():
+        bad = int(np.count_nonzero(~np.isfinite(hu)))
+        raise InputError(f"wanted finite Hounsfield units, got {bad} NaN or infinite voxels")
 
 
 def _read_file(path: Path) -> sitk.Image:

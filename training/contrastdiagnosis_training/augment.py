@@ -73,12 +73,7 @@ def augment(
     share = share.float() / 255
     valid = _visible(share, coverage, draw).float()
     stacked = torch.stack([intensity.float() * valid, share, valid], dim=1)
-    grid = functional.affine_grid(
-        _affine(draw), [len(stacked), 3, *DEFAULT_GEOMETRY.shape], align_corners=False
-    )
-    sampled = functional.grid_sample(
-        stacked, grid, mode="bilinear", padding_mode="zeros", align_corners=False
-    )
+    sampled = _turn(_along_slices(stacked, draw), draw)
     image, share, valid = sampled[:, :1], sampled[:, 1:2], sampled[:, 2:]
     valid = (valid > 0.5).float()
     return Views(_intensity(image, draw) * valid, share, valid)
@@ -156,33 +151,44 @@ def _window(here: Tensor, axis: int, draw: _Draw) -> Tensor:
     return inside.reshape(shape)
 
 
-def _affine(draw: _Draw) -> Tensor:
-    """(B, 3, 4) from the patch's to the store's normalised coordinates (x, y, z)."""
+def _along_slices(x: Tensor, draw: _Draw) -> Tensor:
+    """(B, C, D, h, w) of a patch's slices out of (B, C, d, h, w): shift, scale, flip head to foot.
+
+    Apart from the axial part, because this way both together take a quarter of the time.
+    """
     options = draw.options
-    angle = torch.deg2rad(draw.symmetric(options.rotation_deg))
+    count, spacing_mm = DEFAULT_GEOMETRY.shape[0], DEFAULT_GEOMETRY.spacing_mm[0]
+    stored = x.shape[2]
+    flip = 1 - 2.0 * (draw.switch(0.5) & torch.tensor(options.flip_slices and draw.enabled))
+    step = flip * (1 + draw.symmetric(options.scale))
+    shift = draw.symmetric(options.shift_mm) / spacing_mm
+    place = torch.arange(count, device=x.device) - (count - 1) / 2
+    wanted = place[None] * step[:, None] + shift[:, None] + (stored - 1) / 2
+    index = torch.arange(stored, device=x.device)
+    weight = (1 - (wanted[..., None] - index).abs()).clamp(min=0)
+    return (weight[:, None] @ x.flatten(3)).unflatten(3, x.shape[3:])
+
+
+def _turn(x: Tensor, draw: _Draw) -> Tensor:
+    """(B, C, D, H, W) of a patch out of (B, C, D, h, w): axial turn, scale, shift and flips."""
+    options = draw.options
     quarter = (draw.uniform(0, 4).floor() * draw.switch()).clamp(max=3)
-    angle = angle + quarter * (torch.pi / 2)
+    angle = torch.deg2rad(draw.symmetric(options.rotation_deg)) + quarter * (torch.pi / 2)
     scale = 1 + draw.symmetric(options.scale)
-    flip_x = 1 - 2.0 * (draw.switch() & draw.switch(0.5))
-    flip_y = 1 - 2.0 * (draw.switch() & draw.switch(0.5))
-    flip_z = 1 - 2.0 * (draw.switch(0.5) & torch.tensor(options.flip_slices and draw.enabled))
-    cos, sin = angle.cos(), angle.sin()
-    # Millimetres of the view to millimetres of the store; x and y share one spacing.
-    matrix = torch.zeros(draw.batch, 3, 4, device=draw.device)
-    matrix[:, 0, 0], matrix[:, 0, 1] = scale * cos * flip_x, -scale * sin * flip_y
-    matrix[:, 1, 0], matrix[:, 1, 1] = scale * sin * flip_x, scale * cos * flip_y
-    matrix[:, 2, 2] = scale * flip_z
-    view_mm, store_mm = (
-        torch.tensor(
-            [n * s / 2 for n, s in zip(g.shape, g.spacing_mm, strict=True)][::-1],
-            device=draw.device,
-        )
-        for g in (DEFAULT_GEOMETRY, STORE_GEOMETRY)
-    )
-    matrix[:, :, :3] *= view_mm / store_mm[:, None]
-    shift = torch.stack([draw.symmetric(options.shift_mm) for _ in range(3)], dim=1)
-    matrix[:, :, 3] = shift / store_mm
-    return matrix
+    flip_x, flip_y = (1 - 2.0 * (draw.switch() & draw.switch(0.5)) for _ in range(2))
+    cos, sin = scale * angle.cos(), scale * angle.sin()
+    # grid_sample counts in half widths; height and width are alike in patch and store.
+    side, stored_side = DEFAULT_GEOMETRY.shape[2], x.shape[4]
+    half_mm = stored_side * DEFAULT_GEOMETRY.spacing_mm[2] / 2
+    theta = torch.zeros(draw.batch, 2, 3, device=x.device)
+    theta[:, 0, 0], theta[:, 0, 1] = cos * flip_x, -sin * flip_y
+    theta[:, 1, 0], theta[:, 1, 1] = sin * flip_x, cos * flip_y
+    theta *= side / stored_side
+    theta[:, :, 2] = torch.stack([draw.symmetric(options.shift_mm) for _ in range(2)], 1) / half_mm
+    planes = x.flatten(1, 2)
+    grid = functional.affine_grid(theta, [*planes.shape[:2], side, side], align_corners=False)
+    turned = functional.grid_sample(planes, grid, padding_mode="zeros", align_corners=False)
+    return turned.unflatten(1, x.shape[1:3])
 
 
 def _intensity(image: Tensor, draw: _Draw) -> Tensor:

@@ -9,9 +9,17 @@ from typing import Annotated
 import tyro
 from contrastdiagnosis.errors import InputError
 
+from contrastdiagnosis_training.crossfit import CrossFit
+from contrastdiagnosis_training.evaluate import Evaluate
+from contrastdiagnosis_training.export import Export
 from contrastdiagnosis_training.fit import Fit
 
-Command = Annotated[Fit, tyro.conf.subcommand("fit")]
+Command = (
+    Annotated[Fit, tyro.conf.subcommand("fit")]
+    | Annotated[CrossFit, tyro.conf.subcommand("crossfit")]
+    | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
+    | Annotated[Export, tyro.conf.subcommand("export")]
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,0 +1,217 @@
+"""The command line: results on disk, errors without tracebacks, nothing half-written."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from conftest import NODULE
+from contrastdiagnosis.bundle import load_bundle
+from contrastdiagnosis.cli import main
+from contrastdiagnosis.volume import sitk_from_array, volume_from_sitk
+
+RAS = [str(x) for x in NODULE.center_ras_mm]
+
+
+@pytest.fixture(scope="module")
+def ct(tmp_path_factory, phantom):
+    file = tmp_path_factory.mktemp("ct") / "ct.nii.gz"
+    sitk.WriteImage(sitk_from_array(phantom.volume.hu, phantom.volume.ijk_to_ras), str(file))
+    return file
+
+
+@pytest.fixture
+def diagnose(ct, bundle_folder):
+    """Runs `contrastdiagnosis diagnose` on the phantom."""
+
+    def run(*arguments, point=("--ras", *RAS)):
+        return main(
+            ["diagnose", str(ct), *point, "--bundle", str(bundle_folder), *map(str, arguments)]
+        )
+
+    return run
+
+
+def test_a_diagnosis_is_printed_and_written(diagnose, tmp_path, capsys, phantom):
+    out = [tmp_path / "deep" / name for name in ("d.json", "d.html", "mask.nii.gz")]
+    assert diagnose("--json", out[0], "--report", out[1], "--mask", out[2], "--device", "cpu") == 0
+    text = capsys.readouterr().out
+    assert "nearest cases:" in text
+    assert "Research use only" in text
+    assert len(json.loads(out[0].read_text())["cases"]) == 6
+    assert "</html>" in out[1].read_text()
+    mask = volume_from_sitk(sitk.ReadImage(str(out[2])))
+    assert mask.hu.shape == phantom.volume.hu.shape
+    np.testing.assert_allclose(mask.ijk_to_ras, phantom.volume.ijk_to_ras, atol=1e-3)
+    assert sorted(f.name for f in (tmp_path / "deep").iterdir()) == [
+        "d.html",
+        "d.json",
+        "mask.nii.gz",
+    ]
+
+
+def test_the_three_ways_to_name_a_point_agree(diagnose, tmp_path, phantom):
+    r, a, s = NODULE.center_ras_mm
+    ijk = phantom.volume.ijk_from_ras(NODULE.center_ras_mm)
+    points = [("--ras", r, a, s), ("--lps", -r, -a, s), ("--ijk", *ijk)]
+    answers = []
+    for n, point in enumerate(points):
+        assert diagnose("--json", tmp_path / f"{n}.json", point=[str(p) for p in point]) == 0
+        answers.append(json.loads((tmp_path / f"{n}.json").read_text()))
+    assert answers[0]["point_ras_mm"] == answers[1]["point_ras_mm"]
+    np.testing.assert_allclose(answers[0]["point_ras_mm"], answers[2]["point_ras_mm"], atol=0.02)
+    assert answers[0]["probability"] == answers[1]["probability"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "point", "message"),
+    [
+        ((), (), "wanted one of --ras, --lps and --ijk, got 0"),
+        ((), ("--ras", *RAS, "--ijk", "1", "2", "3"), "got 2"),
+        ((), ("--ras", "900", "0", "0"), "lies outside the volume"),
+        (("--bundle", "/nowhere"), ("--ras", *RAS), "wanted a bundle folder"),
+    ],
+)
+def test_mistakes_are_told_in_one_line(diagnose, capsys, arguments, point, message):
+    assert diagnose(*arguments, point=point) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.startswith("contrastdiagnosis: ")
+    assert "Traceback" not in error
+
+
+def test_cuda_asked_for_and_absent_is_told(diagnose, capsys):
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("this machine has CUDA")
+    assert diagnose("--device", "cuda") == 2
+    assert "finds no CUDA device" in capsys.readouterr().err
+
+
+def test_an_unreadable_ct_is_told(bundle_folder, capsys, tmp_path):
+    (tmp_path / "ct.nrrd").write_text("no")
+    assert (
+        main(["diagnose", str(tmp_path / "ct.nrrd"), "--ras", *RAS, "--bundle", str(bundle_folder)])
+        == 2
+    )
+    assert "cannot read" in capsys.readouterr().err
+
+
+def test_a_place_that_cannot_be_written_is_told_before_the_work(diagnose, capsys, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    for target in (tmp_path / "file" / "d.json", tmp_path, "/proc/d.json"):
+        assert diagnose("--json", target) == 2
+        captured = capsys.readouterr()
+        assert f"cannot write {target}" in captured.err
+        assert "nearest cases" not in captured.out
+
+
+@pytest.mark.parametrize("option", ["--json", "--report", "--mask"])
+def test_a_full_disk_leaves_what_was_there(ct, bundle_folder, tmp_path, option):
+    """The kernel stops the write at 100 bytes; what stood there before still stands."""
+    target = tmp_path / ("out.nii.gz" if option == "--mask" else "out.txt")
+    target.write_text("before")
+    code = (
+        "import resource, signal, sys\n"
+        "from contrastdiagnosis.cli import main\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))\n"
+        "sys.exit(main(sys.argv[1:]))\n"
+    )
+    arguments = [
+        "diagnose",
+        str(ct),
+        "--ras",
+        *RAS,
+        "--bundle",
+        str(bundle_folder),
+        option,
+        str(target),
+    ]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, env=os.environ
+    )
+    assert done.returncode == 2, done.stderr
+    assert f"cannot write {target}" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert target.read_text() == "before"
+    assert [f.name for f in tmp_path.iterdir()] == [target.name]
+
+
+def test_a_sound_bundle_is_verified(bundle_folder, capsys):
+    assert main(["bundle", "verify", str(bundle_folder)]) == 0
+    assert "tiny 1 is sound" in capsys.readouterr().out
+
+
+def test_a_damaged_bundle_is_not(own_bundle_folder, capsys):
+    (own_bundle_folder / "model.safetensors").write_bytes(b"x")
+    assert main(["bundle", "verify", str(own_bundle_folder)]) == 2
+    assert "damaged" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("label", "count"), [("all", 40), ("malignant", 14), ("benign", 26)])
+def test_cases_are_listed(bundle_folder, capsys, label, count):
+    assert main(["cases", "list", "--bundle", str(bundle_folder), "--label", label]) == 0
+    assert f"{count} of 40 cases" in capsys.readouterr().out
+
+
+def write_case_folder(folder, phantom, patient="P3"):
+    """A case folder of one nodule, marked by three readers."""
+    for part in ("image", "votes"):
+        (folder / part).mkdir(parents=True)
+    affine = phantom.volume.ijk_to_ras
+    for part, array in (
+        ("image", phantom.volume.hu),
+        ("votes", 3 * phantom.masks[0].full().astype(np.uint8)),
+    ):
+        sitk.WriteImage(sitk_from_array(array, affine), str(folder / part / "a.nii.gz"))
+    (folder / "nodules.csv").write_text(
+        "file,patient_id,cluster,series_uid,n_readers,malignancy_mean,malignancy_readers\n"
+        f"a.nii.gz,{patient},1,1.2.3,3,4.0,4 4 4\n"
+    )
+    return folder
+
+
+def test_pixels_are_added_from_a_case_folder(own_bundle_folder, phantom, tmp_path, capsys):
+    folder = write_case_folder(tmp_path / "cases", phantom)
+    assert (
+        main(["cases", "add-pixels", "--from", str(folder), "--bundle", str(own_bundle_folder)])
+        == 0
+    )
+    assert "pixels of 1 of 40 cases" in capsys.readouterr().out
+    pixels = load_bundle(own_bundle_folder).pixels.read("P3_1")
+    assert pixels.mask.any()
+    assert pixels.intensity[pixels.mask].mean() > 0.6
+    assert main(["bundle", "verify", str(own_bundle_folder)]) == 0
+
+
+def test_pixels_of_strangers_are_refused(own_bundle_folder, phantom, tmp_path, capsys):
+    folder = write_case_folder(tmp_path / "cases", phantom, patient="Q")
+    assert (
+        main(["cases", "add-pixels", "--from", str(folder), "--bundle", str(own_bundle_folder)])
+        == 2
+    )
+    assert "holds none of the bundle's 40 cases; case ids look like P0_0" in capsys.readouterr().err
+    assert not (own_bundle_folder / "pixels").exists()
+
+
+def test_the_demo_refuses_a_nodule_it_does_not_have(capsys):
+    assert main(["demo", "--nodule", "9"]) == 2
+    assert "nodule must be 0 to 3, got 9" in capsys.readouterr().err
+
+
+def test_the_demo_diagnoses_its_phantom(tmp_path, capsys):
+    """The main job on the default bundle, as `make demo` runs it."""
+    assert main(["demo", "--out", str(tmp_path), "--device", "cpu"]) == 0
+    summary = json.loads((tmp_path / "diagnosis.json").read_text())
+    assert summary["bundle"]["name"] == "lidc"
+    assert summary["nodule"]["found"]
+    assert 12 < summary["nodule"]["long_axis_mm"] < 30
+    assert summary["verdict"] == "malignant"
+    assert "</html>" in (tmp_path / "report.html").read_text()

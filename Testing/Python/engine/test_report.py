@@ -1,0 +1,154 @@
+"""The HTML report: complete, self-contained, safe."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from conftest import NODULE
+from contrastdiagnosis import RESEARCH_USE_NOTICE
+from contrastdiagnosis.diagnoser import Diagnoser
+from contrastdiagnosis.pixels import CasePixels, PixelStore
+from contrastdiagnosis.report import case_map, overview_picture, plane_pictures, render_report
+from contrastdiagnosis.summary import summarise
+from contrastdiagnosis.volume import Volume
+
+SHAPE = (32, 64, 64)
+VOID = {"meta", "input", "br", "image"}
+
+
+@pytest.fixture(scope="module")
+def diagnosis(bundle, phantom):
+    return Diagnoser(bundle, "cpu").diagnose(phantom.volume, NODULE.center_ras_mm)
+
+
+@pytest.fixture(scope="module")
+def html(diagnosis, phantom, bundle):
+    return render_report(diagnosis, phantom.volume, bundle)
+
+
+class Tags(HTMLParser):
+    """Checks that what is opened is closed."""
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.seen = [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.seen.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.seen.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def test_the_report_is_well_formed_and_self_contained(html):
+    tags = Tags()
+    tags.feed(html)
+    assert not tags.open
+    names = {name for name, _ in tags.seen}
+    assert not names & {"script", "link", "iframe", "img"}
+    sources = [a["href"] for _, a in tags.seen if "href" in a]
+    assert len(sources) == 4
+    assert all(source.startswith("data:image/png;base64,") for source in sources)
+    assert "http" not in re.sub(r"data:image/png;base64,[^\"]*", "", html)
+
+
+def test_the_report_says_everything(html, diagnosis, bundle):
+    assert html.count("Research use only") >= 2
+    assert RESEARCH_USE_NOTICE.split(".")[0] in html
+    for similar in diagnosis.cases:
+        assert similar.case.case_id in html
+        assert similar.case.series_uid in html
+        assert f"{similar.distance:.3f}" in html
+    assert f"{diagnosis.malignant_voters} of {diagnosis.voters}" in html
+    assert f"{100 * diagnosis.probability:.0f} %" in html
+    assert f"Where the nodule lies among the {len(bundle.library)} cases" in html
+    for reason in diagnosis.confidence.reasons:
+        assert reason in html.replace("&#39;", "'")
+    assert html.count('class="nopicture"') == 6
+
+
+def test_cards_show_pictures_where_pixels_are(diagnosis, phantom, bundle, tmp_path):
+    store = PixelStore(tmp_path / "pixels")
+    mask = np.zeros(SHAPE, bool)
+    mask[10:20, 20:40, 20:40] = True
+    pixels = CasePixels(np.full(SHAPE, 0.4, np.float32), np.ones(SHAPE, bool), mask)
+    for similar in diagnosis.cases[:2]:
+        store.write(similar.case.case_id, pixels)
+    html = render_report(diagnosis, phantom.volume, replace(bundle, pixels=store))
+    assert html.count('class="nopicture"') == 4
+
+
+def test_text_from_files_cannot_become_markup(diagnosis, phantom, bundle):
+    evil = replace(bundle.info, name="<script>alert(1)</script>", training_data="<b>x</b>")
+    html = render_report(diagnosis, phantom.volume, replace(bundle, info=evil))
+    assert "<script>" not in html
+    assert "&lt;script&gt;" in html
+
+
+def test_a_bundle_that_was_not_measured_has_a_report_too(diagnosis, phantom, bundle):
+    html = render_report(
+        diagnosis, phantom.volume, replace(bundle, info=replace(bundle.info, metrics={}))
+    )
+    assert "Measured" not in html
+
+
+def test_planes_are_cut_through_the_nodule(bundle):
+    intensity = np.random.default_rng(0).random(SHAPE).astype(np.float32)
+    probability = np.zeros(SHAPE, np.float32)
+    probability[20:24, 10:14, 40:50] = 1
+    axial, coronal, sagittal = plane_pictures(intensity, probability, bundle.info.geometry, None)
+    assert [p.title for p in (axial, coronal, sagittal)] == ["axial", "coronal", "sagittal"]
+    assert all(p.outline.startswith("M") for p in (axial, coronal, sagittal))
+    assert coronal.aspect == pytest.approx(1.25 / 0.7)
+    xs = [float(x) for x in re.findall(r"[ML](\d+\.\d+) ", axial.outline)]
+    assert min(xs) == pytest.approx(40, abs=0.1)
+    assert max(xs) == pytest.approx(50, abs=0.1)
+    # The head is on top: slice 20 of 32 lies in the picture's upper half.
+    ys = [float(y) for y in re.findall(r" (\d+\.\d+)", coronal.outline)]
+    assert max(ys) == pytest.approx(12, abs=0.1)
+
+
+@pytest.mark.parametrize("flips", [(1, 1), (-1, 1), (1, -1), (-1, -1)])
+def test_the_overview_shows_the_patients_right_on_the_left(diagnosis, phantom, flips):
+    """Whatever the order of the voxels, the cross hair and the picture are the same."""
+    hu = phantom.volume.hu[:, :: flips[0], :: flips[1]]
+    flip = np.eye(4)
+    for axis, f in ((0, flips[1]), (1, flips[0])):
+        if f < 0:
+            flip[axis, axis], flip[axis, 3] = -1, hu.shape[2 - axis] - 1
+    picture = overview_picture(diagnosis, Volume(hu, phantom.volume.ijk_to_ras @ flip))
+    expected = overview_picture(diagnosis, phantom.volume)
+    assert picture.source == expected.source
+    assert picture.outline == expected.outline
+    x = float(re.match(r"M(\d+\.\d+)", expected.outline)[1])
+    assert x < expected.width / 2 + 20
+
+
+def test_the_map_holds_every_case_and_the_query(diagnosis, bundle):
+    points, (x, y) = case_map(bundle, diagnosis)
+    assert len(points) == len(bundle.library)
+    assert sum(p.nearest for p in points) == 6
+    assert all(0 <= p.x <= 1 and 0 <= p.y <= 1 for p in points)
+    assert 0 <= x <= 1 and 0 <= y <= 1
+
+
+def test_the_summary_is_json_and_complete(diagnosis, bundle):
+    summary = json.loads(json.dumps(summarise(diagnosis, bundle.info)))
+    assert summary["notice"] == RESEARCH_USE_NOTICE
+    assert summary["verdict"] in ("benign", "malignant")
+    assert summary["confident"] is (not summary["reasons"])
+    assert len(summary["cases"]) == 6
+    assert {"case_id", "label", "distance", "similarity", "ratings", "series_uid"} <= set(
+        summary["cases"][0]
+    )
+    assert summary["nodule"]["found"] is bool(diagnosis.nodule.any())

@@ -1,0 +1,119 @@
+"""A small made-up case folder: balls that differ in size and density, as real nodules do."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from contrastdiagnosis.network import NoduleNetConfig
+from contrastdiagnosis.volume import sitk_from_array
+from contrastdiagnosis_training.augment import Augmentation
+from contrastdiagnosis_training.patch_store import load_patch_store
+from contrastdiagnosis_training.recipe import Recipe
+
+DATA = Path(__file__).parents[4] / "shared" / "data"
+"""Real nodules, where the checkout has them beside it."""
+
+TINY = Recipe(
+    network=NoduleNetConfig(channels=(4, 6, 8, 10), embedding=6, ratings=10),
+    augmentation=Augmentation(flip_slices=True, context=True),
+    epochs=2,
+    batch=8,
+    mask_epochs=1,
+    average=0.5,
+    vote_weight=1.0,
+    rating_weight=1.0,
+    sure_pairs=True,
+)
+TINY_PAPER = replace(
+    TINY,
+    network=NoduleNetConfig(
+        channels=(4, 6, 8, 10), embedding=6, mask_pooling=False, statistics=False, code_norm=False
+    ),
+    augmentation=Augmentation(),
+    schedule="sgdr",
+    mask_epochs=0,
+    average=0.0,
+    vote_weight=0.0,
+    rating_weight=0.0,
+    sure_pairs=False,
+)
+
+COLUMNS = (
+    "file", "patient_id", "cluster", "series_uid", "n_readers", "texture_readers",
+    "malignancy_readers", "fold",
+)  # fmt: skip
+
+
+def write_case_folder(
+    folder: Path, patients: int = 30, context: bool = False, seed: int = 0
+) -> Path:
+    """Two nodules a patient in five folds; malignant ones are larger.
+
+    Args:
+        folder: Where.
+        patients: How many.
+        context: Show 15 mm above and below the nodule; else only its own slices.
+        seed: Draws the nodules.
+    """
+    random = np.random.default_rng(seed)
+    for part in ("image", "votes"):
+        (folder / part).mkdir(parents=True)
+    rows = [",".join(COLUMNS)]
+    affine = np.diag([-0.7, -0.7, 1.25, 1.0])
+    affine[:3, 3] = (10, 20, 30) if context else 0
+    for n in range(2 * patients):
+        malignant = n % 4 < 2 if n % 5 else n % 3 == 0
+        radius = random.uniform(5, 8) if malignant else random.uniform(2.5, 5)
+        density = 30 if random.random() < 0.8 else -450
+        k, j, i = np.mgrid[-19:20, -39:41, -39:41] * np.array([1.25, 0.7, 0.7])[:, None, None, None]
+        distance = np.sqrt(k**2 + j**2 + i**2)
+        hu = np.where(distance < radius, density, -860) + random.normal(0, 20, distance.shape)
+        votes = sum((distance < radius + shift).astype(np.uint8) for shift in (-0.5, 0, 0.3, 0.6))
+        kept = (
+            slice(None)
+            if context
+            else slice(*(np.flatnonzero(votes.any((1, 2)))[[0, -1]] + [0, 1]))
+        )
+        for part, array in (("image", hu.astype(np.int16)), ("votes", votes)):
+            image = sitk_from_array(np.ascontiguousarray(array[kept]), affine)
+            sitk.WriteImage(image, str(folder / part / f"n{n}.nii.gz"))
+        rating = "4 5 4 4" if malignant else ("3 3 3 3" if n % 7 == 0 else "1 2 2 3")
+        patient = n // 2
+        texture = "5 5 5 4" if density > 0 else "1 2 1 1"
+        rows.append(f"n{n}.nii.gz,P{patient:03},{n % 2},1.2.{n},4,{texture},{rating},{patient % 5}")
+    (folder / "nodules.csv").write_text("\n".join(rows) + "\n")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def case_folder(tmp_path_factory):
+    return write_case_folder(tmp_path_factory.mktemp("cases") / "stacks")
+
+
+@pytest.fixture(scope="session")
+def context_folder(tmp_path_factory):
+    return write_case_folder(
+        tmp_path_factory.mktemp("cases") / "context", patients=8, context=True, seed=1
+    )
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="session")
+def store(case_folder, cache):
+    return load_patch_store([case_folder], cache)
+
+
+@pytest.fixture(scope="session")
+def lidc_stacks():
+    folder = DATA / "lidc_stacks"
+    if not folder.is_dir():
+        pytest.skip(f"no real nodules at {folder}")
+    return folder

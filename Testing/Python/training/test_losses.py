@@ -1,0 +1,153 @@
+"""The losses against the papers' equations in plain loops (METHODS 6 B)."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from contrastdiagnosis_training.losses import (
+    dice_ce,
+    margin_contrastive,
+    pairwise_distance,
+    rating_regression,
+    soft_vote,
+    vote_cross_entropy,
+    weighted_mean,
+)
+from pytorch_metric_learning.distances import LpDistance
+from pytorch_metric_learning.losses import ContrastiveLoss
+from pytorch_metric_learning.reducers import MeanReducer
+from torch.testing import assert_close
+
+
+def batch(n=10, p=6, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(n, p, generator=generator), torch.rand(n, generator=generator) < 0.5
+
+
+def pairs(z, label):
+    first, second = torch.triu_indices(len(z), len(z), offset=1)
+    return pairwise_distance(z, z)[first, second], label[first] == label[second]
+
+
+@pytest.mark.parametrize("margin", [0.5, 1.0, 4.0])
+def test_the_contrastive_loss_equals_the_published_sum(margin):
+    z, label = batch()
+    d, same = pairs(z, label)
+    slow = [float(x) if s else max(0.0, margin - float(x)) for x, s in zip(d, same, strict=True)]
+    assert_close(margin_contrastive(d, same, margin), torch.tensor(slow))
+
+
+@pytest.mark.parametrize("margin", [1.0, 4.0])
+def test_b1_it_equals_pytorch_metric_learning_configured_so_and_not_its_default(margin):
+    z, label = batch()
+    d, same = pairs(z, label)
+    loss = margin_contrastive(d, same, margin)
+    ours = loss[same].mean() + loss[~same].mean()
+    theirs = ContrastiveLoss(
+        pos_margin=0, neg_margin=margin,
+        distance=LpDistance(normalize_embeddings=False, p=2, power=1), reducer=MeanReducer(),
+    )  # fmt: skip
+    assert_close(ours, theirs(z, label.long()))
+    assert abs(float(ours - ContrastiveLoss(neg_margin=margin)(z, label.long()))) > 0.05
+
+
+def test_b2_a_pair_of_two_classes_is_left_alone_beyond_the_margin():
+    d = torch.tensor([0.4, 1.6], requires_grad=True)
+    loss = margin_contrastive(d, torch.tensor([False, False]), 1.0)
+    (gradient,) = torch.autograd.grad(loss.sum(), d)
+    assert_close(loss, torch.tensor([0.6, 0.0]))
+    assert_close(gradient, torch.tensor([-1.0, 0.0]))
+
+
+def test_an_impossible_margin_is_refused():
+    with pytest.raises(ValueError, match="margin must be positive, got 0"):
+        margin_contrastive(torch.ones(1), torch.ones(1, dtype=torch.bool), 0)
+
+
+def test_distances_equal_the_loop_and_have_no_nan_gradient():
+    z, _ = batch()
+    z = z.requires_grad_()
+    d = pairwise_distance(z, z)
+    slow = torch.stack([torch.stack([((a - b) ** 2).sum().sqrt() for b in z]) for a in z])
+    assert_close(d, slow)
+    assert not d.diagonal().any()
+    (gradient,) = torch.autograd.grad(d.sum(), z)
+    assert gradient.isfinite().all()
+
+
+def test_dice_ce_equals_the_formula_on_binary_masks():
+    generator = torch.Generator().manual_seed(1)
+    logits = torch.randn(3, 1, 4, 5, 6, generator=generator)
+    mask = (torch.rand(3, 1, 4, 5, 6, generator=generator) < 0.3).float()
+    slow = []
+    for x, y in zip(logits, mask, strict=True):
+        p = torch.sigmoid(x)
+        dice = 1 - (2 * (p * y).sum() + 1e-5) / (p.sum() + y.sum() + 1e-5)
+        ce = -(y * p.log() + (1 - y) * (1 - p).log()).mean()
+        slow.append(dice + ce)
+    assert_close(dice_ce(logits, mask), torch.stack(slow))
+
+
+def test_b3_perfect_logits_cost_nothing_and_an_empty_mask_costs_one():
+    mask = torch.zeros(2, 1, 4, 4, 4)
+    mask[0, 0, :2] = 1
+    perfect = 60 * (2 * mask - 1)
+    loss = dice_ce(perfect, mask)
+    assert loss[0] < 1e-4
+    empty = dice_ce(torch.zeros(1, 1, 4, 4, 4), torch.zeros(1, 1, 4, 4, 4))
+    assert float(empty) == pytest.approx(1 + math.log(2), abs=1e-3)
+
+
+def test_the_cross_entropy_follows_the_readers_share():
+    """Half of the readers: the best probability is one half, not one."""
+    share = torch.full((1, 1, 4, 4, 4), 0.5)
+    share[..., :2] = 0.4
+    logit = torch.zeros(1, 1, 4, 4, 4, requires_grad=True)
+    (gradient,) = torch.autograd.grad(
+        torch.nn.functional.binary_cross_entropy_with_logits(logit, share), logit
+    )
+    assert not gradient[..., 2:].any()
+    total = dice_ce(logit, share)
+    assert total.shape == (1,)
+
+
+def test_losses_are_per_item_and_order_free():
+    logits, share = torch.randn(4, 1, 4, 4, 4), torch.rand(4, 1, 4, 4, 4)
+    order = torch.tensor([2, 0, 3, 1])
+    assert_close(dice_ce(logits, share)[order], dice_ce(logits[order], share[order]))
+    assert_close(dice_ce(logits, share)[1:2], dice_ce(logits[1:2], share[1:2]))
+
+
+def test_unknown_ratings_are_left_out():
+    predicted = torch.tensor([[1.0, 2.0, 9.0], [0.0, 0.0, 0.0]], requires_grad=True)
+    target = torch.tensor([[0.5, 4.0, float("nan")], [float("nan")] * 3])
+    loss = rating_regression(predicted, target)
+    assert_close(loss, torch.tensor([(0.125 + 1.5) / 2, 0.0]))
+    (gradient,) = torch.autograd.grad(loss.sum(), predicted)
+    assert gradient.isfinite().all()
+    assert not gradient[0, 2]
+
+
+def test_the_soft_vote_equals_the_loop():
+    z, _ = batch(6)
+    share = torch.rand(6, generator=torch.Generator().manual_seed(3))
+    d = pairwise_distance(z, z)
+    slow = []
+    for a in range(6):
+        weights = {b: math.exp(-float(d[a, b])) for b in range(6) if b != a}
+        slow.append(sum(w * float(share[b]) for b, w in weights.items()) / sum(weights.values()))
+    assert_close(soft_vote(d, share, ~torch.eye(6, dtype=torch.bool)), torch.tensor(slow))
+
+
+def test_vote_cross_entropy_is_least_at_the_share_and_finite_at_the_ends():
+    share = torch.tensor([0.0, 0.3, 1.0])
+    best = vote_cross_entropy(share, share)
+    assert (best <= vote_cross_entropy(share + 0.1 * (1 - 2 * share), share)).all()
+    assert vote_cross_entropy(1 - share, share).isfinite().all()
+
+
+def test_weighted_mean_of_nothing_is_zero():
+    assert weighted_mean(torch.tensor([3.0]), torch.tensor([0.0])) == 0
+    assert weighted_mean(torch.tensor([3.0, 5.0]), torch.tensor([1.0, 3.0])) == 4.5

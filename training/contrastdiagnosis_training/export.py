@@ -1,0 +1,163 @@
+"""`contrastdiagnosis-train export`: from trained networks to the bundle that the engine loads."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from contrastdiagnosis.bundle import BundleInfo, save_bundle
+from contrastdiagnosis.case_folder import Nodule, read_case_folder, read_scan
+from contrastdiagnosis.cases import Case, CaseLibrary
+from contrastdiagnosis.confidence import matched_distances
+from contrastdiagnosis.diagnoser import choose_device
+from contrastdiagnosis.errors import InputError
+from contrastdiagnosis.network import NoduleNet, NoduleNetConfig, load_network
+from contrastdiagnosis.vote import VoteRule
+from numpy.typing import NDArray
+
+from contrastdiagnosis_training.crossfit import folds_of_run, load_fold
+from contrastdiagnosis_training.evaluate import (
+    Part,
+    calibrated_across,
+    evaluate_crossfit,
+    fold_part,
+    table,
+)
+from contrastdiagnosis_training.fit import MODEL, SETTINGS
+from contrastdiagnosis_training.judge import (
+    calibrate,
+    choose_vote,
+    embedding_scale,
+    judge_of_readings,
+)
+from contrastdiagnosis_training.labels import RULES, is_malignant
+from contrastdiagnosis_training.readings import read_nodules
+
+LIDC_CITATION = (
+    "ContrastDiagnosis, arXiv:2403.05280. Data: Armato et al., Data From LIDC-IDRI, TCIA 2015,"
+    " doi:10.7937/K9/TCIA.2015.LO9QL9SX (CC BY 3.0); Clark et al., J Digit Imaging"
+    " 2013;26:1045."
+)
+
+
+@dataclass(frozen=True)
+class Export:
+    """Write a bundle: weights of one run on all patients, thresholds of a cross-fit run."""
+
+    cases: tuple[Path, ...]
+    """Case folders; the first one's nodules become the cases, the others may tell where they lie
+    in their series."""
+    weights: Path
+    """Folder of a `fit` without --fold."""
+    crossfit: Path
+    """Folder that `crossfit` filled, for k, calibration, similarity and the measured figures."""
+    out: Path
+    """Bundle folder."""
+    name: str = "lidc"
+    version: str = "1"
+    training_data: str = ""
+    """A sentence for report and model card; counts are added."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where the cases are embedded."""
+
+    def run(self) -> None:
+        """Embeds the cases, fits the thresholds, writes."""
+        settings = json.loads((self.weights / SETTINGS).read_text())
+        if settings["fold"] is not None:
+            raise InputError(f"{self.weights} left fold {settings['fold']} out; fit without --fold")
+        network = load_network(self.weights / MODEL, _network_config(settings))
+        library = self._library(network)
+        scale = embedding_scale(library.embedding)
+        folds = [load_fold(self.crossfit, fold) for fold in folds_of_run(self.crossfit)]
+        k, temperature = choose_vote(
+            [(judge_of_readings(fold["train"]), fold["validation"]) for fold in folds]
+        )
+        parts = [fold_part(fold, (k, temperature)) for fold in folds]
+        figures = evaluate_crossfit(self.crossfit)
+        info = BundleInfo(
+            name=self.name,
+            version=self.version,
+            vote=VoteRule(k, temperature * scale),
+            calibration=calibrate(parts),
+            min_lung_share=round(float(np.quantile(lung_shares(parts), 0.005)), 3),
+            created=date.today().isoformat(),
+            training_data=self.training_data,
+            recipe={
+                "commit": settings["commit"],
+                "seed": settings["seed"],
+                "cases": [Path(folder).name for folder in settings["cases"]],
+                **settings["recipe"],
+            },
+            metrics=figures,
+            citation=LIDC_CITATION,
+        )
+        matched = scale * scaled_matched_distances(calibrated_across(parts))
+        save_bundle(self.out, info, network, library, matched)
+        print(table(figures))
+        size = sum(f.stat().st_size for f in self.out.iterdir() if f.is_file()) / 1e6
+        print(f"\nwrote {self.out}: {len(library)} cases, k = {k}, {size:.1f} MB")
+
+    def _library(self, network: NoduleNet) -> CaseLibrary:
+        device = choose_device(self.device)
+        folders = [read_case_folder(folder) for folder in self.cases]
+        rated = [n for n in folders[0] if RULES["paper"](np.array(n.mean_rating("malignancy")))]
+        readings = read_nodules(network.to(device), rated, device)
+        places = known_places([n for folder in folders for n in folder])
+        cases = [
+            Case(
+                case_id=nodule.case_id,
+                patient_id=nodule.patient_id,
+                malignant=bool(is_malignant(np.array(nodule.mean_rating("malignancy")))),
+                diameter_mm=float(diameter),
+                ratings={name: nodule.mean_rating(name) for name in nodule.ratings},
+                series_uid=nodule.series_uid,
+                center_ras_mm=places.get(nodule.case_id),
+                source=nodule.source,
+            )
+            for nodule, diameter in zip(rated, readings.diameter_mm, strict=True)
+        ]
+        network.to("cpu")
+        return CaseLibrary(cases, readings.embedding)
+
+
+def known_places(nodules: Sequence[Nodule]) -> dict[str, tuple[float, float, float]]:
+    """Centres in RAS millimetres of the nodules whose file kept its place in the series.
+
+    A file whose corner voxel lies exactly at the origin has lost it.
+    """
+    places = {}
+    for nodule in nodules:
+        scan = read_scan(nodule)
+        if scan.volume.ijk_to_ras[:3, 3].any():
+            r, a, s = scan.center_ras_mm.round(1).tolist()
+            places[nodule.case_id] = (r, a, s)
+    return places
+
+
+def lung_shares(parts: Sequence[Part]) -> NDArray[np.float64]:
+    """(N,) lung shares of all cross-fitted nodules."""
+    return np.concatenate([readings.lung_share for _, readings in parts])
+
+
+def scaled_matched_distances(parts: Sequence[Part]) -> NDArray[np.float64]:
+    """Distances of correctly matched pairs of unseen nodules and cases, in embedding scales."""
+    matched = []
+    for judge, readings in parts:
+        kept = readings[RULES["exclude3"](readings.malignancy)]
+        truth = is_malignant(kept.malignancy)
+        distance, label = judge.voters(kept.embedding, kept.patient_id)
+        correct = (judge.probability(kept.embedding, kept.patient_id) > 0.5) == truth
+        matched.append(
+            matched_distances(distance, label, truth, correct) / embedding_scale(judge.embedding)
+        )
+    return np.concatenate(matched)
+
+
+def _network_config(settings: dict[str, Any]) -> NoduleNetConfig:
+    network = dict(settings["recipe"]["network"])
+    return NoduleNetConfig(**network | {"channels": tuple(network["channels"])})

@@ -1,0 +1,148 @@
+"""`Readings`: what a network says of a case folder's nodules, through the engine's own door."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+import torch
+from contrastdiagnosis.case_folder import Nodule, NoduleScan, read_scan
+from contrastdiagnosis.diagnoser import Encoding, encode, lung_share, mask_on_volume
+from contrastdiagnosis.measure import nodule_at
+from contrastdiagnosis.network import NoduleNet
+from contrastdiagnosis.patch import DEFAULT_GEOMETRY, Region, crop_patch
+from contrastdiagnosis.volume import Volume
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from contrastdiagnosis_training.metrics import dice, inter_reader_dice, reader_consensus_dice
+
+CONTEXT_MM = 5.0
+"""A file shows a nodule's surroundings if it goes on this far above and below it."""
+
+
+@dataclass(frozen=True, eq=False)
+class Readings:
+    """One row a nodule, clicked at the centroid of the readers' consensus.
+
+    Attributes:
+        case_id: (N,) text.
+        patient_id: (N,) text.
+        malignancy: (N,) mean rating, NaN where unknown.
+        diameter_mm: (N,) of the sphere of the consensus's volume.
+        embedding: (N, p).
+        dice: (N,) mask against the consensus, on the file's own grid.
+        dice_inter_reader: (N,) between the readers, NaN where they are not told apart.
+        dice_reader_consensus: (N,) of the readers with their consensus, NaN likewise.
+        lung_share: (N,) share of the patch that is as light as lung.
+        trimmed_embedding: (N, p) after the file was cut to the nodule's slices, NaN where it shows
+            no more than these.
+        trimmed_dice: (N,) between the masks with and without the surroundings, NaN likewise.
+    """
+
+    case_id: NDArray
+    patient_id: NDArray
+    malignancy: NDArray[np.float64]
+    diameter_mm: NDArray[np.float64]
+    embedding: NDArray[np.float32]
+    dice: NDArray[np.float64]
+    dice_inter_reader: NDArray[np.float64]
+    dice_reader_consensus: NDArray[np.float64]
+    lung_share: NDArray[np.float64]
+    trimmed_embedding: NDArray[np.float32]
+    trimmed_dice: NDArray[np.float64]
+
+    def __len__(self) -> int:
+        return len(self.case_id)
+
+    def __getitem__(self, positions: NDArray) -> Readings:
+        """The chosen rows."""
+        return Readings(*(getattr(self, f.name)[positions] for f in fields(self)))
+
+    def save(self, file: Path) -> None:
+        """Writes an .npz without pickle."""
+        with file.open("wb") as stream:
+            np.savez_compressed(
+                stream, allow_pickle=False, **{f.name: getattr(self, f.name) for f in fields(self)}
+            )
+
+    @classmethod
+    def load(cls, file: Path) -> Readings:
+        """Reads what `save` wrote."""
+        with np.load(file, allow_pickle=False) as arrays:
+            return cls(**{f.name: arrays[f.name] for f in fields(cls)})
+
+
+def read_nodules(network: NoduleNet, nodules: Sequence[Nodule], device: torch.device) -> Readings:
+    """The network's readings of nodules, in their order.
+
+    Args:
+        network: In eval mode, on the device.
+        nodules: Rows of a case folder.
+        device: Where the network is.
+    """
+    rows = [_read(network, nodule, device) for nodule in tqdm(nodules, unit="nodule", leave=False)]
+    names = [f.name for f in fields(Readings)]
+    return Readings(**{name: np.array([row[name] for row in rows]) for name in names})
+
+
+def _read(network: NoduleNet, nodule: Nodule, device: torch.device) -> dict[str, object]:
+    scan = read_scan(nodule)
+    point = scan.center_ras_mm
+    encoding, mask = _diagnose_mask(network, scan.volume, point, device)
+    between, ceiling = _reader_agreement(nodule)
+    row: dict[str, object] = {
+        "case_id": nodule.case_id,
+        "patient_id": nodule.patient_id,
+        "malignancy": nodule.mean_rating("malignancy"),
+        "diameter_mm": scan.diameter_mm,
+        "embedding": encoding.embedding,
+        "dice": dice(mask.full(), scan.consensus),
+        "dice_inter_reader": between,
+        "dice_reader_consensus": ceiling,
+        "lung_share": lung_share(encoding.patch, DEFAULT_GEOMETRY),
+        "trimmed_embedding": np.full_like(encoding.embedding, np.nan),
+        "trimmed_dice": np.nan,
+    }
+    kept = nodule_slices(scan)
+    if kept is not None:
+        trimmed = cut_slices(scan.volume, kept)
+        alone, alone_mask = _diagnose_mask(network, trimmed, point, device)
+        placed = np.zeros_like(scan.consensus)
+        placed[kept] = alone_mask.full()
+        row["trimmed_embedding"] = alone.embedding
+        row["trimmed_dice"] = dice(mask.full(), placed)
+    return row
+
+
+def nodule_slices(scan: NoduleScan) -> slice | None:
+    """The slices that the readers marked; None if the file shows little beyond them."""
+    marked = np.flatnonzero(scan.share.any(axis=(1, 2)))
+    first, last = int(marked[0]), int(marked[-1])
+    beyond_mm = min(first, len(scan.share) - 1 - last) * scan.volume.spacing_mm[0]
+    return slice(first, last + 1) if beyond_mm >= CONTEXT_MM else None
+
+
+def cut_slices(volume: Volume, kept: slice) -> Volume:
+    """The volume cut to some of its slices."""
+    affine = volume.ijk_to_ras.copy()
+    affine[:3, 3] = volume.ras_from_ijk([0, 0, kept.start])
+    return Volume(volume.hu[kept], affine)
+
+
+def _diagnose_mask(
+    network: NoduleNet, volume: Volume, point: NDArray, device: torch.device
+) -> tuple[Encoding, Region]:
+    encoding = encode(network, [crop_patch(volume, point)], device)[0]
+    nodule = nodule_at(encoding.probability >= 0.5, DEFAULT_GEOMETRY.spacing_mm)
+    return encoding, mask_on_volume(encoding, nodule, volume)
+
+
+def _reader_agreement(nodule: Nodule) -> tuple[float, float]:
+    if nodule.readers < 2:
+        return np.nan, np.nan
+    votes = sitk.GetArrayFromImage(sitk.ReadImage(str(nodule.mask_path)))
+    return inter_reader_dice(votes, nodule.readers), reader_consensus_dice(votes, nodule.readers)
