@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -15,7 +15,7 @@ from contrastdiagnosis.network import NoduleNet
 
 from contrastdiagnosis_training.fit import Fit, train
 from contrastdiagnosis_training.readings import Readings, read_nodules
-from contrastdiagnosis_training.recipe import RECIPES, Recipe
+from contrastdiagnosis_training.recipe import Recipe, chosen_recipe
 from contrastdiagnosis_training.splits import Split, patient_folds, split_by_patient
 
 ROLES = ("train", "validation", "test")
@@ -33,6 +33,8 @@ class CrossFit:
     """What to train."""
     epochs: int | None = None
     """Instead of the recipe's own number."""
+    change: tuple[str, ...] = ()
+    """Options of the recipe to change, such as weight_decay=0.1 network.statistics=False."""
     seed: int = 0
     """Fixes weights, order, augmentation and validation patients."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -44,8 +46,7 @@ class CrossFit:
 
     def run(self) -> None:
         """Goes through the folds; what is there already is not made again."""
-        recipe = RECIPES[self.recipe]
-        crossfit(self, replace(recipe, epochs=self.epochs or recipe.epochs))
+        crossfit(self, chosen_recipe(self.recipe, self.epochs, self.change))
 
 
 def crossfit(options: CrossFit, recipe: Recipe) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,7 +19,7 @@ from lightning.fabric.loggers import CSVLogger, TensorBoardLogger
 from tqdm import tqdm
 
 from contrastdiagnosis_training.patch_store import PatchStore, load_patch_store
-from contrastdiagnosis_training.recipe import RECIPES, Recipe
+from contrastdiagnosis_training.recipe import Recipe, chosen_recipe
 from contrastdiagnosis_training.splits import Split, split_by_patient
 from contrastdiagnosis_training.trainer import Trainer
 
@@ -42,6 +42,8 @@ class Fit:
     """What to train."""
     epochs: int | None = None
     """Instead of the recipe's own number."""
+    change: tuple[str, ...] = ()
+    """Options of the recipe to change, such as weight_decay=0.1 network.statistics=False."""
     seed: int = 0
     """Fixes weights, order, augmentation and validation patients."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -53,8 +55,7 @@ class Fit:
 
     def run(self) -> None:
         """Trains to the end, or to the interruption."""
-        recipe = RECIPES[self.recipe]
-        train(self, replace(recipe, epochs=self.epochs or recipe.epochs))
+        train(self, chosen_recipe(self.recipe, self.epochs, self.change))
 
 
 def train(options: Fit, recipe: Recipe) -> NoduleNet:

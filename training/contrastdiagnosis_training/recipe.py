@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Literal
+import ast
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from typing import Any, Literal
 
 from contrastdiagnosis.cases import RATINGS
+from contrastdiagnosis.errors import InputError
 from contrastdiagnosis.network import NoduleNetConfig
 
 from contrastdiagnosis_training.augment import Augmentation
@@ -21,7 +24,7 @@ class Recipe:
     augmentation: Augmentation = field(
         default_factory=lambda: Augmentation(flip_slices=True, context=True)
     )
-    epochs: int = 40
+    epochs: int = 30
     mask_epochs: int = 5
     """First epochs with the segmentation loss alone: pooling under a mask needs a mask."""
     batch: int = 16
@@ -66,3 +69,40 @@ PAPER = Recipe(
 """ContrastDiagnosis as published (arXiv:2403.05280); what it leaves open is set as in METHODS 1."""
 
 RECIPES = {"default": Recipe(), "paper": PAPER}
+
+
+def chosen_recipe(name: str, epochs: int | None = None, changes: Sequence[str] = ()) -> Recipe:
+    """A recipe by name, with single options changed.
+
+    Args:
+        name: "default" or "paper".
+        epochs: Instead of the recipe's own number.
+        changes: Such as "weight_decay=0.1" or "network.statistics=False".
+
+    Raises:
+        InputError: There is no such option, or the value is not of its kind.
+    """
+    recipe = RECIPES[name]
+    for change in changes:
+        path, separator, text = change.partition("=")
+        if not separator:
+            raise InputError(f"wanted a change such as weight_decay=0.1, got {change!r}")
+        try:
+            value = ast.literal_eval(text)
+        except (SyntaxError, ValueError):
+            value = text
+        recipe = _changed(recipe, path.split("."), value)
+    return replace(recipe, epochs=epochs or recipe.epochs)
+
+
+def _changed(options: Any, path: Sequence[str], value: object) -> Any:
+    names = [f.name for f in fields(options)]
+    if path[0] not in names:
+        raise InputError(f"no option is called {path[0]}; there are {', '.join(names)}")
+    before = getattr(options, path[0])
+    if is_dataclass(before) and len(path) > 1:
+        value = _changed(before, path[1:], value)
+    wanted = (int, float) if isinstance(before, float) else type(before)
+    if (len(path) > 1 and not is_dataclass(before)) or not isinstance(value, wanted):
+        raise InputError(f"option {path[0]} is {before!r}; it cannot become {value!r}")
+    return replace(options, **{path[0]: value})

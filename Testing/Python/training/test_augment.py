@@ -1,0 +1,230 @@
+"""Batched augmentation: aligned, bounded, seeded, and none at inference (METHODS 6 G6)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from contrastdiagnosis.case_folder import read_scan
+from contrastdiagnosis.patch import DEFAULT_GEOMETRY, crop_patch
+from contrastdiagnosis_training.augment import Augmentation, augment
+from contrastdiagnosis_training.patch_store import CONTINUED, FILL, STORE_GEOMETRY, STORED
+from torch.testing import assert_close
+
+STILL = Augmentation(probability=1, rotation_deg=0, scale=0, shift_mm=0, gamma=(1, 1), noise=0)
+"""Quarter turns and flips alone; each test adds what it is about."""
+
+CENTRED = (slice(None), slice(4, 36), slice(8, 72), slice(8, 72))
+"""The patch in the middle of the stored voxels."""
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def nodule(radii_mm=(9, 6, 4), center_mm=(2.0, -3.0, 1.5), batch=12):
+    """A lopsided ellipsoid: intensity, share and coverage of `batch` equal nodules."""
+    axes = [
+        (torch.arange(n) - (n - 1) / 2) * s - c
+        for n, s, c in zip(STORE_GEOMETRY.shape, STORE_GEOMETRY.spacing_mm, center_mm, strict=True)
+    ]
+    k, j, i = torch.meshgrid(*axes, indexing="ij")
+    radius = ((k / radii_mm[0]) ** 2 + (j / radii_mm[1]) ** 2 + (i / radii_mm[2]) ** 2).sqrt()
+    inside = (radius < 1).expand(batch, *STORE_GEOMETRY.shape)
+    coverage = torch.full(inside.shape, STORED, dtype=torch.uint8)
+    return inside.half() * 0.8 + 0.1, inside.to(torch.uint8) * 255, coverage
+
+
+def dice(a, b):
+    return 2 * (a & b).flatten(1).sum(1) / (a.flatten(1).sum(1) + b.flatten(1).sum(1))
+
+
+def centroid_mm(share):
+    """(B, 3) centroid along (k, j, i), from the patch's middle."""
+    weight = share[:, 0] / share.sum(dim=(1, 2, 3, 4))[:, None, None, None]
+    parts = []
+    for axis in (1, 2, 3):
+        others = tuple(a for a in (1, 2, 3) if a != axis)
+        along = weight.sum(dim=others)
+        place = torch.arange(along.shape[1]) - (along.shape[1] - 1) / 2
+        parts.append(along @ place * DEFAULT_GEOMETRY.spacing_mm[axis - 1])
+    return torch.stack(parts, 1)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("context", [False, True])
+def test_g6_mask_and_image_stay_aligned(seed, context):
+    """Dice of the warped mask and the mask of the warped image."""
+    options = Augmentation(probability=1, gamma=(1, 1), noise=0, flip_slices=True, context=context)
+    views = augment(*nodule(), options, generator(seed))
+    seen = views.valid > 0
+    overlap = dice((views.intensity > 0.5) & seen, (views.share > 0.5) & seen)
+    assert overlap.min() > 0.95
+    assert (views.share > 0.5).flatten(1).sum(1).min() > 500
+
+
+def test_g6_the_stored_nodules_stay_aligned(store):
+    """Solid nodules in air: what is dense after the warp is what was marked before it."""
+    solid = store.indices(lambda n: n.mean_rating("texture") > 4)
+    options = Augmentation(probability=1, gamma=(1, 1), noise=0)
+    data = (store.intensity[solid], store.share[solid], store.coverage[solid])
+    views = augment(*data, options, generator())
+    dense = (views.intensity > 0.45) & (views.valid > 0)
+    assert dice(dense, (views.share >= 0.5) & (views.valid > 0)).mean() > 0.9
+    unmoved = augment(*data, None, generator())
+    mismatched = dice(dense, (unmoved.share >= 0.5) & (views.valid > 0))
+    assert mismatched.mean() < dice(dense, views.share >= 0.5).mean() - 0.05
+
+
+def test_without_augmentation_it_is_the_centred_crop():
+    intensity, share, coverage = nodule()
+    coverage[:, :10] = CONTINUED
+    coverage[:, :3] = FILL
+    views = augment(intensity, share, coverage, None, generator())
+    valid = (coverage == STORED)[CENTRED].float()
+    assert_close(views.intensity[:, 0], intensity[CENTRED].float() * valid)
+    assert_close(views.share[:, 0], share[CENTRED].float() / 255)
+    assert_close(views.valid[:, 0], valid)
+
+
+def test_without_augmentation_it_is_what_the_engine_crops(store):
+    """Training and inference see the same patch, with the same fill where the file ends."""
+    for n in (0, 7, 31):
+        data = (store.intensity[n : n + 1], store.share[n : n + 1], store.coverage[n : n + 1])
+        view = augment(*data, None, generator())
+        scan = read_scan(store.nodules[n])
+        patch = crop_patch(scan.volume, scan.center_ras_mm)
+        assert_close(view.valid[0, 0], torch.from_numpy(patch.valid).float())
+        assert_close(view.intensity[0, 0], torch.from_numpy(patch.intensity), atol=2e-3, rtol=0)
+
+
+def test_operations_with_probability_zero_do_nothing():
+    data = nodule()
+    views, plain = (augment(*data, o, generator()) for o in (Augmentation(probability=0), None))
+    for a, b in zip(views, plain, strict=True):
+        assert_close(a, b, atol=1e-5, rtol=0)
+
+
+def test_the_generator_fixes_every_draw():
+    options = Augmentation(flip_slices=True, context=True)
+    first, again, other = (augment(*nodule(), options, generator(s)) for s in (1, 1, 2))
+    for a, b, c in zip(first, again, other, strict=True):
+        assert torch.equal(a, b)
+        assert not torch.equal(a, c)
+
+
+def test_the_nodules_of_a_batch_are_drawn_apart():
+    views = augment(*nodule(), Augmentation(), generator())
+    assert len({tuple(c) for c in centroid_mm(views.share).round(decimals=2).tolist()}) > 6
+
+
+def test_quarter_turns_and_flips_are_exact_and_axial():
+    intensity, share, coverage = nodule(batch=40)
+    views = augment(intensity, share, coverage, STILL, generator())
+    plain = intensity[CENTRED].float()[0]
+    eight = [torch.rot90(p, turns, (1, 2)) for p in (plain, plain.flip(2)) for turns in range(4)]
+    which = [
+        next(n for n, wanted in enumerate(eight) if torch.allclose(view[0], wanted, atol=1e-4))
+        for view in views.intensity
+    ]
+    assert set(which) == set(range(8))
+
+
+@pytest.mark.parametrize("flip_slices", [False, True])
+def test_head_and_foot_change_places_only_if_asked(flip_slices):
+    options = replace(STILL, probability=0, flip_slices=flip_slices)
+    height_mm = centroid_mm(augment(*nodule(batch=40), options, generator()).share)[:, 0]
+    assert_close(height_mm.abs(), torch.full((40,), 2.0), atol=0.1, rtol=0)
+    assert bool((height_mm < 0).any()) == flip_slices
+
+
+def test_shifts_are_millimetres_and_stay_within_the_limit():
+    options = replace(STILL, shift_mm=4)
+    moved = centroid_mm(
+        augment(*nodule(center_mm=(0, 0, 0), batch=100), options, generator()).share
+    )
+    assert moved.abs().max() < 4.05
+    assert (moved.abs().max(dim=0).values > 3.5).all()
+
+
+def test_sizes_change_within_the_limit():
+    options = replace(STILL, scale=0.1)
+    data = nodule(radii_mm=(8, 8, 8), center_mm=(0, 0, 0), batch=100)
+    volume = augment(*data, options, generator()).share.sum(dim=(1, 2, 3, 4))
+    relative = volume / augment(*data, None, generator()).share.sum(dim=(1, 2, 3, 4))
+    # Axial scale counts twice, the one along the slices once.
+    assert 0.9**3 - 0.02 < relative.min() < 0.85
+    assert 1.2 < relative.max() < 0.9**-3 + 0.02
+
+
+def test_intensity_operations_leave_mask_and_geometry_alone():
+    data = nodule()
+    options = replace(STILL, gamma=(0.8, 1.25), noise=0.02)
+    still, changed = (augment(*data, o, generator(3)) for o in (STILL, options))
+    assert torch.equal(still.share, changed.share)
+    assert torch.equal(still.valid, changed.valid)
+    assert not torch.equal(still.intensity, changed.intensity)
+    assert changed.intensity.min() >= 0 and changed.intensity.max() <= 1
+    # 0.9 of the window to the power of 0.8 to 1.25, and its noise averaged out.
+    inside = still.share > 0.99
+    means = torch.stack([c[i].mean() for c, i in zip(changed.intensity, inside, strict=True)])
+    assert means.min() > 0.9**1.25 - 0.01 and means.max() < 0.9**0.8 + 0.01
+
+
+def covered():
+    """Stored slices 14 to 25, continued 4 to 35, nothing beyond."""
+    intensity, share, coverage = nodule(radii_mm=(6, 6, 6), center_mm=(0, 0, 0), batch=60)
+    coverage[:, :14] = coverage[:, 26:] = CONTINUED
+    coverage[:, :4] = coverage[:, 36:] = FILL
+    return intensity, share, coverage
+
+
+def test_without_context_only_stored_slices_are_seen():
+    views = augment(*covered(), STILL, generator())
+    slices = views.valid[:, 0].mean(dim=(2, 3))
+    assert_close(
+        slices, ((torch.arange(32) >= 10) & (torch.arange(32) < 22)).float().expand(60, 32)
+    )
+
+
+def test_with_context_continued_slices_are_seen_in_some_views_and_fill_in_none():
+    intensity, share, coverage = covered()
+    intensity[coverage == FILL] = 1
+    coverage[:, :10] = FILL
+    intensity[:, :10] = 1
+    views = augment(intensity, share, coverage, replace(STILL, context=True), generator())
+    extent = (views.valid[:, 0].amax(dim=(2, 3)) > 0).sum(dim=1)
+    assert extent.max() > 16
+    assert extent.min() <= 12
+    assert not views.valid[:, 0, :6].any()
+    assert not views.intensity[:, 0, :6].any()
+
+
+def test_the_extent_seen_does_not_tell_the_nodules_extent():
+    """Random windows: the same nodule ends at many different distances from the last slice."""
+    options = replace(STILL, context=True, probability=0)
+    extent = (augment(*covered(), options, generator()).valid[:, 0].amax(dim=(2, 3)) > 0).sum(1)
+    assert len(set(extent.tolist())) > 6
+
+
+def test_random_windows_keep_the_nodule():
+    """In plane all of it; along the slices at most 1.5 mm of an end are lost."""
+    options = replace(STILL, context=True, probability=0)
+    views = augment(*covered(), options, generator())
+    lost = (views.share > 0.5) & (views.valid == 0)
+    of_slices = (views.share > 0.5)[:, 0].any(dim=3).any(dim=2)
+    lost_slices = lost[:, 0].any(dim=3).any(dim=2)
+    assert lost_slices.any()
+    assert (lost_slices.sum(dim=1) <= 4).all()
+    middle = of_slices.float().argmax(dim=1) + of_slices.sum(dim=1) // 2
+    assert not lost[torch.arange(60), 0, middle].any()
+
+
+def test_what_is_not_seen_is_air():
+    views = augment(*covered(), Augmentation(context=True), generator())
+    hidden = views.valid == 0
+    assert hidden.any()
+    assert not views.intensity[hidden].any()
+    assert set(np.unique(views.valid.numpy())) == {0.0, 1.0}

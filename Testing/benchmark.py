@@ -1,0 +1,351 @@
+"""`make bench`: the figures of speed and memory, as a table and as JSON.
+
+Every figure is a median over repeats on two threads. Where a figure compares two things, they take
+turns, so that a busy moment of the machine meets both.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+THREADS = 2
+os.environ["OMP_NUM_THREADS"] = str(THREADS)
+warnings.filterwarnings("ignore")
+
+import numpy as np  # noqa: E402
+import SimpleITK as sitk  # noqa: E402
+import torch  # noqa: E402
+from contrastdiagnosis.bundle import default_bundle_folder, load_bundle  # noqa: E402
+from contrastdiagnosis.case_folder import Nodule  # noqa: E402
+from contrastdiagnosis.cases import Case, CaseLibrary  # noqa: E402
+from contrastdiagnosis.diagnoser import Diagnoser  # noqa: E402
+from contrastdiagnosis.patch import crop_patch  # noqa: E402
+from contrastdiagnosis.phantom import DEMO_NODULES, make_phantom  # noqa: E402
+from contrastdiagnosis.volume import Volume, sitk_from_array  # noqa: E402
+from contrastdiagnosis_training.fit import has_bfloat16  # noqa: E402
+from contrastdiagnosis_training.objective import Targets, objective  # noqa: E402
+from contrastdiagnosis_training.patch_store import (  # noqa: E402
+    STORED,
+    PatchStore,
+)
+from contrastdiagnosis_training.recipe import Recipe  # noqa: E402
+from contrastdiagnosis_training.splits import Split  # noqa: E402
+from contrastdiagnosis_training.trainer import Trainer  # noqa: E402
+from lightning.fabric import Fabric  # noqa: E402
+from sklearn.neighbors import NearestNeighbors  # noqa: E402
+
+PHANTOM_POINT = DEMO_NODULES[0].center_ras_mm
+LARGE_SHAPE = (600, 512, 512)
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One line of the table; `holds` is None where no target is set."""
+
+    name: str
+    value: float
+    unit: str
+    target: str | None = None
+    holds: bool | None = None
+
+
+def main() -> None:
+    """Measures everything, prints the table as it grows, writes the JSON."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", type=Path, default=Path("bench.json"))
+    parser.add_argument(
+        "--only", choices=list(SECTIONS), nargs="*", help="sections; all if not given"
+    )
+    options = parser.parse_args()
+    torch.set_num_threads(THREADS)
+    print(f"{torch.get_num_threads()} threads, torch {torch.__version__}, CUDA {_cuda_name()}\n")
+    figures = []
+    for name in options.only or SECTIONS:
+        for figure in SECTIONS[name]():
+            figures.append(figure)
+            print(_line(figure), flush=True)
+    options.json.write_text(json.dumps([asdict(f) for f in figures], indent=1) + "\n")
+    print(f"\nwrote {options.json}")
+
+
+def click() -> Iterator[Figure]:
+    """A warm click against one bare forward pass, on every device there is."""
+    for device in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
+        yield from _click_on(device)
+
+
+def _click_on(device: str) -> Iterator[Figure]:
+    diagnoser = Diagnoser(load_bundle(default_bundle_folder()), device)
+    volume = Volume(_large_hu(), _large_affine())
+    point = (0.0, 0.0, 0.0)
+    one = torch.from_numpy(crop_patch(volume, point).intensity)[None, None].to(diagnoser.device)
+    two = torch.cat([one, one.flip(-1)])
+    times = _medians(
+        {
+            "click": lambda: diagnoser.diagnose(volume, point),
+            "one": lambda: _forward(diagnoser, one),
+            "two": lambda: _forward(diagnoser, two),
+            "crop": lambda: crop_patch(volume, point),
+        },
+        repeats=41,
+    )
+    forward = min(times["one"], times["two"])
+    large = _text(LARGE_SHAPE)
+    yield Figure(f"{device}: bare forward pass, one patch", 1e3 * times["one"], "ms")
+    yield Figure(f"{device}: bare forward pass, patch and mirror image", 1e3 * times["two"], "ms")
+    yield Figure(f"{device}: warm click to diagnosis", 1e3 * times["click"], "ms")
+    ratio = times["click"] / forward
+    yield _at_most(f"{device}: warm click over the faster forward pass", ratio, "ratio", 1.5)
+    yield Figure(f"{device}: patch out of {large}", 1e3 * times["crop"], "ms")
+    ratio = times["crop"] / forward
+    yield _at_most(f"{device}: patch out of {large} over the forward pass", ratio, "ratio", 0.2)
+
+
+def process() -> Iterator[Figure]:
+    """Whole processes: time to the first diagnosis, and their memory."""
+    with tempfile.TemporaryDirectory() as folder:
+        small, large = Path(folder) / "phantom.nrrd", Path(folder) / "large.nrrd"
+        phantom = make_phantom(seed=0).volume
+        sitk.WriteImage(sitk_from_array(phantom.hu, phantom.ijk_to_ras), str(small))
+        sitk.WriteImage(sitk_from_array(_large_hu(), _large_affine()), str(large))
+        runs = [_diagnose_process(small, PHANTOM_POINT) for _ in range(5)]
+        yield Figure(
+            f"process start to first diagnosis, {_text(phantom.hu.shape)}",
+            statistics.median(seconds for seconds, _ in runs), "s",
+        )  # fmt: skip
+        runs = [_diagnose_process(large, (0.0, 0.0, 0.0)) for _ in range(3)]
+        yield Figure(
+            f"process start to first diagnosis, {_text(LARGE_SHAPE)}",
+            statistics.median(seconds for seconds, _ in runs), "s",
+        )  # fmt: skip
+        yield _at_most(
+            f"peak memory of that process, {_text(LARGE_SHAPE)}",
+            statistics.median(memory for _, memory in runs), "GB", 2.0,
+        )  # fmt: skip
+
+
+def search() -> Iterator[Figure]:
+    """k nearest of 1e5 and 1e6 cases against scikit-learn's brute force, results compared."""
+    random = np.random.default_rng(0)
+    for count in (100_000, 1_000_000):
+        embedding = random.normal(size=(count, 64)).astype(np.float32)
+        cases = [Case(f"{n:07}", f"P{n:07}", n % 2 == 0, 8.0, {}) for n in range(count)]
+        library = CaseLibrary(cases, embedding)
+        brute = NearestNeighbors(n_neighbors=41, algorithm="brute").fit(embedding)
+        queries = iter(random.normal(size=(1000, 64)).astype(np.float32))
+        for query in (next(queries) for _ in range(5)):
+            ours = [n.position for n in library.nearest(query, 41)]
+            theirs = brute.kneighbors(query[None], return_distance=False)[0]
+            assert ours == theirs.tolist(), f"other neighbours than scikit-learn's: {ours}"
+        times = _medians(
+            {
+                "ours": lambda library=library, queries=queries: library.nearest(next(queries), 41),
+                "theirs": lambda brute=brute, queries=queries: brute.kneighbors(
+                    next(queries)[None]
+                ),
+            },
+            repeats=15,
+        )
+        yield Figure(f"41 nearest of {count:,} cases", 1e3 * times["ours"], "ms")
+        ratio, name = times["theirs"] / times["ours"], f"41 nearest of {count:,} cases"
+        yield _at_least(f"{name}: scikit-learn brute over ours, same results", ratio, "ratio", 1.0)
+
+
+def training() -> Iterator[Figure]:
+    """Nodules per second of the trainer and of a plain MONAI loop with the same network."""
+    store = _made_store(96)
+    recipe = replace(Recipe(), mask_epochs=0)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    precision = "bf16-mixed" if has_bfloat16(device) else "32-true"
+    fabric = Fabric(accelerator=device, devices=1, precision=precision)
+    split = Split(train=np.arange(96), validation=np.arange(0), test=np.arange(0))
+    trainer = Trainer(store, split, recipe, fabric, seed=0)
+    plain = _PlainLoop(store, recipe, device)
+    seen = recipe.batch * trainer.steps
+    times = _medians({"ours": trainer.run_epoch, "plain": plain.run_epoch}, repeats=3, warm=1)
+    yield Figure("training", seen / times["ours"], "nodules/s")
+    yield Figure("training, plain MONAI loop", len(store) / times["plain"], "nodules/s")
+    yield _at_least(
+        "training, over a plain MONAI CacheDataset loop",
+        (seen / times["ours"]) / (len(store) / times["plain"]), "ratio", 2.0,
+    )  # fmt: skip
+
+
+SECTIONS: dict[str, Callable[[], Iterator[Figure]]] = {
+    "click": click,
+    "process": process,
+    "search": search,
+    "training": training,
+}
+
+
+class _PlainLoop:
+    """How MONAI's tutorials train: CacheDataset, dictionary transforms, DataLoader, float32."""
+
+    def __init__(self, store: PatchStore, recipe: Recipe, device: str) -> None:
+        from contrastdiagnosis.network import NoduleNet
+        from monai import data, transforms
+
+        keys, modes = ("image", "share"), ("bilinear", "bilinear")
+        options = recipe.augmentation
+        steps = [
+            transforms.EnsureChannelFirstd(keys, channel_dim="no_channel"),
+            transforms.EnsureTyped(keys, dtype=torch.float32),
+            transforms.RandFlipd(keys, prob=0.4, spatial_axis=1),
+            transforms.RandFlipd(keys, prob=0.4, spatial_axis=2),
+            transforms.RandRotate90d(keys, prob=0.8, spatial_axes=(1, 2)),
+            transforms.RandAffined(
+                keys, prob=0.8, mode=modes, padding_mode="zeros", spatial_size=(32, 64, 64),
+                rotate_range=(np.deg2rad(options.rotation_deg), 0, 0),
+                scale_range=(options.scale,) * 3, translate_range=(3, 5, 5),
+            ),
+            transforms.CenterSpatialCropd(keys, roi_size=(32, 64, 64)),
+            transforms.RandAdjustContrastd("image", prob=0.8, gamma=options.gamma),
+            transforms.RandGaussianNoised("image", prob=0.8, std=options.noise),
+        ]  # fmt: skip
+        items = [
+            {"image": store.intensity[n].float(), "share": store.share[n].float() / 255, "n": n}
+            for n in range(len(store))
+        ]
+        dataset = data.CacheDataset(items, transforms.Compose(steps), progress=False)
+        self.loader = data.DataLoader(dataset, batch_size=recipe.batch, shuffle=True)
+        self.store, self.recipe, self.device = store, recipe, device
+        self.network = NoduleNet(recipe.network).to(device).train()
+        self.optimizer = torch.optim.AdamW(self.network.parameters(), recipe.learning_rate)
+
+    def run_epoch(self) -> None:
+        for batch in self.loader:
+            n = batch["n"]
+            targets = Targets(
+                (self.store.malignancy[n] > 3).to(self.device),
+                self.store.suspicion[n].to(self.device),
+                torch.zeros(len(n), self.recipe.network.ratings, device=self.device),
+            )
+            features = self.network(batch["image"].as_tensor().to(self.device))
+            share = batch["share"].as_tensor().to(self.device)
+            terms = objective(features, share, targets, self.recipe, mask_only=False)
+            self.optimizer.zero_grad()
+            torch.stack(list(terms.values())).sum().backward()
+            self.optimizer.step()
+
+
+def _made_store(count: int) -> PatchStore:
+    """Balls of both classes in noise: speed does not depend on what is seen."""
+    random = np.random.default_rng(0)
+    k, j, i = np.ogrid[-20:20, -40:40, -40:40]
+    distance = np.sqrt((1.25 * k) ** 2 + (0.7 * j) ** 2 + (0.7 * i) ** 2)
+    radius = random.uniform(3, 9, count)
+    inside = np.stack([distance < r for r in radius])
+    noise = random.normal(0, 0.02, inside.shape).astype(np.float32)
+    nodules = [
+        Nodule(
+            case_id=f"{n}", patient_id=f"P{n}", image_path=Path(), mask_path=Path(), readers=4,
+            ratings={}, series_uid="", fold=None, source="made",
+        )
+        for n in range(count)
+    ]  # fmt: skip
+    return PatchStore(
+        nodules=nodules,
+        intensity=torch.from_numpy(np.clip(0.1 + 0.6 * inside + noise, 0, 1)).half(),
+        share=torch.from_numpy(inside.astype(np.uint8) * 255),
+        coverage=torch.full(inside.shape, STORED, dtype=torch.uint8),
+        diameter_mm=torch.from_numpy(2 * radius).float(),
+        ratings=torch.from_numpy(np.where(radius > 6, 4.0, 2.0)[:, None].repeat(9, 1)).float(),
+        suspicion=torch.from_numpy((radius > 6).astype(np.float32)),
+    )
+
+
+def _medians(
+    calls: dict[str, Callable[[], object]], repeats: int, warm: int = 3
+) -> dict[str, float]:
+    """Median seconds of each call; the calls take turns."""
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    for turn in range(warm + repeats):
+        for name, call in calls.items():
+            start = time.perf_counter()
+            call()
+            if turn >= warm:
+                seconds[name].append(time.perf_counter() - start)
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def _forward(diagnoser: Diagnoser, images: torch.Tensor) -> None:
+    with torch.inference_mode():
+        diagnoser.network(images)
+    if images.is_cuda:
+        torch.cuda.synchronize()
+
+
+def _diagnose_process(ct: Path, point: tuple[float, float, float]) -> tuple[float, float]:
+    """Seconds and peak gigabytes of one `contrastdiagnosis diagnose`."""
+    command = [
+        sys.executable,
+        "-m",
+        "contrastdiagnosis.cli",
+        "diagnose",
+        str(ct),
+        "--device",
+        "cpu",
+    ]
+    command += ["--ras", *(f"{x}" for x in point), "--json", str(ct.with_suffix(".json"))]
+    start = time.perf_counter()
+    child = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(child.pid, 0)
+    if status:
+        raise SystemExit(f"{' '.join(command)} failed")
+    kilobytes = usage.ru_maxrss if sys.platform != "darwin" else usage.ru_maxrss / 1024
+    return time.perf_counter() - start, kilobytes * 1024 / 1e9
+
+
+def _large_hu() -> np.ndarray:
+    """A chest-sized int16 volume: lung with a ball of tissue at the origin."""
+    hu = np.full(LARGE_SHAPE, -850, dtype=np.int16)
+    hu[:, :60] = 30
+    k, j, i = np.ogrid[-10:10, -12:12, -12:12]
+    ball = k**2 + (0.9 * j) ** 2 + (0.9 * i) ** 2 < 64
+    hu[290:310, 244:268, 244:268][ball] = 20
+    return hu
+
+
+def _large_affine() -> np.ndarray:
+    affine = np.diag([-0.7, -0.7, 0.8, 1.0])
+    affine[:3, 3] = 0.7 * 256, 0.7 * 256, -0.8 * 300
+    return affine
+
+
+def _at_most(name: str, value: float, unit: str, limit: float) -> Figure:
+    return Figure(name, value, unit, f"<= {limit:g}", value <= limit)
+
+
+def _at_least(name: str, value: float, unit: str, limit: float) -> Figure:
+    return Figure(name, value, unit, f">= {limit:g}", value >= limit)
+
+
+def _text(shape: tuple[int, ...]) -> str:
+    return "x".join(str(n) for n in reversed(shape))
+
+
+def _cuda_name() -> str:
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else "absent"
+
+
+def _line(figure: Figure) -> str:
+    verdict = {None: "", True: "holds", False: "MISSED"}[figure.holds]
+    return (
+        f"{figure.name:78} {figure.value:9.3g} {figure.unit:10} {figure.target or '':8} {verdict}"
+    )
+
+
+if __name__ == "__main__":
+    main()
