@@ -76,7 +76,8 @@ def augment(
     sampled = _turn(_along_slices(stacked, draw), draw)
     image, share, valid = sampled[:, :1], sampled[:, 1:2], sampled[:, 2:]
     valid = (valid > 0.5).float()
-    return Views(_intensity(image, draw) * valid, share, valid)
+    # What is not shown is not asked for: the nodule ends where the view ends.
+    return Views(_intensity(image, draw) * valid, share * valid, valid)
 
 
 class _Draw:
@@ -172,10 +173,10 @@ def _along_slices(x: Tensor, draw: _Draw) -> Tensor:
 def _turn(x: Tensor, draw: _Draw) -> Tensor:
     """(B, C, D, H, W) of a patch out of (B, C, D, h, w): axial turn, scale, shift and flips."""
     options = draw.options
-    quarter = (draw.uniform(0, 4).floor() * draw.switch()).clamp(max=3)
+    quarter = draw.uniform(1, 4).floor().clamp(max=3) * draw.switch()
     angle = torch.deg2rad(draw.symmetric(options.rotation_deg)) + quarter * (torch.pi / 2)
     scale = 1 + draw.symmetric(options.scale)
-    flip_x, flip_y = (1 - 2.0 * (draw.switch() & draw.switch(0.5)) for _ in range(2))
+    flip_x, flip_y = (1 - 2.0 * draw.switch() for _ in range(2))
     cos, sin = scale * angle.cos(), scale * angle.sin()
     # grid_sample counts in half widths; height and width are alike in patch and store.
     side, stored_side = DEFAULT_GEOMETRY.shape[2], x.shape[4]

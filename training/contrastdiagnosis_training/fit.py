@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import subprocess
 from dataclasses import asdict, dataclass
@@ -15,7 +16,7 @@ from contrastdiagnosis.diagnoser import choose_device
 from contrastdiagnosis.errors import InputError
 from contrastdiagnosis.network import NoduleNet, load_network, save_network
 from lightning.fabric import Fabric
-from lightning.fabric.loggers import CSVLogger, TensorBoardLogger
+from lightning.fabric.loggers import TensorBoardLogger
 from tqdm import tqdm
 
 from contrastdiagnosis_training.patch_store import PatchStore, load_patch_store
@@ -23,8 +24,8 @@ from contrastdiagnosis_training.recipe import Recipe, chosen_recipe
 from contrastdiagnosis_training.splits import Split, split_by_patient
 from contrastdiagnosis_training.trainer import Trainer
 
-CHECKPOINT, DRAFT, MODEL, SETTINGS = (
-    "checkpoint.pt", "best.safetensors", "model.safetensors", "settings.json",
+CHECKPOINT, DRAFT, MODEL, SETTINGS, LOG = (
+    "checkpoint.pt", "best.safetensors", "model.safetensors", "settings.json", "metrics.csv",
 )  # fmt: skip
 
 
@@ -93,26 +94,30 @@ def _run_epochs(trainer: Trainer, folder: Path) -> None:
         best = state["best"]
         print(f"resuming after epoch {trainer.epoch}")
     recipe, rank_zero = trainer.recipe, trainer.fabric.is_global_zero
+    kept = trainer.epoch
     bar = tqdm(total=recipe.epochs, initial=trainer.epoch, unit="epoch", disable=not rank_zero)
     try:
         while trainer.epoch < recipe.epochs:
             figures = trainer.run_epoch()
             if trainer.at_cycle_end or trainer.epoch % recipe.validate_every == 0:
                 figures |= trainer.validate()
-            # Without validation patients the last cycle counts.
-            score = figures.get("val_auc", trainer.epoch)
+            # Without validation patients of both classes the last cycle counts.
+            score = figures.get("val_auc", np.nan)
+            score = score if np.isfinite(score) else trainer.epoch
             if rank_zero:
                 trainer.fabric.log_dict(figures, step=trainer.epoch)
+                _log(folder / LOG, {"step": trainer.epoch} | figures)
                 if trainer.at_cycle_end and score > best:
                     best = score
                     save_network(folder / DRAFT, trainer.trained)
                 _save_checkpoint(checkpoint, trainer.state() | {"best": best})
+            kept = trainer.epoch
             trainer.fabric.barrier()
             bar.update()
             bar.set_postfix({name: f"{value:.3f}" for name, value in figures.items()})
     except KeyboardInterrupt:
         print(
-            f"\nstopped; {trainer.epoch} of {recipe.epochs} epochs are kept in {checkpoint}."
+            f"\nstopped; {kept} of {recipe.epochs} epochs are kept in {checkpoint}."
             " The same command goes on from there."
         )
         raise
@@ -124,6 +129,19 @@ def _run_epochs(trainer: Trainer, folder: Path) -> None:
         (folder / DRAFT).replace(folder / MODEL)
         checkpoint.unlink()
     trainer.fabric.barrier()
+
+
+def _log(file: Path, row: dict[str, float]) -> None:
+    """Adds an epoch to the CSV log; a resumed run goes on in the same file."""
+    rows: list[dict[str, Any]] = []
+    if file.is_file():
+        with file.open(newline="") as stream:
+            rows = [r for r in csv.DictReader(stream) if int(r["step"]) < row["step"]]
+    rows.append(row)
+    with file.open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, sorted(set().union(*rows)))
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 def _save_checkpoint(file: Path, state: dict[str, Any]) -> None:
@@ -140,10 +158,7 @@ def _fabric(options: Fit) -> Fabric:
         devices=options.processes,
         strategy="ddp" if options.processes > 1 else "auto",
         precision="bf16-mixed" if has_bfloat16(device) else "32-true",
-        loggers=[
-            CSVLogger(options.out, name="", version="", flush_logs_every_n_steps=1),
-            TensorBoardLogger(options.out, name="", version="tensorboard"),
-        ],
+        loggers=[TensorBoardLogger(options.out, name="", version="tensorboard")],
     )
 
 

@@ -103,9 +103,13 @@ def _suspicion(nodule: Nodule) -> float:
 
 
 def _fingerprint(nodules: Sequence[Nodule]) -> str:
-    files = [(str(n.image_path), n.image_path.stat().st_size, n.readers) for n in nodules]
+    files = [(n.case_id, n.readers, _sha256(n.image_path), _sha256(n.mask_path)) for n in nodules]
     text = json.dumps([FORMAT, asdict(STORE_GEOMETRY), files])
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _sha256(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def _make_tensors(

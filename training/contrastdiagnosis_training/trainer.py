@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any, cast
 
 import numpy as np
@@ -17,6 +18,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from contrastdiagnosis_training.augment import Views, augment
 from contrastdiagnosis_training.batches import balanced_batches, batches_per_epoch
 from contrastdiagnosis_training.labels import RULES, is_malignant
+from contrastdiagnosis_training.losses import consensus
 from contrastdiagnosis_training.metrics import auc, retrieval
 from contrastdiagnosis_training.objective import Targets, objective
 from contrastdiagnosis_training.patch_store import PatchStore
@@ -66,8 +68,8 @@ class Trainer:
 
     @property
     def at_cycle_end(self) -> bool:
-        """Whether the learning rate has just come down: when weights are worth keeping."""
-        if self.recipe.schedule == "cosine":
+        """Whether the learning rate has just come down, or the run ends: weights worth keeping."""
+        if self.epoch == self.recipe.epochs or self.recipe.schedule == "cosine":
             return self.epoch == self.recipe.epochs
         end, length = 0, SGDR_FIRST_CYCLE
         while end < self.epoch:
@@ -100,9 +102,9 @@ class Trainer:
         labels = is_malignant(malignancy[self.split.train])
         order = np.argsort(distance, axis=1, kind="stable")[:, :VALIDATION_VOTE_K]
         near = np.take_along_axis(distance, order, axis=1)
-        rule = VoteRule(
-            min(VALIDATION_VOTE_K, len(cases) - 1 + len(cases) % 2), float(np.median(near))
-        )
+        # Early embeddings may coincide in half precision.
+        temperature = max(float(np.median(near)), 1e-6)
+        rule = VoteRule(min(VALIDATION_VOTE_K, len(cases) - 1 + len(cases) % 2), temperature)
         score = rule.score(near, labels[order])
         query_malignancy = malignancy[self.split.validation]
         keep = RULES["exclude3"](query_malignancy)
@@ -125,7 +127,7 @@ class Trainer:
             views = self._views(part, None, torch.Generator(self.fabric.device))
             with self.fabric.autocast():
                 features = network(views.intensity)
-            found, marked = features.mask_logits > 0, views.share >= 0.5
+            found, marked = features.mask_logits > 0, consensus(views.share) >= 0.5
             both = (found & marked).flatten(1).sum(dim=1)
             either = found.flatten(1).sum(dim=1) + marked.flatten(1).sum(dim=1)
             overlaps.append(2 * both / either.clamp(min=1))
@@ -162,12 +164,17 @@ class Trainer:
             self.store.suspicion[positions].to(device),
             self.rating_targets[positions].to(device),
         )
+        features = self.network(views.intensity)
         terms = objective(
-            self.network(views.intensity), views.share, targets, self.recipe,
+            features, views.share, targets, self.recipe,
             mask_only=self.epoch < self.recipe.mask_epochs,
         )  # fmt: skip
+        loss = torch.stack(list(terms.values())).sum()
+        if self.fabric.world_size > 1:
+            # DDP waits for a gradient of every weight, also of those that a loss leaves out.
+            loss = loss + 0 * (features.embedding.sum() + features.ratings.sum())
         self.optimizer.zero_grad(set_to_none=True)
-        self.fabric.backward(torch.stack(list(terms.values())).sum())
+        self.fabric.backward(loss)
         if self.recipe.clip:
             self.fabric.clip_gradients(self.network, self.optimizer, max_norm=self.recipe.clip)
         self.optimizer.step()
@@ -192,7 +199,10 @@ class Trainer:
 def _standardised(store: PatchStore, train: NDArray[np.int64]) -> Tensor:
     """(N, R) ratings and log diameter, less the training mean and over its deviation."""
     target = torch.cat([store.ratings, store.diameter_mm.log()[:, None]], dim=1).numpy()
-    mean, deviation = np.nanmean(target[train], axis=0), np.nanstd(target[train], axis=0)
+    with warnings.catch_warnings():
+        # A rating that no folder holds is unknown throughout, and stays so.
+        warnings.simplefilter("ignore", RuntimeWarning)
+        mean, deviation = np.nanmean(target[train], axis=0), np.nanstd(target[train], axis=0)
     # Internal structure hardly varies: without the floor a single odd nodule would rule the loss.
     return torch.from_numpy((target - mean) / np.maximum(deviation, 0.3)).float()
 
@@ -202,10 +212,12 @@ def _schedule(optimizer: torch.optim.Optimizer, recipe: Recipe, steps: int) -> L
         return CosineAnnealingWarmRestarts(
             optimizer, T_0=SGDR_FIRST_CYCLE * steps, T_mult=SGDR_GROWTH
         )
+    total = recipe.epochs * steps
+    # OneCycleLR divides by zero where the warm-up takes exactly one step: 0.05 of 20.
+    warm_up = min(max(0.05, 1.5 / total), 0.9)
     return OneCycleLR(
-        optimizer, recipe.learning_rate, total_steps=recipe.epochs * steps, pct_start=0.05,
-        cycle_momentum=False,
-    )  # fmt: skip
+        optimizer, recipe.learning_rate, total_steps=total, pct_start=warm_up, cycle_momentum=False
+    )
 
 
 def _averaged(network: NoduleNet, decay: float) -> AveragedModel:

@@ -98,10 +98,14 @@ def test_a4_identical_nodules_have_distance_zero_and_a_finite_gradient():
     x = patches(1).expand(2, -1, -1, -1, -1).clone().requires_grad_()
     z = net()(x).embedding
     d = distance(z[0], z[0])
-    (gradient,) = torch.autograd.grad(d, x)
+    (gradient,) = torch.autograd.grad(d, x, retain_graph=True)
     assert d == 0
     assert gradient.isfinite().all()
     assert not gradient.any()
+    naive = ((z[0] - z[0]) ** 2).sum().sqrt()
+    (gradient,) = torch.autograd.grad(naive, z, allow_unused=True, retain_graph=True)
+    assert gradient.isnan().any()
+    assert torch.nn.functional.pairwise_distance(z[0], z[0]) > 0
 
 
 def test_g4_density_changes_the_embedding():

@@ -90,14 +90,22 @@ def test_without_augmentation_it_is_the_centred_crop():
 
 
 def test_without_augmentation_it_is_what_the_engine_crops(store):
-    """Training and inference see the same patch, with the same fill where the file ends."""
+    """Training and inference see the same patch, with the same fill where the file ends.
+
+    But for the outermost half slice: the engine repeats the last slice, the store blends into the
+    continued one.
+    """
     for n in (0, 7, 31):
         data = (store.intensity[n : n + 1], store.share[n : n + 1], store.coverage[n : n + 1])
         view = augment(*data, None, generator())
         scan = read_scan(store.nodules[n])
         patch = crop_patch(scan.volume, scan.center_ras_mm)
         assert_close(view.valid[0, 0], torch.from_numpy(patch.valid).float())
-        assert_close(view.intensity[0, 0], torch.from_numpy(patch.intensity), atol=2e-3, rtol=0)
+        k = np.flatnonzero(patch.valid.any(axis=(1, 2)))[1:-1]
+        assert len(k) > 2
+        assert_close(
+            view.intensity[0, 0, k], torch.from_numpy(patch.intensity[k]), atol=1e-3, rtol=0
+        )
 
 
 def test_operations_with_probability_zero_do_nothing():
@@ -121,8 +129,9 @@ def test_the_nodules_of_a_batch_are_drawn_apart():
 
 
 def test_quarter_turns_and_flips_are_exact_and_axial():
-    intensity, share, coverage = nodule(batch=40)
-    views = augment(intensity, share, coverage, STILL, generator())
+    intensity, share, coverage = nodule(batch=80)
+    options = replace(STILL, probability=0.5)
+    views = augment(intensity, share, coverage, options, generator())
     plain = intensity[CENTRED].float()[0]
     eight = [torch.rot90(p, turns, (1, 2)) for p in (plain, plain.flip(2)) for turns in range(4)]
     which = [
@@ -135,28 +144,26 @@ def test_quarter_turns_and_flips_are_exact_and_axial():
 @pytest.mark.parametrize("flip_slices", [False, True])
 def test_head_and_foot_change_places_only_if_asked(flip_slices):
     options = replace(STILL, probability=0, flip_slices=flip_slices)
-    height_mm = centroid_mm(augment(*nodule(batch=40), options, generator()).share)[:, 0]
-    assert_close(height_mm.abs(), torch.full((40,), 2.0), atol=0.1, rtol=0)
+    height_mm = centroid_mm(augment(*nodule(batch=16), options, generator()).share)[:, 0]
+    assert_close(height_mm.abs(), torch.full((16,), 2.0), atol=0.1, rtol=0)
     assert bool((height_mm < 0).any()) == flip_slices
 
 
 def test_shifts_are_millimetres_and_stay_within_the_limit():
     options = replace(STILL, shift_mm=4)
-    moved = centroid_mm(
-        augment(*nodule(center_mm=(0, 0, 0), batch=100), options, generator()).share
-    )
+    moved = centroid_mm(augment(*nodule(center_mm=(0, 0, 0), batch=30), options, generator()).share)
     assert moved.abs().max() < 4.05
-    assert (moved.abs().max(dim=0).values > 3.5).all()
+    assert (moved.abs().max(dim=0).values > 3).all()
 
 
 def test_sizes_change_within_the_limit():
     options = replace(STILL, scale=0.1)
-    data = nodule(radii_mm=(8, 8, 8), center_mm=(0, 0, 0), batch=100)
+    data = nodule(radii_mm=(8, 8, 8), center_mm=(0, 0, 0), batch=30)
     volume = augment(*data, options, generator()).share.sum(dim=(1, 2, 3, 4))
     relative = volume / augment(*data, None, generator()).share.sum(dim=(1, 2, 3, 4))
     # Axial scale counts twice, the one along the slices once.
-    assert 0.9**3 - 0.02 < relative.min() < 0.85
-    assert 1.2 < relative.max() < 0.9**-3 + 0.02
+    assert 1.1**-3 - 0.01 < relative.min() < 0.9
+    assert 1.2 < relative.max() < 0.9**-3 + 0.01
 
 
 def test_intensity_operations_leave_mask_and_geometry_alone():
@@ -175,7 +182,7 @@ def test_intensity_operations_leave_mask_and_geometry_alone():
 
 def covered():
     """Stored slices 14 to 25, continued 4 to 35, nothing beyond."""
-    intensity, share, coverage = nodule(radii_mm=(6, 6, 6), center_mm=(0, 0, 0), batch=60)
+    intensity, share, coverage = nodule(radii_mm=(6, 6, 6), center_mm=(0, 0, 0), batch=30)
     coverage[:, :14] = coverage[:, 26:] = CONTINUED
     coverage[:, :4] = coverage[:, 36:] = FILL
     return intensity, share, coverage
@@ -185,7 +192,7 @@ def test_without_context_only_stored_slices_are_seen():
     views = augment(*covered(), STILL, generator())
     slices = views.valid[:, 0].mean(dim=(2, 3))
     assert_close(
-        slices, ((torch.arange(32) >= 10) & (torch.arange(32) < 22)).float().expand(60, 32)
+        slices, ((torch.arange(32) >= 10) & (torch.arange(32) < 22)).float().expand(30, 32)
     )
 
 
@@ -219,7 +226,7 @@ def test_random_windows_keep_the_nodule():
     assert lost_slices.any()
     assert (lost_slices.sum(dim=1) <= 4).all()
     middle = of_slices.float().argmax(dim=1) + of_slices.sum(dim=1) // 2
-    assert not lost[torch.arange(60), 0, middle].any()
+    assert not lost[torch.arange(30), 0, middle].any()
 
 
 def test_what_is_not_seen_is_air():

@@ -15,6 +15,7 @@ from contrastdiagnosis_training.losses import (
     vote_cross_entropy,
     weighted_mean,
 )
+from monai.losses import DiceCELoss
 from pytorch_metric_learning.distances import LpDistance
 from pytorch_metric_learning.losses import ContrastiveLoss
 from pytorch_metric_learning.reducers import MeanReducer
@@ -77,6 +78,15 @@ def test_distances_equal_the_loop_and_have_no_nan_gradient():
     assert gradient.isfinite().all()
 
 
+def test_a5_equal_embeddings_far_from_the_origin_have_distance_zero():
+    """`torch.cdist` by matrix product does not see that."""
+    z = batch(30, 64)[0] + 300
+    assert not pairwise_distance(z, z).diagonal().any()
+    assert torch.cdist(z, z, compute_mode="use_mm_for_euclid_dist").diagonal().max() > 0.01
+    exact = torch.cdist(z.double(), z.double(), compute_mode="donot_use_mm_for_euclid_dist")
+    assert_close(pairwise_distance(z, z), exact.float(), atol=1e-4, rtol=1e-4)
+
+
 def test_dice_ce_equals_the_formula_on_binary_masks():
     generator = torch.Generator().manual_seed(1)
     logits = torch.randn(3, 1, 4, 5, 6, generator=generator)
@@ -98,6 +108,14 @@ def test_b3_perfect_logits_cost_nothing_and_an_empty_mask_costs_one():
     assert loss[0] < 1e-4
     empty = dice_ce(torch.zeros(1, 1, 4, 4, 4), torch.zeros(1, 1, 4, 4, 4))
     assert float(empty) == pytest.approx(1 + math.log(2), abs=1e-3)
+
+
+def test_b3_logits_are_taken_through_the_sigmoid():
+    mask = (torch.arange(64).reshape(1, 1, 4, 4, 4) % 3 == 0).float()
+    logits = torch.linspace(-2, 2, 64).reshape(1, 1, 4, 4, 4)
+    ours = DiceCELoss(sigmoid=True)(logits, mask)
+    assert_close(dice_ce(logits, mask), ours[None])
+    assert abs(float(ours - DiceCELoss(sigmoid=False)(logits, mask))) > 0.05
 
 
 def test_the_cross_entropy_follows_the_readers_share():

@@ -102,7 +102,7 @@ def test_a_changed_source_makes_the_cache_anew(load, folder, part):
 def test_a_changed_number_of_readers_makes_the_cache_anew(load, folder):
     before = load()
     table = folder / "nodules.csv"
-    rows = list(csv.DictReader(table.open()))
+    rows = list(csv.DictReader(table.read_text().splitlines()))
     for row in rows:
         row["n_readers"] = "8"
     with table.open("w", newline="") as stream:
@@ -156,9 +156,10 @@ def test_voxels_are_those_that_the_engine_crops(store):
         patch = crop_patch(scan.volume, scan.center_ras_mm, STORE_GEOMETRY)
         stored = (store.coverage[n] == STORED).numpy()
         np.testing.assert_array_equal(stored, patch.valid)
-        np.testing.assert_allclose(
-            store.intensity[n].numpy()[stored], patch.intensity[stored], atol=1e-3
-        )
+        # The outermost half slice blends into the continued tissue.
+        inner = np.flatnonzero(stored.any(axis=(1, 2)))[1:-1]
+        stored, intensity = stored[inner], store.intensity[n].numpy()[inner]
+        np.testing.assert_allclose(intensity[stored], patch.intensity[inner][stored], atol=1e-3)
 
 
 def test_continued_voxels_lie_beyond_the_stored_slices_and_hold_no_mark(store):

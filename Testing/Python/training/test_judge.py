@@ -1,0 +1,148 @@
+"""`Judge`: unseen nodules are voted on as the engine would (METHODS 6 G1, A8)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from contrastdiagnosis.cases import Case, CaseLibrary
+from contrastdiagnosis.vote import Calibration, VoteRule
+from contrastdiagnosis_training.judge import (
+    K_CHOICES,
+    TEMPERATURE_CHOICES,
+    calibrate,
+    choose_vote,
+    embedding_scale,
+    judge_of_readings,
+)
+from contrastdiagnosis_training.readings import Readings
+
+
+def readings(count=80, seed=0, separation=1.5, first_patient=0):
+    """Two nodules a patient; the first coordinate of z tells malignant from benign."""
+    random = np.random.default_rng(seed)
+    malignancy = random.choice([1.0, 2.0, 3.0, 4.0, 5.0], count)
+    embedding = random.normal(size=(count, 4)).astype(np.float32)
+    embedding[:, 0] += separation * (malignancy - 3)
+    nothing = np.full(count, np.nan)
+    patient = np.array([f"P{first_patient + n // 2:04}" for n in range(count)])
+    return Readings(
+        case_id=np.array([f"{p}_{n % 2}" for n, p in enumerate(patient)]),
+        patient_id=patient,
+        malignancy=malignancy,
+        diameter_mm=random.uniform(4, 20, count),
+        embedding=embedding,
+        dice=nothing,
+        dice_inter_reader=nothing,
+        dice_reader_consensus=nothing,
+        lung_share=nothing,
+        trimmed_embedding=np.full_like(embedding, np.nan),
+        trimmed_dice=nothing,
+    )
+
+
+def test_distances_equal_the_loop_and_the_own_patient_is_infinitely_far():
+    cases = readings()
+    judge, queries = judge_of_readings(cases), cases[np.arange(10)]
+    distance = judge.distance(queries.embedding, queries.patient_id)
+    for q in range(10):
+        for c in range(80):
+            gap = queries.embedding[q].astype(np.float64) - cases.embedding[c]
+            own = queries.patient_id[q] == cases.patient_id[c]
+            assert distance[q, c] == pytest.approx(np.inf if own else np.sqrt((gap**2).sum()))
+
+
+def test_g1_a_case_never_votes_for_its_own_patient():
+    cases = readings()
+    judge = replace(judge_of_readings(cases), vote=VoteRule(5, 1.0))
+    distance, _ = judge.voters(cases.embedding, cases.patient_id)
+    assert (distance > 0).all()
+    blind, _ = judge.voters(cases.embedding, np.full(80, "stranger"))
+    assert (blind[:, 0] == 0).all()
+
+
+def test_a8_with_itself_among_the_cases_every_nodule_would_be_voted_right():
+    cases = readings(separation=0.0)
+    judge = replace(judge_of_readings(cases), vote=VoteRule(1, 1.0))
+    truth = cases.malignancy > 3
+    leaky = judge.score(cases.embedding, np.full(80, "stranger")) > 0.5
+    honest = judge.score(cases.embedding, cases.patient_id) > 0.5
+    assert (leaky == truth).all()
+    assert (honest == truth).mean() < 0.75
+
+
+def test_the_vote_is_the_engines():
+    cases, queries = readings(), readings(12, seed=3, first_patient=20)
+    rule, calibration = VoteRule(7, 0.8), Calibration(1.4, -0.3)
+    judge = replace(judge_of_readings(cases), vote=rule, calibration=calibration)
+    library = CaseLibrary(
+        [
+            Case(i, p, bool(m > 3), 5.0, {})
+            for i, p, m in zip(cases.case_id, cases.patient_id, cases.malignancy, strict=True)
+        ],
+        cases.embedding,
+    )
+    probability = judge.probability(queries.embedding, queries.patient_id)
+    for q in range(12):
+        near = library.nearest(queries.embedding[q], 7, exclude_patient=queries.patient_id[q])
+        score = rule.score([n.distance for n in near], [n.case.malignant for n in near])
+        assert probability[q] == pytest.approx(float(calibration.probability(score)))
+
+
+def test_a_judge_of_several_readings_holds_the_cases_of_all():
+    first, second = readings(10), readings(6, seed=1, first_patient=50)
+    judge = judge_of_readings(first, second)
+    np.testing.assert_array_equal(judge.embedding[10:], second.embedding)
+    np.testing.assert_array_equal(judge.malignancy[:10], first.malignancy)
+
+
+def test_the_embedding_scale_is_the_root_mean_square_distance():
+    z = readings(40).embedding
+    slow = [np.sum((a.astype(np.float64) - b) ** 2) for a in z for b in z]
+    assert embedding_scale(z) == pytest.approx(np.sqrt(np.mean(slow)), rel=1e-5)
+    assert embedding_scale(7 * z) == pytest.approx(7 * embedding_scale(z), rel=1e-5)
+
+
+def test_the_chosen_vote_is_the_best_on_the_validation_nodules():
+    """Against trying every choice, one judge at a time."""
+    judge, unseen = judge_of_readings(readings(200)), readings(60, seed=1, first_patient=500)
+    kept = unseen[unseen.malignancy != 3]
+    truth = kept.malignancy > 3
+
+    def slow_auc(k, temperature):
+        rule = VoteRule(k, temperature * embedding_scale(judge.embedding))
+        score = replace(judge, vote=rule).score(kept.embedding, kept.patient_id)
+        pairs = score[truth][:, None] - score[~truth][None]
+        return ((pairs > 0) + 0.5 * (pairs == 0)).mean()
+
+    best = max(slow_auc(k, t) for k in K_CHOICES for t in TEMPERATURE_CHOICES)
+    assert slow_auc(*choose_vote([(judge, unseen)])) == pytest.approx(best)
+
+
+def test_the_choice_does_not_depend_on_the_scale_of_the_network():
+    cases, unseen = readings(200), readings(60, seed=1, first_patient=500)
+    larger = [replace(r, embedding=9 * r.embedding) for r in (cases, unseen)]
+    assert choose_vote([(judge_of_readings(cases), unseen)]) == choose_vote(
+        [(judge_of_readings(larger[0]), larger[1])]
+    )
+
+
+def test_calibration_pulls_overconfident_votes_in():
+    """Neighbours that tell nothing: whatever they say, about half are malignant."""
+    judge = replace(judge_of_readings(readings(200, separation=0.0)), vote=VoteRule(3, 0.1))
+    unseen = readings(300, seed=1, separation=0.0, first_patient=500)
+    calibrated = replace(judge, calibration=calibrate([(judge, unseen)]))
+    before, after = (
+        j.probability(unseen.embedding, unseen.patient_id) for j in (judge, calibrated)
+    )
+    assert np.abs(before - 0.5).mean() > 0.2
+    assert np.abs(after - 0.5).mean() < 0.1
+
+
+def test_readings_come_back_as_they_were_saved(tmp_path):
+    before = readings(6)
+    before.save(tmp_path / "r.npz")
+    after = Readings.load(tmp_path / "r.npz")
+    for name in ("case_id", "patient_id", "embedding", "malignancy", "trimmed_dice"):
+        np.testing.assert_array_equal(getattr(after, name), getattr(before, name))

@@ -1,0 +1,224 @@
+"""The reported figures against slow references (METHODS 5)."""
+
+from __future__ import annotations
+
+from itertools import combinations
+
+import numpy as np
+import pytest
+from contrastdiagnosis_training.metrics import (
+    BOOTSTRAPS,
+    auc,
+    dice,
+    expected_calibration_error,
+    f1,
+    inter_reader_dice,
+    patient_bootstrap,
+    reader_consensus_dice,
+    retrieval,
+    size_baseline,
+)
+from sklearn.metrics import average_precision_score, f1_score
+
+
+def scores(count=120, seed=0):
+    random = np.random.default_rng(seed)
+    malignant = random.random(count) < 0.4
+    return np.clip(random.normal(0.4 + 0.2 * malignant, 0.2), 0, 1), malignant
+
+
+def test_auc_is_the_share_of_pairs_in_order():
+    score, malignant = scores(40)
+    score = score.round(1)  # with ties
+    pairs = [(a > b) + 0.5 * (a == b) for a in score[malignant] for b in score[~malignant]]
+    assert auc(score, malignant) == pytest.approx(np.mean(pairs))
+
+
+@pytest.mark.parametrize("truth", [True, False])
+def test_auc_of_one_class_is_unknown(truth):
+    assert np.isnan(auc(np.arange(3.0), np.full(3, truth)))
+
+
+def test_f1_is_that_of_scikit_learn():
+    score, malignant = scores()
+    assert f1(score > 0.5, malignant) == pytest.approx(f1_score(malignant, score > 0.5))
+
+
+def test_the_bootstrap_draws_whole_patients():
+    patient = np.array(["c", "a", "b", "a", "c", "c", "d"])
+    size = {"a": 2, "b": 1, "c": 3, "d": 1}
+    drawn = []
+
+    def figure(positions):
+        drawn.append(positions)
+        return 0.0
+
+    patient_bootstrap(figure, patient)
+    assert len(drawn) == BOOTSTRAPS
+    for positions in drawn:
+        times = {p: (patient[positions] == p).sum() / n for p, n in size.items()}
+        assert all(t == int(t) for t in times.values())
+        assert sum(times.values()) == len(size)
+        for p, t in times.items():
+            members = np.flatnonzero(patient == p)
+            assert [(positions == m).sum() for m in members] == [t] * len(members)
+    assert len({tuple(sorted(p)) for p in drawn}) > 20
+
+
+def test_the_interval_is_that_of_the_mean():
+    """With one nodule a patient: the textbook's mean +- 1.96 standard errors."""
+    values = np.random.default_rng(0).normal(5, 2, 300)
+    low, high = patient_bootstrap(lambda i: values[i].mean(), np.arange(300))
+    error = values.std() / np.sqrt(300)
+    assert low == pytest.approx(values.mean() - 1.96 * error, abs=0.25 * error)
+    assert high == pytest.approx(values.mean() + 1.96 * error, abs=0.25 * error)
+
+
+def test_siblings_make_the_interval_no_narrower():
+    values = np.random.default_rng(1).normal(size=60)
+    alone = patient_bootstrap(lambda i: values[i].mean(), np.arange(60))
+    four = np.repeat(values, 4)
+    siblings = patient_bootstrap(lambda i: four[i].mean(), np.repeat(np.arange(60), 4))
+    np.testing.assert_allclose(siblings, alone)
+
+
+def test_the_seed_fixes_the_interval():
+    values = np.random.default_rng(2).normal(size=30)
+
+    def interval(seed):
+        return patient_bootstrap(lambda i: values[i].mean(), np.arange(30), seed)
+
+    assert interval(1) == interval(1) != interval(2)
+
+
+def test_a_draw_without_both_classes_is_left_out_of_the_interval():
+    score, malignant = np.array([0.1, 0.9, 0.4]), np.array([False, True, False])
+    low, high = patient_bootstrap(lambda i: auc(score[i], malignant[i]), np.arange(3))
+    assert (low, high) == (1, 1)
+
+
+def test_ece_equals_the_loop_over_bins_of_equal_mass():
+    probability, malignant = scores(100)
+    probability = probability**3  # crowded near 0: equal widths would give other bins
+    ranked = sorted(range(100), key=lambda n: probability[n])
+    slow = 0.0
+    for start in range(0, 100, 10):
+        part = ranked[start : start + 10]
+        claimed = sum(probability[n] for n in part) / 10
+        found = sum(bool(malignant[n]) for n in part) / 10
+        slow += 10 / 100 * abs(claimed - found)
+    assert expected_calibration_error(probability, malignant) == pytest.approx(slow)
+
+
+def test_ece_of_a_liar_and_of_an_honest_one():
+    malignant = np.arange(1000) % 2 == 0
+    assert expected_calibration_error(np.full(1000, 0.9), malignant) == pytest.approx(0.4)
+    assert expected_calibration_error(np.full(1000, 0.5), malignant) == pytest.approx(0)
+    assert expected_calibration_error(malignant.astype(float), malignant) == 0
+
+
+def test_ece_of_fewer_nodules_than_bins():
+    assert expected_calibration_error(np.array([0.2, 0.7]), np.array([False, True])) == (
+        pytest.approx((0.2 + 0.3) / 2)
+    )
+
+
+def search(queries=25, cases=60, seed=0):
+    """Distances, labels and patients of a made-up retrieval."""
+    random = np.random.default_rng(seed)
+    distance = random.random((queries, cases))
+    relevant = random.random(cases)[None] < random.random(queries)[:, None]
+    allowed = random.integers(0, 12, queries)[:, None] != random.integers(0, 12, cases)[None]
+    return distance, relevant, allowed
+
+
+def test_retrieval_equals_the_slow_loop():
+    first, average = [], []
+    distance, relevant, allowed = search()
+    for q in range(len(distance)):
+        ranked = sorted(np.flatnonzero(allowed[q]), key=lambda c: distance[q, c])
+        hits, precisions = 0, []
+        for rank, c in enumerate(ranked, start=1):
+            if relevant[q, c]:
+                hits += 1
+                precisions.append(hits / rank)
+        if precisions:
+            first.append(relevant[q, ranked[0]])
+            average.append(sum(precisions) / len(precisions))
+    np.testing.assert_allclose(
+        retrieval(distance, relevant, allowed), (np.mean(first), np.mean(average))
+    )
+
+
+def test_the_mean_average_precision_is_that_of_scikit_learn():
+    distance, relevant, allowed = search(seed=1)
+    values = [
+        average_precision_score(r[a], -d[a])
+        for d, r, a in zip(distance, relevant, allowed, strict=True)
+        if r[a].any()
+    ]
+    assert retrieval(distance, relevant, allowed)[1] == pytest.approx(np.mean(values))
+
+
+def test_the_own_patient_is_not_retrieved():
+    """A8: a twin from the same patient would always come first."""
+    distance = np.array([[0.0, 1.0, 2.0], [0.0, 2.0, 1.0]])
+    relevant = np.array([[True, False, True], [True, False, True]])
+    own = np.array([[True, False, False], [True, False, False]])
+    assert retrieval(distance, relevant, np.ones_like(own))[0] == 1
+    first, average = retrieval(distance, relevant, ~own)
+    assert first == 0.5
+    assert average == pytest.approx((1 / 2 + 1) / 2)
+
+
+def test_a_query_without_any_case_of_its_class_does_not_count():
+    distance = np.array([[1.0, 2.0], [1.0, 2.0]])
+    relevant = np.array([[False, False], [False, True]])
+    assert retrieval(distance, relevant, np.ones_like(relevant)) == (0, 0.5)
+
+
+def masks(readers=4, seed=0):
+    """Overlapping marks of a few readers."""
+    random = np.random.default_rng(seed)
+    center = random.uniform(5, 7, (readers, 3))
+    grid = np.stack(np.mgrid[:12, :12, :12], axis=-1)
+    return [np.linalg.norm(grid - c, axis=-1) < random.uniform(3, 5) for c in center]
+
+
+def test_dice_equals_its_definition():
+    a, b, _, _ = masks()
+    both = len(set(map(tuple, np.argwhere(a))) & set(map(tuple, np.argwhere(b))))
+    assert dice(a, b) == pytest.approx(2 * both / (a.sum() + b.sum()))
+    assert dice(a, a) == 1
+    assert dice(a, ~a) == 0
+    assert dice(np.zeros(3, bool), np.zeros(3, bool)) == 1
+
+
+@pytest.mark.parametrize("readers", [2, 3, 4])
+def test_the_overlap_of_the_readers_is_read_from_their_votes(readers):
+    marks = masks(readers)
+    votes = sum(m.astype(np.uint8) for m in marks)
+    pairs = list(combinations(marks, 2))
+    shared = sum(2 * (a & b).sum() for a, b in pairs)
+    assert inter_reader_dice(votes, readers) == pytest.approx(
+        shared / sum(a.sum() + b.sum() for a, b in pairs)
+    )
+    consensus = votes * 2 >= readers
+    shared = sum(2 * (m & consensus).sum() for m in marks)
+    assert reader_consensus_dice(votes, readers) == pytest.approx(
+        shared / sum(m.sum() + consensus.sum() for m in marks)
+    )
+
+
+def test_readers_who_agree_have_dice_one():
+    votes = np.array([0, 3, 3, 0], dtype=np.uint8)
+    assert inter_reader_dice(votes, 3) == reader_consensus_dice(votes, 3) == 1
+
+
+def test_the_size_baseline_grows_with_the_diameter_and_recovers_its_odds():
+    random = np.random.default_rng(0)
+    diameter = random.uniform(3, 30, 20000)
+    odds = 3 * np.log(diameter / 10)
+    malignant = random.random(20000) < 1 / (1 + np.exp(-odds))
+    probability = size_baseline(diameter, malignant, np.array([5.0, 10.0, 20.0]))
+    np.testing.assert_allclose(probability, [1 / 9, 1 / 2, 8 / 9], atol=0.02)

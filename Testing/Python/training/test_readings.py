@@ -1,0 +1,78 @@
+"""`Readings`: nodules read through the engine's door, whole and cut to their own slices."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from conftest import TINY
+from contrastdiagnosis.case_folder import read_case_folder, read_scan
+from contrastdiagnosis.network import NoduleNet
+from contrastdiagnosis_training.readings import cut_slices, nodule_slices, read_nodules
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def network():
+    torch.manual_seed(0)
+    return NoduleNet(TINY.network).eval()
+
+
+@pytest.fixture(scope="module")
+def whole(context_folder):
+    """Three nodules with 15 mm and more above and below."""
+    return read_case_folder(context_folder)[:3]
+
+
+@pytest.fixture(scope="module")
+def alone(case_folder):
+    """Three nodules whose files end with them."""
+    return read_case_folder(case_folder)[:3]
+
+
+def test_rows_are_in_order_and_hold_what_the_table_says(network, alone):
+    readings = read_nodules(network, alone, CPU)
+    assert readings.case_id.tolist() == [n.case_id for n in alone]
+    assert readings.patient_id.tolist() == [n.patient_id for n in alone]
+    assert readings.malignancy.tolist() == [n.mean_rating("malignancy") for n in alone]
+    assert readings.embedding.shape == (3, 6)
+    backwards = read_nodules(network, alone[::-1], CPU)
+    np.testing.assert_allclose(backwards.embedding[::-1], readings.embedding, atol=1e-6)
+
+
+def test_only_files_with_surroundings_are_read_twice(network, whole, alone):
+    readings = read_nodules(network, [*whole, *alone], CPU)
+    assert np.isfinite(readings.trimmed_dice).tolist() == [True] * 3 + [False] * 3
+    assert np.isfinite(readings.trimmed_embedding).all(axis=1).tolist() == [True] * 3 + [False] * 3
+    assert not np.allclose(readings.trimmed_embedding[:3], readings.embedding[:3])
+
+
+def test_the_nodules_slices_are_those_that_readers_marked(whole, alone):
+    for nodule in whole:
+        scan = read_scan(nodule)
+        kept = nodule_slices(scan)
+        marked = scan.share.any(axis=(1, 2))
+        assert marked[kept].all()
+        assert not marked[: kept.start].any() and not marked[kept.stop :].any()
+    assert [nodule_slices(read_scan(n)) for n in alone] == [None] * 3
+
+
+def test_a_cut_volume_keeps_its_place(whole):
+    volume = read_scan(whole[0]).volume
+    cut = cut_slices(volume, slice(12, 20))
+    assert cut.hu.shape == (8, *volume.hu.shape[1:])
+    np.testing.assert_array_equal(cut.hu[3], volume.hu[15])
+    np.testing.assert_allclose(cut.ras_from_ijk([4, 5, 3]), volume.ras_from_ijk([4, 5, 15]))
+
+
+def test_the_dice_is_that_of_the_mask_on_the_files_own_grid(network, whole):
+    """A network that marks nothing overlaps with nothing; one that marks all, by the volumes."""
+    for logit, mark in ((-9.0, False), (9.0, True)):
+        with torch.no_grad():
+            network.mask_head.weight.zero_()
+            network.mask_head.bias.fill_(logit)
+        readings = read_nodules(network, whole[:1], CPU)
+        assert bool(readings.dice[0] > 0) == mark
+        assert readings.dice[0] < 0.5
+        assert 0.8 < readings.dice_inter_reader[0] < readings.dice_reader_consensus[0] <= 1
