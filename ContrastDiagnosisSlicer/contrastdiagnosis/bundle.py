@@ -52,7 +52,7 @@ class BundleInfo:
     calibration: Calibration
     similarity_quantile: float = 0.95
     split_vote: tuple[float, float] = (0.35, 0.65)
-    """Weighted votes between these are called split."""
+    """Calibrated probabilities between these are called split."""
     min_lung_share: float = 0.0
     """A patch with a smaller share of lung-dense voxels is not called lung."""
     geometry: PatchGeometry = field(default_factory=PatchGeometry)
@@ -121,7 +121,11 @@ def load_bundle(folder: Path) -> Bundle:
             f"{folder}: the network gives embeddings of length {info.network.embedding}, the cases"
             f" have {library.embedding.shape[1]}"
         )
-    indicator = SimilarityIndicator(_tensor(tensors, "matched_distance"), info.similarity_quantile)
+    try:
+        matched = _tensor(tensors, "matched_distance")
+        indicator = SimilarityIndicator(matched, info.similarity_quantile)
+    except ValueError as error:
+        raise InputError(f"{folder / EMBEDDINGS_FILE}: {error}") from error
     return Bundle(info, network, library, indicator, PixelStore(folder / PIXELS_FOLDER), folder)
 
 
@@ -160,9 +164,22 @@ def save_bundle(
         document = {"schema": SCHEMA, "bundle": asdict(info), "sha256": checksums}
         (draft / INFO_FILE).write_text(json.dumps(document, indent=1) + "\n")
         load_bundle(draft)
-        folder.mkdir(exist_ok=True)
-        for name in (*CHECKED_FILES, INFO_FILE):
-            shutil.move(draft / name, folder / name)
+        _put_in_place(draft, folder)
+
+
+def _put_in_place(draft: Path, folder: Path) -> None:
+    """Swaps whole folders, so that no moment shows a mixture of two bundles."""
+    new, old = (folder.with_name(f".{folder.name}-{state}") for state in ("new", "old"))
+    shutil.rmtree(new, ignore_errors=True)
+    new.mkdir()
+    for name in (*CHECKED_FILES, INFO_FILE):
+        (draft / name).rename(new / name)
+    if folder.is_dir():
+        if (folder / PIXELS_FOLDER).is_dir():
+            (folder / PIXELS_FOLDER).rename(new / PIXELS_FOLDER)
+        folder.rename(old)
+    new.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def _read_document(folder: Path) -> dict[str, Any]:
@@ -178,9 +195,9 @@ def _read_document(folder: Path) -> dict[str, Any]:
         newer = isinstance(schema, int) and schema > SCHEMA
         hint = "; update ContrastDiagnosis to read it" if newer else ""
         raise InputError(f"{file} has schema {schema}, this version reads schema {SCHEMA}{hint}")
-    missing = {"bundle", "sha256"} - document.keys()
-    if missing:
-        raise InputError(f"{file} lacks {', '.join(sorted(missing))}")
+    for part in ("bundle", "sha256"):
+        if not isinstance(document.get(part), dict):
+            raise InputError(f"{file} lacks {part}, or it is no table of names and values")
     return document
 
 
@@ -217,6 +234,7 @@ def _info_from_document(document: Mapping[str, Any]) -> BundleInfo:
             "split_vote": tuple(values["split_vote"]),
         }
         info = BundleInfo(**values)
+        _check_numbers(info)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{INFO_FILE} does not describe a bundle: {error}") from error
     if info.geometry != PatchGeometry():
@@ -224,6 +242,29 @@ def _info_from_document(document: Mapping[str, Any]) -> BundleInfo:
             f"the bundle needs patches {info.geometry}, this version cuts {PatchGeometry()}"
         )
     return info
+
+
+def _check_numbers(info: BundleInfo) -> None:
+    low, high = info.split_vote
+    numbers = {
+        "similarity_quantile": (info.similarity_quantile, 0, 1),
+        "split_vote[0]": (low, 0, 0.5),
+        "split_vote[1]": (high, 0.5, 1),
+        "min_lung_share": (info.min_lung_share, 0, 1),
+        "calibration.slope": (info.calibration.slope, 1e-6, 1e6),
+        "calibration.intercept": (info.calibration.intercept, -1e6, 1e6),
+        "vote.k": (info.vote.k, 1, 1e6),
+        "vote.temperature": (info.vote.temperature, 0, 1e9),
+        "network.embedding": (info.network.embedding, 1, 1e6),
+        **{f"network.channels[{n}]": (c, 1, 1e6) for n, c in enumerate(info.network.channels)},
+    }
+    for name, (value, least, most) in numbers.items():
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise ValueError(f"{name} must be a number, got {value!r}")
+        if not least <= value <= most:
+            raise ValueError(f"{name} must lie between {least:g} and {most:g}, got {value!r}")
+    if not isinstance(info.vote.k, int):
+        raise ValueError(f"vote.k must be a whole number, got {info.vote.k!r}")
 
 
 def _load_tensors(file: Path) -> dict[str, torch.Tensor]:

@@ -14,7 +14,7 @@ from contrastdiagnosis.cases import RATINGS
 from contrastdiagnosis.errors import InputError
 from contrastdiagnosis.patch import PatchGeometry, crop_patch, resample
 from contrastdiagnosis.pixels import CasePixels
-from contrastdiagnosis.volume import Volume, volume_from_sitk
+from contrastdiagnosis.volume import Volume, read_image, volume_from_sitk
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Nodule:
     mask_path: Path
     readers: int
     """How many readers' marks the mask file counts; 1 for a single or merged mask."""
-    ratings: dict[str, tuple[int, ...]]
+    ratings: dict[str, tuple[float, ...]]
     """Every reader's rating by name; names that the folder lacks are absent."""
     series_uid: str
     fold: int | None
@@ -92,7 +92,12 @@ def read_case_folder(folder: Path) -> list[Nodule]:
     missing = {"file", "patient_id"} - set(rows[0] if rows else ())
     if missing:
         raise InputError(f"{table} has no rows, or lacks the columns {sorted(missing)}")
-    nodules = [_nodule(row, folder, masks) for row in rows]
+    nodules = []
+    for line, row in enumerate(rows, start=2):
+        try:
+            nodules.append(_nodule(row, folder, masks))
+        except ValueError as error:
+            raise InputError(f"{table}, line {line}: {error}") from error
     absent = [
         n.image_path for n in nodules if not (n.image_path.is_file() and n.mask_path.is_file())
     ]
@@ -105,8 +110,8 @@ def read_case_folder(folder: Path) -> list[Nodule]:
 
 def read_scan(nodule: Nodule) -> NoduleScan:
     """The nodule's voxels and the readers' marks."""
-    volume = volume_from_sitk(sitk.ReadImage(str(nodule.image_path)))
-    votes = sitk.GetArrayFromImage(sitk.ReadImage(str(nodule.mask_path)))
+    volume = volume_from_sitk(read_image(nodule.image_path))
+    votes = sitk.GetArrayFromImage(read_image(nodule.mask_path))
     if votes.shape != volume.hu.shape or not votes.any():
         raise InputError(
             f"{nodule.mask_path} is empty or not of its image's size {volume.hu.shape}"
@@ -125,7 +130,7 @@ def case_pixels(nodule: Nodule, geometry: PatchGeometry) -> CasePixels:
 
 
 def _nodule(row: dict[str, str], folder: Path, masks: Path) -> Nodule:
-    readers = int(row.get("n_readers") or 1) if masks.name == "votes" else 1
+    readers = _whole(row.get("n_readers") or "1") if masks.name == "votes" else 1
     cluster = row.get("cluster")
     file = row["file"]
     return Nodule(
@@ -136,12 +141,20 @@ def _nodule(row: dict[str, str], folder: Path, masks: Path) -> Nodule:
         readers=readers,
         ratings={name: values for name in RATINGS if (values := _ratings(row, name))},
         series_uid=row.get("series_uid") or "",
-        fold=int(row["fold"]) if row.get("fold") else None,
+        fold=_whole(row["fold"]) if row.get("fold") else None,
         source=folder.name,
     )
 
 
-def _ratings(row: dict[str, str], name: str) -> tuple[int, ...]:
+def _ratings(row: dict[str, str], name: str) -> tuple[float, ...]:
     """Every reader's value, or the single value of folders with one reading a row."""
     text = row.get(f"{name}_readers") or row.get(name) or ""
-    return tuple(int(value) for value in text.split())
+    return tuple(float(value) for value in text.split())
+
+
+def _whole(text: str) -> int:
+    """A count, also as tables with gaps write it: 4.0."""
+    number = float(text)
+    if not number.is_integer():
+        raise ValueError(f"wanted a whole number, got {text}")
+    return int(number)

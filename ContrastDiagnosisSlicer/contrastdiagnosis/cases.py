@@ -150,7 +150,7 @@ class CaseLibrary:
             raise InputError(
                 f"wanted an embedding of shape {self.embedding.shape[1:]}, got {query.shape}"
             )
-        own = self._of_patient.get(exclude_patient or "", [])
+        own = [] if exclude_patient is None else self._of_patient.get(exclude_patient, [])
         left = len(self) - len(own)
         if left == 0:
             raise InputError(
@@ -164,6 +164,16 @@ class CaseLibrary:
             Neighbour(self.cases[c], float(d), int(c))
             for c, d in zip(candidates[order], distance[order], strict=True)
         ]
+
+    def patient_of_series(self, series_uid: str) -> str | None:
+        """The patient of the cases that lie in a DICOM series, None if there is none."""
+        if not series_uid:
+            return None
+        return next((c.patient_id for c in self.cases if c.series_uid == series_uid), None)
+
+    def count_of_patient(self, patient_id: str) -> int:
+        """How many cases a patient has."""
+        return len(self._of_patient.get(patient_id, []))
 
     def _candidates(self, query: NDArray, k: int, own: list[int]) -> NDArray[np.int64]:
         """A superset of the k nearest: float32 search with a bound on its error."""

@@ -7,14 +7,19 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 import tyro
 
 from contrastdiagnosis import RESEARCH_USE_NOTICE
 from contrastdiagnosis.errors import InputError
-from contrastdiagnosis.output import check_writable, write_file, write_image
+from contrastdiagnosis.output import check_image_name, check_writable, write_file, write_image
+
+if TYPE_CHECKING:
+    from contrastdiagnosis.bundle import Bundle
+    from contrastdiagnosis.diagnoser import Diagnosis
+    from contrastdiagnosis.volume import Volume
 
 Point = tuple[float, float, float]
 
@@ -56,6 +61,7 @@ class Diagnose:
 
         for path in (self.json, self.report, self.mask):
             check_writable(path)
+        check_image_name(self.mask)
         choose_device(self.device)
         bundle = load_bundle(self.bundle or default_bundle_folder())
         volume = read_volume(self.ct, self.series, self.hu_offset)
@@ -63,7 +69,7 @@ class Diagnose:
         diagnosis = Diagnoser(bundle, self.device).diagnose(volume, point, self.patient)
         write_outputs(diagnosis, volume, bundle, self.json, self.report, self.mask)
 
-    def _point_ras_mm(self, volume) -> np.ndarray:  # type: ignore[no-untyped-def]
+    def _point_ras_mm(self, volume: Volume) -> np.ndarray:
         given = [p for p in (self.ras, self.lps, self.ijk) if p is not None]
         if len(given) != 1:
             raise InputError(f"wanted one of --ras, --lps and --ijk, got {len(given)}")
@@ -89,10 +95,7 @@ class Demo:
 
     def run(self) -> None:
         """Makes the CT and goes the way of every diagnosis."""
-        import SimpleITK as sitk
-
         from contrastdiagnosis.phantom import DEMO_NODULES, make_phantom
-        from contrastdiagnosis.volume import sitk_from_array
 
         if not 0 <= self.nodule < len(DEMO_NODULES):
             raise InputError(f"nodule must be 0 to {len(DEMO_NODULES) - 1}, got {self.nodule}")
@@ -100,7 +103,7 @@ class Demo:
         check_writable(ct)
         print("Drawing a phantom chest CT ...")
         phantom = make_phantom(seed=self.seed)
-        sitk.WriteImage(sitk_from_array(phantom.volume.hu, phantom.volume.ijk_to_ras), str(ct))
+        write_image(ct, phantom.volume.hu, phantom.volume.ijk_to_ras)
         r, a, s = DEMO_NODULES[self.nodule].center_ras_mm
         print(f"{ct}: diagnosing the nodule at {r:g} {a:g} {s:g} mm RAS\n")
         Diagnose(
@@ -216,12 +219,19 @@ Command = (
 )
 
 
-def write_outputs(diagnosis, volume, bundle, json_file, report_file, mask_file) -> None:  # type: ignore[no-untyped-def]
+def write_outputs(
+    diagnosis: Diagnosis,
+    volume: Volume,
+    bundle: Bundle,
+    json_file: Path | None,
+    report_file: Path | None,
+    mask_file: Path | None,
+) -> None:
     """Prints the diagnosis and writes what was asked for."""
     from contrastdiagnosis.report import render_report
-    from contrastdiagnosis.summary import summarise
+    from contrastdiagnosis.summary import summarise, summary_text
 
-    summary = summarise(diagnosis, bundle.info)
+    summary = summarise(diagnosis, volume, bundle.info)
     print(summary_text(summary))
     if json_file:
         write_file(json_file, (json.dumps(summary, indent=1) + "\n").encode())
@@ -232,28 +242,6 @@ def write_outputs(diagnosis, volume, bundle, json_file, report_file, mask_file) 
     for file in (json_file, report_file, mask_file):
         if file:
             print(f"wrote {file}")
-
-
-def summary_text(summary) -> str:  # type: ignore[no-untyped-def]
-    """The diagnosis in a few lines."""
-    nodule, vote = summary["nodule"], summary["vote"]
-    lines = [
-        f"{summary['verdict']}: probability {summary['probability']:.2f};"
-        f" {vote['malignant']} of {vote['cases']} nearest cases are malignant",
-        "confident" if summary["confident"] else "not confident: " + "; ".join(summary["reasons"]),
-        f"axial diameters {nodule['long_axis_mm']} x {nodule['short_axis_mm']} mm,"
-        f" volume {nodule['volume_mm3']:.0f} mm3"
-        if nodule["found"]
-        else "no nodule found at the point",
-        *(f"note: {notice}" for notice in summary["notices"]),
-        "nearest cases:",
-    ]
-    for case in summary["cases"]:
-        lines.append(
-            f"  {case['case_id']:24} {case['label']:10} {case['diameter_mm']:5.1f} mm"
-            f"  distance {case['distance']:.3f}  similarity {case['similarity']:.2f}"
-        )
-    return "\n".join([*lines, RESEARCH_USE_NOTICE])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

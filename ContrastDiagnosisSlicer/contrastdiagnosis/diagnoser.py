@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 import torch
@@ -23,7 +25,7 @@ from contrastdiagnosis.patch import (
     values_to_volume,
     voxels_under_patch,
 )
-from contrastdiagnosis.volume import AIR_HU, MIN_SLICES, Volume, check_ct, check_finite
+from contrastdiagnosis.volume import MIN_SLICES, Volume, check_ct, check_finite, holds_air
 
 SHOWN_CASES = 6
 """Nearest cases that are shown one by one, whatever the number that votes."""
@@ -130,7 +132,7 @@ class Diagnoser:
     def __init__(self, bundle: Bundle, device: str = "auto") -> None:
         self.bundle = bundle
         self.device = choose_device(device)
-        network = bundle.network.to(memory_format=torch.channels_last_3d)
+        network = copy.deepcopy(bundle.network).to(memory_format=torch.channels_last_3d)
         self.network: NoduleNet = network.to(self.device)
 
     @property
@@ -148,8 +150,8 @@ class Diagnoser:
         if point.shape != (3,) or not np.isfinite(point).all():
             raise InputError(f"wanted a point of 3 finite millimetres (R, A, S), got {point}")
         if not volume.contains(point):
-            size = np.array(volume.hu.shape[::-1]) - 1
-            corners = volume.ras_from_ijk([np.zeros(3), size])
+            ends = ([0, n - 1] for n in volume.hu.shape[::-1])
+            corners = volume.ras_from_ijk(list(product(*ends)))
             low, high = corners.min(axis=0), corners.max(axis=0)
             raise InputError(
                 f"the point {_text(point)} mm RAS lies outside the volume, which reaches from"
@@ -167,6 +169,7 @@ class Diagnoser:
             volume: CT in Hounsfield units.
             point_ras_mm: (3,) a point in the nodule, RAS millimetres.
             patient_id: The scan's patient, if it may be among the cases: own cases do not vote.
+                If not given, a case of the volume's DICOM series tells the patient.
 
         Raises:
             InputError: The point or the volume cannot be used, or no case is left to vote.
@@ -175,11 +178,14 @@ class Diagnoser:
         nodule = nodule_at(encoding.probability >= 0.5, self.geometry.spacing_mm)
         mask = mask_on_volume(encoding, nodule, volume)
         rule = self.bundle.info.vote
-        nearest = self.bundle.library.nearest(
-            encoding.embedding, max(rule.k, SHOWN_CASES), exclude_patient=patient_id
+        library = self.bundle.library
+        patient = patient_id or library.patient_of_series(volume.series_uid)
+        nearest = library.nearest(
+            encoding.embedding, max(rule.k, SHOWN_CASES), exclude_patient=patient
         )
         voters = nearest[: rule.k]
         score = float(rule.score([n.distance for n in voters], [n.case.malignant for n in voters]))
+        probability = float(self.bundle.info.calibration.probability(score))
         point = np.asarray(point_ras_mm, dtype=np.float64)
         return Diagnosis(
             point_ras_mm=(float(point[0]), float(point[1]), float(point[2])),
@@ -192,16 +198,16 @@ class Diagnoser:
             voters=len(voters),
             malignant_voters=sum(n.case.malignant for n in voters),
             score=score,
-            probability=float(self.bundle.info.calibration.probability(score)),
-            confidence=Confidence(tuple(self._doubts(encoding, nodule, nearest, score))),
-            notices=tuple(self._notices(encoding, len(voters))),
+            probability=probability,
+            confidence=Confidence(tuple(self._doubts(encoding, nodule, nearest, probability))),
+            notices=tuple(self._notices(encoding, len(voters), patient)),
         )
 
     def _check_voxels(self, volume: Volume, point: NDArray[np.float64]) -> None:
         """Looks at the voxels around the point, and at all only where these hold no air."""
         near = voxels_under_patch(volume, point, self.geometry)
         check_finite(near)
-        if len(volume.hu) < MIN_SLICES or near.min() > AIR_HU or near.min() == near.max():
+        if len(volume.hu) < MIN_SLICES or near.min() >= 0 or not holds_air(near):
             check_ct(volume.hu)
 
     def _similar(self, neighbour: Neighbour) -> SimilarCase:
@@ -213,7 +219,7 @@ class Diagnoser:
         encoding: Encoding,
         nodule: NDArray[np.bool_],
         nearest: Sequence[Neighbour],
-        score: float,
+        probability: float,
     ) -> list[str]:
         info, indicator = self.bundle.info, self.bundle.indicator
         doubts = []
@@ -232,11 +238,14 @@ class Diagnoser:
                 f" {indicator.quantile:.0%} of correctly matched cases lie"
             )
         low, high = info.split_vote
-        if low < score < high:
-            doubts.append(f"the vote is split: {score:.0%} of its weight is for malignant")
+        if low < probability < high:
+            doubts.append(
+                f"the vote is split: the probability {probability:.2f} lies between {low:.2f} and"
+                f" {high:.2f}"
+            )
         return doubts
 
-    def _notices(self, encoding: Encoding, voters: int) -> list[str]:
+    def _notices(self, encoding: Encoding, voters: int, patient: str | None) -> list[str]:
         notices = []
         covered = float(encoding.patch.valid.mean())
         if covered < 0.995:
@@ -247,6 +256,13 @@ class Diagnoser:
         wanted = self.bundle.info.vote.k
         if voters < wanted:
             notices.append(f"only {voters} cases could vote instead of {wanted}")
+        if patient is not None:
+            own = self.bundle.library.count_of_patient(patient)
+            notices.append(
+                f"{own} cases of this patient were left out"
+                if own
+                else "none of the cases is of the patient that was named"
+            )
         return notices
 
 

@@ -32,6 +32,19 @@ def check_writable(file: Path | None) -> None:
         raise InputError(f"cannot write {file}: it is a folder")
 
 
+IMAGE_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd")
+
+
+def check_image_name(file: Path | None) -> None:
+    """Refuses a name that no image format has, before any work is lost.
+
+    Raises:
+        InputError: The suffix is none of `IMAGE_SUFFIXES`.
+    """
+    if file is not None and not file.name.endswith(IMAGE_SUFFIXES):
+        raise InputError(f"cannot write {file}: its name must end in {', '.join(IMAGE_SUFFIXES)}")
+
+
 def write_file(file: Path, data: bytes) -> None:
     """Writes a file.
 

@@ -198,17 +198,18 @@ def _sampling_grid(
     to_source: NDArray, shape: tuple[int, int, int], source_shape: tuple[int, ...]
 ) -> torch.Tensor:
     """(D, H, W, 3) coordinates in [-1, 1] for `grid_sample(align_corners=True)`."""
-    out_scale, out_shift = _normalisation(shape)
+    # A single voxel along an axis has no ends to map to -1 and 1: a second one is made and cut off.
+    size = tuple(max(n, 2) for n in shape)
+    out_scale, out_shift = _normalisation(size)
     in_scale, in_shift = _normalisation(source_shape)
     # normalised output -> output index -> input index -> normalised input
     theta = np.empty((3, 4))
     theta[:, :3] = to_source[:3, :3] / out_scale * in_scale[:, None]
     index_at_zero = to_source[:3, :3] @ (-out_shift / out_scale) + to_source[:3, 3]
     theta[:, 3] = index_at_zero * in_scale + in_shift
-    size = [1, 1, *shape]
-    return functional.affine_grid(torch.from_numpy(theta)[None].float(), size, align_corners=True)[
-        0
-    ]
+    affine = torch.from_numpy(theta)[None].float()
+    grid = functional.affine_grid(affine, [1, 1, *size], align_corners=True)[0]
+    return grid[: shape[0], : shape[1], : shape[2]]
 
 
 def _normalisation(shape: tuple[int, ...]) -> tuple[NDArray, NDArray]:

@@ -9,9 +9,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save
 
 from contrastdiagnosis.errors import InputError
+from contrastdiagnosis.output import check_writable, write_file
+from contrastdiagnosis.patch import PatchGeometry
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,19 +52,24 @@ class PixelStore:
             raise InputError(f"no pixels of case {case_id} in {self.folder}")
         try:
             tensors = load_file(file)
+            shapes = {name: tensors[name].shape for name in ("intensity", "valid", "mask")}
+            if set(shapes.values()) != {PatchGeometry().shape}:
+                raise ValueError(f"wanted shape {PatchGeometry().shape}, got {shapes}")
             intensity = tensors["intensity"].astype(np.float32) / np.float32(255)
             return CasePixels(intensity, tensors["valid"], tensors["mask"])
-        except (SafetensorError, KeyError, OSError) as error:
+        except (SafetensorError, KeyError, OSError, ValueError) as error:
             raise InputError(f"{file} is damaged: {error}") from error
 
     def write(self, case_id: str, pixels: CasePixels) -> None:
-        """Stores a patch in 8 bits, one grey level being 5.5 HU."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        """Stores a patch in 8 bits, one grey level being 5.5 HU.
+
+        Raises:
+            InputError: The disk is full or not writable.
+        """
         file = self._file(case_id)
-        partial = file.with_suffix(".partial")
+        check_writable(file)
         grey = np.round(pixels.intensity * 255).astype(np.uint8)
-        save_file({"intensity": grey, "valid": pixels.valid, "mask": pixels.mask}, partial)
-        partial.replace(file)
+        write_file(file, save({"intensity": grey, "valid": pixels.valid, "mask": pixels.mask}))
 
     def _file(self, case_id: str) -> Path:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", case_id):

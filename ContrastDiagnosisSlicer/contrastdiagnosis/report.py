@@ -6,6 +6,7 @@ import base64
 import io
 from collections.abc import Sequence
 from datetime import date
+from itertools import product
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,7 +18,7 @@ from contrastdiagnosis.bundle import Bundle, BundleInfo
 from contrastdiagnosis.cases import RATINGS, Case
 from contrastdiagnosis.diagnoser import Diagnosis, SimilarCase
 from contrastdiagnosis.measure import contours
-from contrastdiagnosis.patch import PatchGeometry, window
+from contrastdiagnosis.patch import DEFAULT_GEOMETRY, PatchGeometry, resample, window
 from contrastdiagnosis.pixels import CasePixels
 from contrastdiagnosis.summary import summarise
 from contrastdiagnosis.volume import Volume
@@ -36,6 +37,10 @@ RATING_SCALES: dict[str, tuple[str, int, str, str]] = {
 """Name, highest value and the words for both ends of each LIDC rating."""
 
 
+OVERVIEW_PIXELS = 512
+"""Longer side of the overview."""
+
+
 class Picture(NamedTuple):
     """A grey picture with outlines drawn over it."""
 
@@ -49,6 +54,10 @@ class Picture(NamedTuple):
     """Height of a pixel over its width."""
     outline: str
     """SVG path."""
+    pixel_mm: float
+    """Width of a pixel."""
+    sides: str
+    """Where the left, right, upper and lower edge lie in the patient: letters of R L A P S I."""
 
 
 class MapPoint(NamedTuple):
@@ -75,7 +84,7 @@ def render_report(diagnosis: Diagnosis, volume: Volume, bundle: Bundle) -> str:
     )
     points, query = case_map(bundle, diagnosis)
     return environment.get_template("report.html.j2").render(
-        summary=summarise(diagnosis, bundle.info),
+        summary=summarise(diagnosis, volume, bundle.info),
         diagnosis=diagnosis,
         info=bundle.info,
         created=date.today().isoformat(),
@@ -118,34 +127,37 @@ def plane_pictures(
     sk, sj, si = geometry.spacing_mm
     # Coronal and sagittal pictures have the head on top: their rows run against k.
     return [
-        _picture("axial", intensity[k], probability[k], sj / si),
-        _picture("coronal", intensity[::-1, center[1]], probability[::-1, center[1]], sk / si),
+        _picture("axial", intensity[k], probability[k], (sj, si), "RLAP"),
         _picture(
-            "sagittal", intensity[::-1, :, center[2]], probability[::-1, :, center[2]], sk / sj
+            "coronal", intensity[::-1, center[1]], probability[::-1, center[1]], (sk, si), "RLSI"
         ),
-    ]
+        _picture(
+            "sagittal", intensity[::-1, :, center[2]], probability[::-1, :, center[2]], (sk, sj),
+            "APSI",
+        ),
+    ]  # fmt: skip
 
 
 def overview_picture(diagnosis: Diagnosis, volume: Volume) -> Picture:
-    """The volume's slice through the point, with a cross hair."""
-    i, j, k = volume.ijk_from_ras(diagnosis.point_ras_mm)
-    k = int(np.clip(round(k), 0, len(volume.hu) - 1))
-    image = window(np.asarray(volume.hu[k]))
-    # Axial pictures show the patient's right on the left and the front on top.
-    column_ras, row_ras = volume.ijk_to_ras[:2, 0], volume.ijk_to_ras[:2, 1]
-    if column_ras[0] > 0:
-        image, i = image[:, ::-1], image.shape[1] - 1 - i
-    if row_ras[1] > 0:
-        image, j = image[::-1], image.shape[0] - 1 - j
-    _, row_mm, column_mm = volume.spacing_mm
-    arm, gap = 24 / column_mm, 12 / column_mm
+    """The axial plane through the point, whatever the volume's own axes, with a cross hair."""
+    ends = ([0, n - 1] for n in volume.hu.shape[::-1])
+    corners = volume.ras_from_ijk(list(product(*ends)))
+    low, high = corners.min(axis=0), corners.max(axis=0)
+    pixel_mm = max(float((high - low)[:2].max()) / OVERVIEW_PIXELS, min(volume.spacing_mm))
+    width, height = (int(n) for n in np.ceil((high - low)[:2] / pixel_mm) + 1)
+    # The patient's right is on the left and the front on top.
+    plane: NDArray[np.float64] = np.diag([-pixel_mm, -pixel_mm, 1.0, 1.0])
+    plane[:3, 3] = high[0], high[1], diagnosis.point_ras_mm[2]
+    air = DEFAULT_GEOMETRY.window_hu[0]
+    to_volume = np.asarray(np.linalg.inv(volume.ijk_to_ras) @ plane, dtype=np.float64)
+    hu, _ = resample(volume.hu, to_volume, (1, height, width), fill=air)
+    i, j = (high[:2] - np.array(diagnosis.point_ras_mm[:2])) / pixel_mm
+    arm, gap = 24 / pixel_mm, 12 / pixel_mm
     cross = "".join(
         f"M{i + 0.5 + dx * gap:.1f} {j + 0.5 + dy * gap:.1f}l{dx * arm:.1f} {dy * arm:.1f}"
         for dx, dy in ((1, 0), (-1, 0), (0, 1), (0, -1))
     )
-    return Picture(
-        "overview", _png(image), image.shape[1], image.shape[0], row_mm / column_mm, cross
-    )
+    return Picture("overview", _png(window(hu[0])), width, height, 1.0, cross, pixel_mm, "RLAP")
 
 
 def case_map(bundle: Bundle, diagnosis: Diagnosis) -> tuple[list[MapPoint], tuple[float, float]]:
@@ -199,10 +211,17 @@ def case_picture(pixels: CasePixels, geometry: PatchGeometry) -> Picture:
     return plane_pictures(pixels.intensity, pixels.mask.astype(np.float32), geometry, k)[0]
 
 
-def _picture(title: str, image: NDArray, probability: NDArray, aspect: float) -> Picture:
-    return Picture(
-        title, _png(image), image.shape[1], image.shape[0], aspect, _svg_path(contours(probability))
-    )
+def _picture(
+    title: str,
+    image: NDArray,
+    probability: NDArray,
+    spacing_mm: tuple[float, float],
+    sides: str,
+) -> Picture:
+    height, width = image.shape
+    row_mm, column_mm = spacing_mm
+    outline = _svg_path(contours(probability))
+    return Picture(title, _png(image), width, height, row_mm / column_mm, outline, column_mm, sides)
 
 
 def _svg_path(lines: Sequence[NDArray]) -> str:

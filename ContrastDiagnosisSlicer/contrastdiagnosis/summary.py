@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from contrastdiagnosis import RESEARCH_USE_NOTICE, __version__
 from contrastdiagnosis.bundle import BundleInfo
 from contrastdiagnosis.diagnoser import Diagnosis, SimilarCase
+from contrastdiagnosis.volume import Volume
 
 
-def summarise(diagnosis: Diagnosis, info: BundleInfo) -> dict[str, Any]:
+def summarise(diagnosis: Diagnosis, volume: Volume, info: BundleInfo) -> dict[str, Any]:
     """Everything but voxels, ready for JSON; millimetres are RAS, ratings the readers' means."""
+    spacing_k, spacing_j, spacing_i = volume.spacing_mm
     return {
         "notice": RESEARCH_USE_NOTICE,
         "engine_version": __version__,
         "bundle": {"name": info.name, "version": info.version},
+        "scan": {
+            "name": volume.name,
+            "series_uid": volume.series_uid,
+            "size_ijk": list(volume.hu.shape[::-1]),
+            "spacing_ijk_mm": [round(s, 4) for s in (spacing_i, spacing_j, spacing_k)],
+        },
         "point_ras_mm": [round(x, 2) for x in diagnosis.point_ras_mm],
         "nodule": {
             "found": bool(diagnosis.nodule.any()),
@@ -50,3 +59,25 @@ def _case(similar: SimilarCase) -> dict[str, Any]:
         "center_ras_mm": list(case.center_ras_mm) if case.center_ras_mm else None,
         "source": case.source,
     }
+
+
+def summary_text(summary: Mapping[str, Any]) -> str:
+    """What `summarise` gave, in a few lines for the terminal."""
+    nodule, vote = summary["nodule"], summary["vote"]
+    lines = [
+        f"{summary['verdict']}: probability {summary['probability']:.2f};"
+        f" {vote['malignant']} of {vote['cases']} nearest cases are malignant",
+        "confident" if summary["confident"] else "not confident: " + "; ".join(summary["reasons"]),
+        f"axial diameters {nodule['long_axis_mm']} x {nodule['short_axis_mm']} mm,"
+        f" volume {nodule['volume_mm3']:.0f} mm3"
+        if nodule["found"]
+        else "no nodule found at the point",
+        *(f"note: {notice}" for notice in summary["notices"]),
+        "nearest cases:",
+    ]
+    for case in summary["cases"]:
+        lines.append(
+            f"  {case['case_id']:24} {case['label']:10} {case['diameter_mm']:5.1f} mm"
+            f"  distance {case['distance']:.3f}  similarity {case['similarity']:.2f}"
+        )
+    return "\n".join([*lines, RESEARCH_USE_NOTICE])

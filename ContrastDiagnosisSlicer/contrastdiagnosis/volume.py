@@ -18,8 +18,9 @@ LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 MIN_SLICES = 3
 """A nodule is a 3-D finding: fewer slices cannot show one."""
 
-AIR_HU = -500
-"""Every chest CT holds voxels below this; images that hold none are not in Hounsfield units."""
+AIR_HU = (-1100, -500)
+"""Air and lung lie between these; images that hold no such voxels are not in Hounsfield units.
+The padding outside the field of view, often -2000, lies below."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,10 +30,14 @@ class Volume:
     Attributes:
         hu: (D, H, W) Hounsfield units in (k, j, i) order, any real dtype.
         ijk_to_ras: (4, 4) affine from voxel indices (i, j, k, 1) to RAS millimetres.
+        name: File or folder that it was read from, without the path; for reports.
+        series_uid: DICOM series that it was read from, empty if not known.
     """
 
     hu: NDArray
     ijk_to_ras: NDArray[np.float64]
+    name: str = ""
+    series_uid: str = ""
 
     def __post_init__(self) -> None:
         if self.hu.ndim != 3:
@@ -91,12 +96,14 @@ def read_volume(path: Path, series_uid: str | None = None, hu_offset: float = 0)
     path = Path(path)
     if not path.exists():
         raise InputError(f"no file or folder at {path}")
-    image = _read_dicom_folder(path, series_uid) if path.is_dir() else _read_file(path)
+    if path.is_dir():
+        series_uid, image = _read_dicom_folder(path, series_uid)
+    else:
+        series_uid, image = "", read_image(path)
     volume = volume_from_sitk(image)
-    if hu_offset:
-        volume = Volume(volume.hu.astype(np.float32) + np.float32(hu_offset), volume.ijk_to_ras)
-    check_ct(volume.hu)
-    return volume
+    hu = volume.hu.astype(np.float32) + np.float32(hu_offset) if hu_offset else volume.hu
+    check_ct(hu)
+    return Volume(hu, volume.ijk_to_ras, path.resolve().name, series_uid)
 
 
 def volume_from_sitk(image: sitk.Image) -> Volume:
@@ -152,11 +159,17 @@ def check_ct(hu: NDArray) -> None:
             " this is a CT stored without its rescale intercept, pass --hu-offset -1024; if it is"
             " an MR or another modality it cannot be used"
         )
-    if low > AIR_HU:
+    if not holds_air(hu):
         raise InputError(
             f"wanted a chest CT in Hounsfield units, got values from {low:g} to {high:g} with no"
-            f" voxel below {AIR_HU} (air or lung): not a CT, or not of the chest"
+            f" voxel from {AIR_HU[0]} to {AIR_HU[1]} (air or lung): not a CT, not of the chest, or"
+            " stored without its rescale intercept (then pass --hu-offset -1024)"
         )
+
+
+def holds_air(hu: NDArray) -> bool:
+    """Whether some voxel is as light as lung or air."""
+    return bool(((hu >= AIR_HU[0]) & (hu <= AIR_HU[1])).any())
 
 
 def check_finite(hu: NDArray) -> None:
@@ -170,7 +183,12 @@ def check_finite(hu: NDArray) -> None:
         raise InputError(f"wanted finite Hounsfield units, got {bad} NaN or infinite voxels")
 
 
-def _read_file(path: Path) -> sitk.Image:
+def read_image(path: Path) -> sitk.Image:
+    """The image in a file.
+
+    Raises:
+        InputError: The file is damaged or of an unknown format.
+    """
     try:
         return sitk.ReadImage(str(path))
     except RuntimeError as error:
@@ -180,10 +198,12 @@ def _read_file(path: Path) -> sitk.Image:
         ) from error
 
 
-def _read_dicom_folder(folder: Path, series_uid: str | None) -> sitk.Image:
+def _read_dicom_folder(folder: Path, series_uid: str | None) -> tuple[str, sitk.Image]:
     found = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
     if not found:
-        raise InputError(f"no DICOM series in {folder}")
+        below = sorted(f.name for f in folder.iterdir() if f.is_dir())
+        hint = f"; it holds the folders {', '.join(below[:5])}: name one of them" if below else ""
+        raise InputError(f"no DICOM series in {folder}{hint}")
     files_of = {
         uid: sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), uid) for uid in found
     }
@@ -199,7 +219,7 @@ def _read_dicom_folder(folder: Path, series_uid: str | None) -> sitk.Image:
     reader = sitk.ImageSeriesReader()
     reader.SetFileNames(files)
     try:
-        return reader.Execute()
+        return uid, reader.Execute()
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1]
         raise InputError(f"cannot read the DICOM series {uid} in {folder}: {reason}") from error
@@ -208,7 +228,7 @@ def _read_dicom_folder(folder: Path, series_uid: str | None) -> sitk.Image:
 def _check_slices(files: Sequence[str]) -> None:
     """Refuses a series whose slices are not CT, not parallel, or not equally spaced."""
     positions: list[NDArray] = []
-    normal: NDArray | None = None
+    normal = np.zeros(3)
     reader = sitk.ImageFileReader()
     for file in files:
         reader.SetFileName(file)
@@ -219,11 +239,12 @@ def _check_slices(files: Sequence[str]) -> None:
         if modality != "CT":
             raise InputError(f"wanted a CT series, got modality {modality} in {file}")
         slice_normal = np.reshape(reader.GetDirection(), (3, 3))[:, 2]
-        if normal is None:
+        if not positions:
             normal = slice_normal
         elif np.abs(normal - slice_normal).max() > 1e-3:
             raise InputError(f"the slices are not parallel: {file} is turned against {files[0]}")
         positions.append(np.array(reader.GetOrigin()[:3]))
+    _check_tilt(np.array(positions), normal)
     along = np.sort(np.array(positions) @ normal)
     steps = np.diff(along)
     step = float(np.median(steps))
@@ -241,4 +262,18 @@ def _check_slices(files: Sequence[str]) -> None:
             f"the slices are not equally spaced: {len(uneven)} of {len(steps)} gaps differ from"
             f" the usual {step:.2f} mm; the first is {steps[first]:.2f} mm after"
             f" {along[first]:.2f} mm along the scan. Slices are missing or unordered"
+        )
+
+
+def _check_tilt(positions: NDArray, normal: NDArray) -> None:
+    """Refuses slices that are shifted against each other: readers would stack them upright."""
+    along = positions @ normal
+    aside = positions - along[:, None] * normal
+    drift_mm = float(np.linalg.norm(aside - aside[0], axis=1).max())
+    if drift_mm > 0.5:
+        degrees = np.degrees(np.arctan2(drift_mm, np.ptp(along)))
+        raise InputError(
+            f"the scan was taken with a tilted gantry: its slices are shifted against each other by"
+            f" up to {drift_mm:.1f} mm ({degrees:.0f} degrees). Resample it to an upright grid"
+            " first; 3D Slicer offers that when it loads the series"
         )

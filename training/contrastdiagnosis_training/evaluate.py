@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from contrastdiagnosis.bundle import Bundle, load_bundle
+from contrastdiagnosis.bundle import Bundle, BundleInfo, load_bundle
 from contrastdiagnosis.case_folder import read_case_folder
 from contrastdiagnosis.diagnoser import choose_device
 from contrastdiagnosis.errors import InputError
+from contrastdiagnosis.output import check_writable, write_file
 from contrastdiagnosis.vote import VoteRule
 from numpy.typing import NDArray
 
@@ -24,6 +25,7 @@ from contrastdiagnosis_training.judge import (
     embedding_scale,
     judge_of_bundle,
     judge_of_readings,
+    scaled_matched_distances,
 )
 from contrastdiagnosis_training.labels import RULES, is_malignant
 from contrastdiagnosis_training.metrics import (
@@ -58,6 +60,7 @@ class Evaluate:
 
     def run(self) -> None:
         """Measures, prints, writes."""
+        check_writable(self.json)
         if self.crossfit and not (self.bundle or self.cases):
             figures = evaluate_crossfit(self.crossfit)
         elif self.bundle and self.cases and not self.crossfit:
@@ -66,8 +69,7 @@ class Evaluate:
             raise InputError("wanted either --crossfit RUN, or --bundle DIR with --cases FOLDER")
         print(table(figures))
         if self.json:
-            self.json.parent.mkdir(parents=True, exist_ok=True)
-            self.json.write_text(json.dumps(figures, indent=1) + "\n")
+            write_file(self.json, (json.dumps(strict(figures), indent=1) + "\n").encode())
             print(f"wrote {self.json}")
 
 
@@ -86,9 +88,15 @@ def evaluate_crossfit(run: Path) -> dict[str, Any]:
         if "other" in fold
     ]
     figures |= context_figures(once_each([*others, *parts]))
+    thresholds = [
+        embedding_scale(judge.embedding) * nearness([p for p in parts if p[1] is not readings])
+        for judge, readings in parts
+    ]
+    figures |= confidence_figures(parts, thresholds, BundleInfo.split_vote)
     figures["protocol"] = (
-        f"patient-wise {len(folds)}-fold cross-fitting on {figures['n']} nodules; k, temperature"
-        " and calibration chosen without the reported fold."
+        f"patient-wise {len(folds)}-fold cross-fitting on {figures['n']} nodules; k and temperature"
+        " chosen on each training fold's validation patients, calibration fitted to the other"
+        " folds' votes."
     )
     figures["k"] = [judge.vote.k for judge, _ in parts]
     return figures
@@ -127,6 +135,9 @@ def evaluate_bundle(bundle: Bundle, cases: Path, device: str) -> dict[str, Any]:
     judge = judge_of_bundle(bundle)
     seen = int(np.isin(readings.patient_id, judge.patient_id).sum())
     figures = figures_of([(judge, readings)]) | context_figures([(judge, readings)])
+    figures |= confidence_figures(
+        [(judge, readings)], [bundle.indicator.threshold], bundle.info.split_vote
+    )
     figures["of_patients_in_bundle"] = seen
     figures["protocol"] = (
         f"bundle {bundle.info.name} {bundle.info.version} on {len(readings)} nodules of"
@@ -147,6 +158,22 @@ def figures_of(parts: Sequence[Part]) -> dict[str, Any]:
     return figures
 
 
+RULE_FIGURES = (
+    "auc", "auc_ci", "auc_6_12mm", "n_6_12mm", "auc_diameter", "auc_diameter_6_12mm", "auc_gain_ci",
+    "accuracy", "f1", "ece", "precision_at_1", "map",
+)  # fmt: skip
+"""What a label rule is measured by; all None where it leaves a single class."""
+
+
+def strict(value: Any) -> Any:
+    """The figures with None for every number that is not finite, as JSON wants it."""
+    if isinstance(value, dict):
+        return {name: strict(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [strict(inner) for inner in value]
+    return None if isinstance(value, float) and not np.isfinite(value) else value
+
+
 def rule_figures(parts: Sequence[Part], rule: str) -> dict[str, Any]:
     """Malignancy and retrieval figures under one label rule."""
     kept = [(judge, r[RULES[rule](r.malignancy)]) for judge, r in parts]
@@ -155,14 +182,13 @@ def rule_figures(parts: Sequence[Part], rule: str) -> dict[str, Any]:
     patient = np.concatenate([r.patient_id for _, r in kept])
     diameter = np.concatenate([r.diameter_mm for _, r in kept])
     truth = is_malignant(np.concatenate([r.malignancy for _, r in kept]))
+    counts = {"n": len(truth), "n_malignant": int(truth.sum())}
     if truth.all() or not truth.any():
-        return {"n": len(truth), "n_malignant": int(truth.sum())}
+        return dict.fromkeys(RULE_FIGURES) | counts
     band = (diameter >= BAND_MM[0]) & (diameter < BAND_MM[1])
     first, average = zip(*(_retrieval(j, r, rule) for j, r in kept), strict=True)
     weight = [len(r) for _, r in kept]
-    return {
-        "n": len(truth),
-        "n_malignant": int(truth.sum()),
+    return counts | {
         "auc": auc(probability, truth),
         "auc_ci": patient_bootstrap(lambda i: auc(probability[i], truth[i]), patient),
         "auc_6_12mm": auc(probability[band], truth[band]),
@@ -213,6 +239,41 @@ def context_figures(parts: Sequence[Part]) -> dict[str, Any]:
     }
 
 
+def nearness(parts: Sequence[Part]) -> float:
+    """Distance, in embedding scales, within which 95 % of the correctly matched cases lie."""
+    return float(np.quantile(scaled_matched_distances(parts), BundleInfo.similarity_quantile))
+
+
+def confidence_figures(
+    parts: Sequence[Part], thresholds: Sequence[float], split_vote: tuple[float, float]
+) -> dict[str, Any]:
+    """Accuracy (rule exclude3) of the confident and of the other diagnoses, and their share.
+
+    Args:
+        parts: Judges and the nodules that are new to them.
+        thresholds: Distance of the nearest case, for each part, beyond which nothing is alike.
+        split_vote: Probabilities between these are called split.
+    """
+    sure, right = [], []
+    for (judge, readings), threshold in zip(parts, thresholds, strict=True):
+        kept = readings[RULES["exclude3"](readings.malignancy)]
+        if not len(kept):
+            continue
+        distance, _ = judge.voters(kept.embedding, kept.patient_id)
+        probability = judge.probability(kept.embedding, kept.patient_id)
+        clear = (probability <= split_vote[0]) | (probability >= split_vote[1])
+        sure.append((distance[:, 0] <= threshold) & clear)
+        right.append((probability > 0.5) == is_malignant(kept.malignancy))
+    if not sure:
+        return {}
+    confident, correct = np.concatenate(sure), np.concatenate(right)
+    return {
+        "confident_share": float(confident.mean()),
+        "confident_accuracy": float(correct[confident].mean()) if confident.any() else None,
+        "unsure_accuracy": float(correct[~confident].mean()) if not confident.all() else None,
+    }
+
+
 def once_each(parts: Sequence[Part]) -> list[Part]:
     """The parts without nodules that an earlier part holds already."""
     seen: set[str] = set()
@@ -250,13 +311,16 @@ def table(figures: dict[str, Any]) -> str:
         lines.append(f"{name:24}{values}" + (f"{must:>8}{aim:>8}" if must is not None else ""))
         if key == "auc":
             intervals = (figures[rule].get("auc_ci") for rule in RULES)
-            texts = (f"{a:.3f}-{b:.3f}" if (a, b) else "" for a, b in intervals)
+            texts = (f"{i[0]:.3f}-{i[1]:.3f}" if i else "-" for i in intervals)
             lines.append(f"{'  95 % patient bootstrap':24}" + "".join(f"{t:>12}" for t in texts))
     lines.append("")
     for key, name, goal in (
         ("dice", "Dice to the consensus", "0.80 / 0.85"),
         ("dice_inter_reader", "  between readers", ""),
         ("dice_reader_consensus", "  readers to consensus", ""),
+        ("confident_share", "confident", ""),
+        ("confident_accuracy", "  accuracy of these", ""),
+        ("unsure_accuracy", "  accuracy of the others", ""),
         ("context_same_diagnosis", "same without context", "0.90 / 0.97"),
         ("context_dice", "  Dice of both masks", "0.85 / 0.92"),
     ):

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import torch
 from contrastdiagnosis.bundle import BundleInfo, save_bundle
 from contrastdiagnosis.case_folder import Nodule, read_case_folder, read_scan
 from contrastdiagnosis.cases import Case, CaseLibrary
-from contrastdiagnosis.confidence import matched_distances
 from contrastdiagnosis.diagnoser import choose_device
 from contrastdiagnosis.errors import InputError
 from contrastdiagnosis.network import NoduleNet, NoduleNetConfig, load_network
+from contrastdiagnosis.output import check_writable
 from contrastdiagnosis.vote import VoteRule
 from numpy.typing import NDArray
 
@@ -34,9 +35,11 @@ from contrastdiagnosis_training.judge import (
     choose_vote,
     embedding_scale,
     judge_of_readings,
+    scaled_matched_distances,
 )
 from contrastdiagnosis_training.labels import RULES, is_malignant
 from contrastdiagnosis_training.readings import read_nodules
+from contrastdiagnosis_training.splits import patient_folds
 
 LIDC_CITATION = (
     "ContrastDiagnosis, arXiv:2403.05280. Data: Armato et al., Data From LIDC-IDRI, TCIA 2015,"
@@ -67,10 +70,10 @@ class Export:
 
     def run(self) -> None:
         """Embeds the cases, fits the thresholds, writes."""
-        settings = json.loads((self.weights / SETTINGS).read_text())
-        if settings["fold"] is not None:
-            raise InputError(f"{self.weights} left fold {settings['fold']} out; fit without --fold")
+        settings = checked_settings(self.weights, self.crossfit)
+        check_writable(self.out)
         network = load_network(self.weights / MODEL, _network_config(settings))
+        round_to_half(network)
         library = self._library(network)
         scale = embedding_scale(library.embedding)
         folds = [load_fold(self.crossfit, fold) for fold in folds_of_run(self.crossfit)]
@@ -125,6 +128,45 @@ class Export:
         return CaseLibrary(cases, readings.embedding)
 
 
+def checked_settings(weights: Path, crossfit: Path) -> dict[str, Any]:
+    """The settings of the run on all patients, after a look at whether both runs belong together.
+
+    Raises:
+        InputError: A run is missing or unfinished, or they differ in recipe or cases.
+    """
+    if not (weights / MODEL).is_file():
+        raise InputError(f"{weights} holds no finished run; make it by contrastdiagnosis-train fit")
+    settings: dict[str, Any] = json.loads((weights / SETTINGS).read_text())
+    if settings["fold"] is not None:
+        raise InputError(f"{weights} left fold {settings['fold']} out; fit without --fold")
+    folds = folds_of_run(crossfit)
+    wanted = sorted(set(patient_folds(read_rows(settings["cases"])).values()))
+    if folds != wanted:
+        raise InputError(f"{crossfit} holds the folds {folds}, the cases have {wanted}")
+    for fold in folds:
+        other = json.loads((crossfit / f"fold{fold}" / SETTINGS).read_text())
+        for name in ("recipe", "cases"):
+            if other[name] != settings[name]:
+                raise InputError(
+                    f"{weights} and {crossfit}/fold{fold} differ in their {name}:"
+                    f" {settings[name]} and {other[name]}"
+                )
+    return settings
+
+
+def read_rows(folders: Sequence[str]) -> list[Nodule]:
+    """The nodules of all folders."""
+    return [nodule for folder in folders for nodule in read_case_folder(Path(folder))]
+
+
+def round_to_half(network: NoduleNet) -> None:
+    """Rounds the weights as the bundle stores them: cases and queries meet the same network."""
+    with torch.no_grad():
+        for value in network.state_dict().values():
+            if value.is_floating_point():
+                value.copy_(value.half())
+
+
 def known_places(nodules: Sequence[Nodule]) -> dict[str, tuple[float, float, float]]:
     """Centres in RAS millimetres of the nodules whose file kept its place in the series.
 
@@ -142,20 +184,6 @@ def known_places(nodules: Sequence[Nodule]) -> dict[str, tuple[float, float, flo
 def lung_shares(parts: Sequence[Part]) -> NDArray[np.float64]:
     """(N,) lung shares of all cross-fitted nodules."""
     return np.concatenate([readings.lung_share for _, readings in parts])
-
-
-def scaled_matched_distances(parts: Sequence[Part]) -> NDArray[np.float64]:
-    """Distances of correctly matched pairs of unseen nodules and cases, in embedding scales."""
-    matched = []
-    for judge, readings in parts:
-        kept = readings[RULES["exclude3"](readings.malignancy)]
-        truth = is_malignant(kept.malignancy)
-        distance, label = judge.voters(kept.embedding, kept.patient_id)
-        correct = (judge.probability(kept.embedding, kept.patient_id) > 0.5) == truth
-        matched.append(
-            matched_distances(distance, label, truth, correct) / embedding_scale(judge.embedding)
-        )
-    return np.concatenate(matched)
 
 
 def _network_config(settings: dict[str, Any]) -> NoduleNetConfig:

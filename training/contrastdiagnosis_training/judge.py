@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from contrastdiagnosis.bundle import Bundle
+from contrastdiagnosis.confidence import matched_distances
 from contrastdiagnosis.vote import Calibration, VoteRule, fit_calibration
 from numpy.typing import NDArray
 
@@ -124,3 +125,17 @@ def calibrate(judged: Sequence[tuple[Judge, Readings]]) -> Calibration:
         scores.append(judge.score(kept.embedding, kept.patient_id))
         truths.append(is_malignant(kept.malignancy))
     return fit_calibration(np.concatenate(scores), np.concatenate(truths))
+
+
+def scaled_matched_distances(parts: Sequence[tuple[Judge, Readings]]) -> NDArray[np.float64]:
+    """Distances of correctly matched pairs of unseen nodules and cases, in embedding scales."""
+    matched = []
+    for judge, readings in parts:
+        kept = readings[RULES["exclude3"](readings.malignancy)]
+        truth = is_malignant(kept.malignancy)
+        distance, label = judge.voters(kept.embedding, kept.patient_id)
+        correct = (judge.probability(kept.embedding, kept.patient_id) > 0.5) == truth
+        matched.append(
+            matched_distances(distance, label, truth, correct) / embedding_scale(judge.embedding)
+        )
+    return np.concatenate(matched)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -13,6 +14,7 @@ from contrastdiagnosis.case_folder import Nodule, NoduleScan, read_scan
 from contrastdiagnosis.diagnoser import Encoding, encode, lung_share, mask_on_volume
 from contrastdiagnosis.measure import nodule_at
 from contrastdiagnosis.network import NoduleNet
+from contrastdiagnosis.output import check_writable, write_file
 from contrastdiagnosis.patch import DEFAULT_GEOMETRY, Region, crop_patch
 from contrastdiagnosis.volume import Volume
 from numpy.typing import NDArray
@@ -64,10 +66,11 @@ class Readings:
 
     def save(self, file: Path) -> None:
         """Writes an .npz without pickle."""
-        with file.open("wb") as stream:
-            np.savez_compressed(
-                stream, allow_pickle=False, **{f.name: getattr(self, f.name) for f in fields(self)}
-            )
+        arrays = {f.name: getattr(self, f.name) for f in fields(self)}
+        stream = io.BytesIO()
+        np.savez_compressed(stream, allow_pickle=False, **arrays)
+        check_writable(file)
+        write_file(file, stream.getvalue())
 
     @classmethod
     def load(cls, file: Path) -> Readings:

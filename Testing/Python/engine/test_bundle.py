@@ -7,10 +7,10 @@ import json
 import numpy as np
 import pytest
 import torch
-from conftest import TINY, write_tiny_bundle
 from contrastdiagnosis.bundle import (
     CARD_FILE,
     CASES_FILE,
+    CHECKED_FILES,
     EMBEDDINGS_FILE,
     INFO_FILE,
     MODEL_FILE,
@@ -21,6 +21,8 @@ from contrastdiagnosis.bundle import (
 from contrastdiagnosis.errors import InputError
 from contrastdiagnosis.network import NoduleNet, NoduleNetConfig
 from safetensors.torch import load_file, save_file
+
+from engine.conftest import TINY, write_tiny_bundle
 
 
 def edit(folder, change):
@@ -174,9 +176,38 @@ def test_the_model_card_tells_what_matters(bundle_folder):
 def test_the_default_bundle_is_sound_small_and_without_pixels():
     folder = default_bundle_folder()
     bundle = load_bundle(folder)
-    files = [f for f in folder.rglob("*") if f.is_file()]
-    assert sum(f.stat().st_size for f in files) <= 8e6
+    assert sum((folder / name).stat().st_size for name in (*CHECKED_FILES, INFO_FILE)) <= 8e6
     assert len(bundle.library) > 700
     assert bundle.info.metrics["exclude3"]["auc"] > bundle.info.metrics["exclude3"]["auc_diameter"]
     patients = {case.patient_id for case in bundle.library.cases}
     assert all(patient.startswith("LIDC-IDRI-") for patient in patients)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"similarity_quantile": 5}, "similarity_quantile must lie between 0 and 1, got 5"),
+        ({"split_vote": [0.4]}, "does not describe a bundle"),
+        ({"split_vote": [0.6, 0.7]}, r"split_vote\[0\] must lie between 0 and 0.5, got 0.6"),
+        ({"min_lung_share": "much"}, "min_lung_share must be a number, got 'much'"),
+        ({"calibration": {"slope": -1.0, "intercept": 0.0}}, "calibration.slope must lie"),
+        ({"vote": {"k": 5.0, "temperature": 1.0}}, "vote.k must be a whole number, got 5.0"),
+        ({"vote": {"k": 4, "temperature": 1.0}}, "k must be odd and positive, got 4"),
+    ],
+)
+def test_numbers_that_make_no_sense_are_refused(own_bundle_folder, change, message):
+    file = own_bundle_folder / INFO_FILE
+    document = json.loads(file.read_text())
+    document["bundle"] |= change
+    file.write_text(json.dumps(document))
+    with pytest.raises(InputError, match=message):
+        load_bundle(own_bundle_folder)
+
+
+def test_checksums_must_be_a_table(own_bundle_folder):
+    file = own_bundle_folder / INFO_FILE
+    document = json.loads(file.read_text())
+    document["sha256"] = []
+    file.write_text(json.dumps(document))
+    with pytest.raises(InputError, match="lacks sha256, or it is no table"):
+        load_bundle(own_bundle_folder)

@@ -99,3 +99,31 @@ def test_an_empty_mask_is_refused(tmp_path):
     folder = write(tmp_path, votes=np.zeros((6, 20, 20), np.uint8))
     with pytest.raises(InputError, match="is empty or not of its image's size"):
         read_scan(read_case_folder(folder)[0])
+
+
+def test_counts_with_a_decimal_point_are_read(tmp_path):
+    """What pandas writes where a column has gaps."""
+    row = "a.nii.gz,P1,0,1.2.3,4.0,3.5 4 5,1 1 2,2.0\n"
+    (nodule,) = read_case_folder(write(tmp_path, row=row))
+    assert (nodule.readers, nodule.fold) == (4, 2)
+    assert nodule.ratings["malignancy"] == (3.5, 4, 5)
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ("a.nii.gz,P1,0,1.2.3,four,3,1,2\n", r"nodules.csv, line 2: .*'four'"),
+        ("a.nii.gz,P1,0,1.2.3,4,3,1,2.5\n", r"line 2: wanted a whole number, got 2.5"),
+        ("a.nii.gz,P1,0,1.2.3,4,3 high,1,2\n", r"line 2: .*'high'"),
+    ],
+)
+def test_values_that_are_no_numbers_name_their_line(tmp_path, row, message):
+    with pytest.raises(InputError, match=message):
+        read_case_folder(write(tmp_path, row=row))
+
+
+def test_a_damaged_image_is_named(tmp_path):
+    (nodule,) = read_case_folder(write(tmp_path))
+    nodule.image_path.write_bytes(nodule.image_path.read_bytes()[:40])
+    with pytest.raises(InputError, match=r"cannot read .*a.nii.gz"):
+        read_scan(nodule)

@@ -158,3 +158,19 @@ def test_a_damaged_table_is_refused_with_its_line(tmp_path):
     file.write_text(text.replace(",1,5.0", ",maybe,5.0"))
     with pytest.raises(InputError, match="line 2: label must be 0 or 1, got 'maybe'"):
         read_cases(file)
+
+
+def test_without_a_patient_nobody_is_left_out():
+    """Also where the table does not name patients."""
+    cases = [Case(f"c{n}", "", n % 2 == 0, 8.0, {}) for n in range(6)]
+    nameless = CaseLibrary(cases, np.eye(6, dtype=np.float32))
+    assert len(nameless.nearest(np.zeros(6), 6)) == 6
+
+
+def test_a_series_tells_its_patient():
+    cases = [case(n, series_uid=f"1.2.{n}") for n in range(8)]
+    of_series = CaseLibrary(cases, np.eye(8, dtype=np.float32))
+    assert of_series.patient_of_series("1.2.5") == "patient0002"
+    assert of_series.patient_of_series("1.2.50") is None
+    assert of_series.patient_of_series("") is None
+    assert of_series.count_of_patient("patient0002") == 2

@@ -10,10 +10,11 @@ import sys
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from conftest import NODULE
 from contrastdiagnosis.bundle import load_bundle
 from contrastdiagnosis.cli import main
 from contrastdiagnosis.volume import sitk_from_array, volume_from_sitk
+
+from engine.conftest import NODULE
 
 RAS = [str(x) for x in NODULE.center_ras_mm]
 
@@ -110,6 +111,12 @@ def test_a_place_that_cannot_be_written_is_told_before_the_work(diagnose, capsys
         captured = capsys.readouterr()
         assert f"cannot write {target}" in captured.err
         assert "nearest cases" not in captured.out
+
+
+def test_a_mask_of_no_known_format_is_told_before_the_work(diagnose, capsys, tmp_path):
+    assert diagnose("--mask", tmp_path / "mask.png", "--json", tmp_path / "d.json") == 2
+    assert "its name must end in .nii.gz, .nii, .nrrd" in capsys.readouterr().err
+    assert not (tmp_path / "d.json").exists()
 
 
 @pytest.mark.parametrize("option", ["--json", "--report", "--mask"])

@@ -7,7 +7,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from conftest import NODULE
 from contrastdiagnosis.cases import CaseLibrary
 from contrastdiagnosis.confidence import SimilarityIndicator
 from contrastdiagnosis.diagnoser import SHOWN_CASES, Diagnoser, choose_device, encode, lung_share
@@ -15,6 +14,8 @@ from contrastdiagnosis.errors import InputError
 from contrastdiagnosis.patch import DEFAULT_GEOMETRY, Patch, crop_patch
 from contrastdiagnosis.volume import Volume
 from scipy.spatial.transform import Rotation
+
+from engine.conftest import NODULE
 
 
 class DenseIsNodule(torch.nn.Module):
@@ -216,14 +217,31 @@ def test_a_nodule_unlike_all_cases_is_not_confident(diagnoser, phantom):
 
 
 def test_a_split_vote_is_not_confident_and_a_clear_one_is(diagnoser, phantom):
-    score = diagnoser.diagnose(phantom.volume, NODULE.center_ras_mm).score
+    probability = diagnoser.diagnose(phantom.volume, NODULE.center_ras_mm).probability
     far = replace(diagnoser.bundle, indicator=SimilarityIndicator(np.array([1e3, 2e3])))
-    wide = with_info(Diagnoser(far, "cpu"), split_vote=(score - 0.1, score + 0.1))
+    wide = with_info(Diagnoser(far, "cpu"), split_vote=(probability - 0.1, probability + 0.1))
     reasons = wide.diagnose(phantom.volume, NODULE.center_ras_mm).confidence.reasons
     assert len(reasons) == 1
     assert "the vote is split" in reasons[0]
-    narrow = with_info(Diagnoser(far, "cpu"), split_vote=(score + 0.1, score + 0.2))
+    narrow = with_info(Diagnoser(far, "cpu"), split_vote=(probability + 0.1, probability + 0.2))
     assert narrow.diagnose(phantom.volume, NODULE.center_ras_mm).confidence.confident
+
+
+def test_the_series_of_a_case_tells_its_patient(diagnoser, phantom):
+    """A scan that the cases come from must not be voted on by its own nodules."""
+    of_case = replace(phantom.volume, series_uid="1.2.3.7")
+    diagnosis = diagnoser.diagnose(of_case, NODULE.center_ras_mm)
+    named = diagnoser.diagnose(phantom.volume, NODULE.center_ras_mm, patient_id="P3")
+    assert [c.case.case_id for c in diagnosis.cases] == [c.case.case_id for c in named.cases]
+    assert diagnosis.notices == named.notices
+    assert "2 cases of this patient were left out" in diagnosis.notices
+    unknown = diagnoser.diagnose(phantom.volume, NODULE.center_ras_mm, patient_id="P999")
+    assert "none of the cases is of the patient that was named" in unknown.notices
+
+
+def test_two_diagnosers_of_one_bundle_do_not_share_weights(bundle):
+    first, second = Diagnoser(bundle, "cpu"), Diagnoser(bundle, "cpu")
+    assert first.network is not second.network
 
 
 def test_lung_share_counts_valid_voxels_only():

@@ -16,7 +16,8 @@ from contrastdiagnosis.patch import (
 )
 from contrastdiagnosis.volume import Volume, apply_affine
 from scipy.ndimage import map_coordinates
-from test_volume import GEOMETRIES, affine, ct
+
+from engine.test_volume import GEOMETRIES, affine, ct
 
 SMALL = PatchGeometry(shape=(6, 8, 10))
 
@@ -174,3 +175,15 @@ def test_nearest_keeps_labels_whole():
         labels, affine(spacing_ijk=(0.5, 0.5, 0.5), origin=(0, 0, 0)), (9, 9, 9), 0, "nearest"
     )
     assert set(np.unique(out)) <= {0.0, 1.0, 2.0}
+
+
+def test_a_single_plane_is_a_slice_of_the_whole():
+    """Grids of one voxel along an axis, as pictures are cut."""
+    array = ct(shape=(9, 10, 11)).astype(np.float32)
+    turned = affine(turn_deg=(10, 5, 20), spacing_ijk=(0.9, 0.8, 0.7), origin=(2, 1, 1))
+    whole, inside = resample(array, turned, (6, 7, 8), fill=-7)
+    for axis in range(3):
+        shape = tuple(1 if a == axis else n for a, n in enumerate((6, 7, 8)))
+        plane, seen = resample(array, turned, shape, fill=-7)
+        np.testing.assert_allclose(plane.squeeze(axis), whole.take(0, axis), atol=1e-2)
+        np.testing.assert_array_equal(seen.squeeze(axis), inside.take(0, axis))

@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from contrastdiagnosis.errors import InputError
+from contrastdiagnosis.patch import DEFAULT_GEOMETRY
 from contrastdiagnosis.pixels import CasePixels, PixelStore
 
 
-def pixels(shape=(3, 4, 5)):
+def pixels(shape=DEFAULT_GEOMETRY.shape):
     random = np.random.default_rng(0)
     return CasePixels(
         random.random(shape).astype(np.float32),
@@ -41,3 +42,10 @@ def test_absent_and_damaged_pixels_are_named(tmp_path):
     (tmp_path / "b.safetensors").write_bytes(b"nonsense")
     with pytest.raises(InputError, match=r"b\.safetensors is damaged"):
         store.read("b")
+
+
+def test_pixels_of_another_shape_are_refused(tmp_path):
+    store = PixelStore(tmp_path)
+    store.write("c", pixels((3, 4, 5)))
+    with pytest.raises(InputError, match=r"c.safetensors is damaged: wanted shape \(32, 64, 64\)"):
+        store.read("c")

@@ -109,7 +109,7 @@ def nan_ct():
         (np.abs(ct()) % 256, "8-bit picture"),
         (ct() + 1024, "--hu-offset -1024"),
         (np.abs(ct()) + 10, "another modality"),
-        (ct() % 400 - 150, "no voxel below -500"),
+        (ct() % 400 - 150, "no voxel from -1100 to -500"),
     ],
 )
 def test_what_is_no_ct_is_refused(hu, message):
@@ -150,9 +150,11 @@ def test_pictures_and_time_series_are_refused(tmp_path):
         read_volume(tmp_path / "time.nrrd")
 
 
-def write_dicom(folder, hu, positions_mm, uid="1.2.826.0.1.3680043.2.1125.1", modality="CT"):
+def write_dicom(
+    folder, hu, positions_mm, uid="1.2.826.0.1.3680043.2.1125.1", modality="CT", aside_mm=0.0
+):
     """One file a slice, stored with a rescale intercept as scanners do."""
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(exist_ok=True, parents=True)
     for n, (slice_hu, z) in enumerate(zip(hu, positions_mm, strict=True)):
         dataset = pydicom.Dataset()
         dataset.file_meta = pydicom.dataset.FileMetaDataset()
@@ -165,7 +167,7 @@ def write_dicom(folder, hu, positions_mm, uid="1.2.826.0.1.3680043.2.1125.1", mo
         dataset.SeriesInstanceUID = uid
         dataset.Modality = modality
         dataset.InstanceNumber = n + 1
-        dataset.ImagePositionPatient = [-10, -20, float(z)]
+        dataset.ImagePositionPatient = [-10, -20 + aside_mm * n, float(z)]
         dataset.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
         dataset.PixelSpacing = [0.7, 0.7]
         dataset.RescaleIntercept, dataset.RescaleSlope = -1024, 1
@@ -195,6 +197,26 @@ def test_several_series_are_listed_and_one_can_be_named(tmp_path):
     np.testing.assert_array_equal(second.hu, ct(1))
     with pytest.raises(InputError, match="no series 1.2.3 in"):
         read_volume(folder, series_uid="1.2.3")
+
+
+def test_a_tilted_gantry_is_refused(tmp_path):
+    write_dicom(tmp_path / "scan", ct(), [2.5 * k for k in range(len(ct()))], aside_mm=1.0)
+    with pytest.raises(InputError, match=r"tilted gantry: .* by up to .* mm \(\d+ degrees\)"):
+        read_volume(tmp_path / "scan")
+
+
+def test_a_folder_of_dicom_folders_says_which_to_name(tmp_path):
+    write_dicom(tmp_path / "study" / "scan", ct(), [2.5 * k for k in range(len(ct()))])
+    with pytest.raises(InputError, match="it holds the folders scan: name one of them"):
+        read_volume(tmp_path / "study")
+
+
+def test_padding_does_not_hide_a_missing_intercept():
+    """Scanners pad outside the field of view with -2000; lung is near 170 without intercept."""
+    hu = ct().astype(np.int16) + 1024
+    hu[:, :2] = -2000
+    with pytest.raises(InputError, match=r"no voxel from -1100 to -500 .*--hu-offset -1024"):
+        check_ct(hu)
 
 
 @pytest.mark.parametrize(

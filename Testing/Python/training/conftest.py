@@ -49,15 +49,16 @@ COLUMNS = (
 
 
 def write_case_folder(
-    folder: Path, patients: int = 30, context: bool = False, seed: int = 0
+    folder: Path, patients: int = 30, context: bool = False, seed: int = 0, folds: int = 5
 ) -> Path:
-    """Two nodules a patient in five folds; malignant ones are larger.
+    """Two nodules a patient; malignant ones are larger.
 
     Args:
         folder: Where.
         patients: How many.
         context: Show 15 mm above and below the nodule; else only its own slices.
         seed: Draws the nodules.
+        folds: Patients go round these.
     """
     random = np.random.default_rng(seed)
     for part in ("image", "votes"):
@@ -84,7 +85,9 @@ def write_case_folder(
         rating = "4 5 4 4" if malignant else ("3 3 3 3" if n % 7 == 0 else "1 2 2 3")
         patient = n // 2
         texture = "5 5 5 4" if density > 0 else "1 2 1 1"
-        rows.append(f"n{n}.nii.gz,P{patient:03},{n % 2},1.2.{n},4,{texture},{rating},{patient % 5}")
+        rows.append(
+            f"n{n}.nii.gz,P{patient:03},{n % 2},1.2.{n},4,{texture},{rating},{patient % folds}"
+        )
     (folder / "nodules.csv").write_text("\n".join(rows) + "\n")
     return folder
 

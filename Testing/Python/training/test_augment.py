@@ -85,7 +85,7 @@ def test_without_augmentation_it_is_the_centred_crop():
     views = augment(intensity, share, coverage, None, generator())
     valid = (coverage == STORED)[CENTRED].float()
     assert_close(views.intensity[:, 0], intensity[CENTRED].float() * valid)
-    assert_close(views.share[:, 0], share[CENTRED].float() / 255)
+    assert_close(views.share[:, 0], share[CENTRED].float() / 255 * valid)
     assert_close(views.valid[:, 0], valid)
 
 
@@ -220,8 +220,10 @@ def test_random_windows_keep_the_nodule():
     """In plane all of it; along the slices at most 1.5 mm of an end are lost."""
     options = replace(STILL, context=True, probability=0)
     views = augment(*covered(), options, generator())
-    lost = (views.share > 0.5) & (views.valid == 0)
-    of_slices = (views.share > 0.5)[:, 0].any(dim=3).any(dim=2)
+    whole = augment(*covered(), None, generator()).share > 0.5
+    lost = whole & (views.valid == 0)
+    assert not views.share[lost].any()
+    of_slices = whole[:, 0].any(dim=3).any(dim=2)
     lost_slices = lost[:, 0].any(dim=3).any(dim=2)
     assert lost_slices.any()
     assert (lost_slices.sum(dim=1) <= 4).all()
@@ -229,9 +231,10 @@ def test_random_windows_keep_the_nodule():
     assert not lost[torch.arange(30), 0, middle].any()
 
 
-def test_what_is_not_seen_is_air():
+def test_what_is_not_seen_is_air_and_no_nodule():
     views = augment(*covered(), Augmentation(context=True), generator())
     hidden = views.valid == 0
     assert hidden.any()
     assert not views.intensity[hidden].any()
+    assert not views.share[hidden].any()
     assert set(np.unique(views.valid.numpy())) == {0.0, 1.0}

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import TINY
 from contrastdiagnosis.network import load_network
 from contrastdiagnosis_training.fit import CHECKPOINT, MODEL
 from torch import distributed
+
+from training.conftest import TINY
 
 SCRIPT = f"""
 import sys
@@ -20,7 +21,7 @@ from pathlib import Path
 
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 import torch
-from conftest import TINY
+from training.conftest import TINY
 from contrastdiagnosis_training import fit
 from contrastdiagnosis_training.trainer import Trainer
 

@@ -6,11 +6,12 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import TINY, TINY_PAPER
 from contrastdiagnosis.network import NoduleNet
 from contrastdiagnosis_training.losses import dice_ce, margin_contrastive, pairwise_distance
 from contrastdiagnosis_training.objective import Targets, objective
 from torch.testing import assert_close
+
+from training.conftest import TINY, TINY_PAPER
 
 SHAPE = (8, 1, 16, 32, 32)
 

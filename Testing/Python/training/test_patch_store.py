@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
-from conftest import write_case_folder
 from contrastdiagnosis.case_folder import read_scan
 from contrastdiagnosis.cases import RATINGS
 from contrastdiagnosis.patch import crop_patch
@@ -21,6 +20,8 @@ from contrastdiagnosis_training.patch_store import (
     STORED,
     load_patch_store,
 )
+
+from training.conftest import write_case_folder
 
 TENSORS = ("intensity", "share", "coverage", "diameter_mm")
 

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import DATA
 from contrastdiagnosis.case_folder import Nodule, read_case_folder
 from contrastdiagnosis.errors import InputError
 from contrastdiagnosis_training.labels import is_malignant
 from contrastdiagnosis_training.splits import patient_folds, split_by_patient
+
+from training.conftest import DATA
 
 ROLES = ("train", "validation", "test")
 

@@ -11,7 +11,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from conftest import TINY, TINY_PAPER
 from contrastdiagnosis.errors import InputError
 from contrastdiagnosis.network import load_network
 from contrastdiagnosis_training import cli
@@ -21,6 +20,8 @@ from contrastdiagnosis_training.splits import split_by_patient
 from contrastdiagnosis_training.trainer import Trainer
 from lightning.fabric import Fabric
 from torch.testing import assert_close
+
+from training.conftest import TINY, TINY_PAPER
 
 RECIPE = replace(TINY, epochs=3, validate_every=2)
 
