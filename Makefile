@@ -1,14 +1,16 @@
 # Everything a fresh clone needs; `.venv` is made on first use.
 
-PYTHON ?= $(firstword $(foreach p,python3.13 python3.12 python3.11 python3,$(if $(shell command -v $(p) 2>/dev/null),$(p))))
+NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
+PYTHON ?= $(shell for p in python3 python3.12 python3.13 python3.11 python; do \
+	$$p -c '$(NEW_ENOUGH)' 2>/dev/null && echo $$p && break; done)
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-OUT ?= out
+OUT ?= out/demo
 
 .PHONY: demo test bench lint clean
 
-demo: $(READY)  ## diagnose a nodule of the phantom CT with the bundled weights; report in out/
+demo: $(READY)  ## diagnose a nodule of the phantom CT with the bundled weights; report in out/demo
 	$(BIN)/contrastdiagnosis demo --out $(OUT)
 
 test: $(READY)  ## all tests
@@ -23,11 +25,11 @@ lint: $(READY)
 	$(BIN)/mypy
 
 $(READY): pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-		{ echo "Python 3.11 or newer is needed, $(PYTHON) is $$($(PYTHON) -V); set PYTHON=..."; exit 1; }
+	@$(or $(PYTHON),false) -c '$(NEW_ENOUGH)' || \
+		{ echo "Python 3.11 or newer is needed; name one by make PYTHON=..."; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev]"
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(OUT) bench.json
+	rm -rf $(VENV) out bench.json

@@ -137,12 +137,24 @@ class NoduleNet(nn.Module):
 
 
 def save_network(file: Path, network: NoduleNet, dtype: torch.dtype = torch.float32) -> None:
-    """Writes the weights as safetensors, floating point values in `dtype`."""
-    weights = {
-        name: (value.to(dtype) if value.is_floating_point() else value).contiguous().cpu()
-        for name, value in network.state_dict().items()
-    }
-    save_file(weights, file)
+    """Writes the weights as safetensors, kernels and matrices in `dtype`."""
+    save_file({n: w.to(_stored(w, dtype)) for n, w in _weights(network).items()}, file)
+
+
+def round_weights(network: NoduleNet, dtype: torch.dtype) -> None:
+    """Rounds the weights in place to what `save_network` keeps of them."""
+    with torch.no_grad():
+        for weight in network.state_dict().values():
+            weight.copy_(weight.to(_stored(weight, dtype)))
+
+
+def _weights(network: NoduleNet) -> dict[str, Tensor]:
+    return {name: value.contiguous().cpu() for name, value in network.state_dict().items()}
+
+
+def _stored(weight: Tensor, dtype: torch.dtype) -> torch.dtype:
+    """Vectors stay as they are: a running variance may exceed what half precision can hold."""
+    return dtype if weight.is_floating_point() and weight.ndim > 1 else weight.dtype
 
 
 def load_network(file: Path, config: NoduleNetConfig) -> NoduleNet:
@@ -154,6 +166,9 @@ def load_network(file: Path, config: NoduleNetConfig) -> NoduleNet:
     network = NoduleNet(config)
     try:
         weights = load_file(file)
+        broken = [n for n, w in weights.items() if not torch.isfinite(w).all()]
+        if broken:
+            raise InputError(f"{file} holds weights that are not finite: {', '.join(broken)}")
         network.load_state_dict({n: w.to(_full(w)) for n, w in weights.items()}, strict=True)
     except (SafetensorError, OSError) as error:
         raise InputError(f"{file} is not a readable safetensors file: {error}") from error

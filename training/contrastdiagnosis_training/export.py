@@ -16,7 +16,7 @@ from contrastdiagnosis.case_folder import Nodule, read_case_folder, read_scan
 from contrastdiagnosis.cases import Case, CaseLibrary
 from contrastdiagnosis.diagnoser import choose_device
 from contrastdiagnosis.errors import InputError
-from contrastdiagnosis.network import NoduleNet, NoduleNetConfig, load_network
+from contrastdiagnosis.network import NoduleNet, NoduleNetConfig, load_network, round_weights
 from contrastdiagnosis.output import check_writable
 from contrastdiagnosis.vote import VoteRule
 from numpy.typing import NDArray
@@ -71,9 +71,10 @@ class Export:
     def run(self) -> None:
         """Embeds the cases, fits the thresholds, writes."""
         settings = checked_settings(self.weights, self.crossfit)
-        check_writable(self.out)
+        check_writable(self.out.with_name(f".{self.out.name}.json"))
         network = load_network(self.weights / MODEL, _network_config(settings))
-        round_to_half(network)
+        # As the bundle stores them: cases and queries meet the same network.
+        round_weights(network, torch.float16)
         library = self._library(network)
         scale = embedding_scale(library.embedding)
         folds = [load_fold(self.crossfit, fold) for fold in folds_of_run(self.crossfit)]
@@ -157,14 +158,6 @@ def checked_settings(weights: Path, crossfit: Path) -> dict[str, Any]:
 def read_rows(folders: Sequence[str]) -> list[Nodule]:
     """The nodules of all folders."""
     return [nodule for folder in folders for nodule in read_case_folder(Path(folder))]
-
-
-def round_to_half(network: NoduleNet) -> None:
-    """Rounds the weights as the bundle stores them: cases and queries meet the same network."""
-    with torch.no_grad():
-        for value in network.state_dict().values():
-            if value.is_floating_point():
-                value.copy_(value.half())
 
 
 def known_places(nodules: Sequence[Nodule]) -> dict[str, tuple[float, float, float]]:

@@ -5,15 +5,19 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from contrastdiagnosis.errors import InputError
 from contrastdiagnosis.network import (
     STATISTICS,
     NoduleNet,
     NoduleNetConfig,
     channels_to_space,
     distance,
+    load_network,
     mask_statistics,
     pool_under_mask,
     principal_extents,
+    round_weights,
+    save_network,
     space_to_channels,
 )
 from torch.testing import assert_close
@@ -194,3 +198,26 @@ def test_statistics_of_extreme_masks_are_finite_with_finite_gradient(inside):
     values = mask_statistics(torch.rand(1, 1, 8, 16, 16), inside)
     (gradient,) = torch.autograd.grad(values.sum(), inside)
     assert values.isfinite().all() and gradient.isfinite().all()
+
+
+def test_weights_beyond_half_precision_survive_the_file(tmp_path):
+    """Running variances of unnormalised features pass 65504, where float16 ends."""
+    network = NoduleNet(TINY).eval()
+    for name, buffer in network.named_buffers():
+        if name.endswith("running_var"):
+            buffer.fill_(8e5)
+    round_weights(network, torch.float16)
+    save_network(tmp_path / "n.safetensors", network, torch.float16)
+    again = load_network(tmp_path / "n.safetensors", TINY)
+    for (name, kept), (_, loaded) in zip(
+        network.state_dict().items(), again.state_dict().items(), strict=True
+    ):
+        assert torch.equal(kept, loaded), name
+
+
+def test_weights_that_are_not_finite_are_refused(tmp_path):
+    network = NoduleNet(TINY)
+    network.align.weight.data[0, 0] = float("inf")
+    save_network(tmp_path / "n.safetensors", network)
+    with pytest.raises(InputError, match=r"not finite: align.weight"):
+        load_network(tmp_path / "n.safetensors", TINY)
