@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -227,18 +228,18 @@ def write_outputs(
     report_file: Path | None,
     mask_file: Path | None,
 ) -> None:
-    """Prints the diagnosis and writes what was asked for."""
+    """Writes what was asked for and prints the diagnosis."""
     from contrastdiagnosis.report import render_report
     from contrastdiagnosis.summary import summarise, summary_text
 
     summary = summarise(diagnosis, volume, bundle.info)
-    print(summary_text(summary))
     if json_file:
         write_file(json_file, (json.dumps(summary, indent=1) + "\n").encode())
     if report_file:
         write_file(report_file, render_report(diagnosis, volume, bundle).encode())
     if mask_file:
         write_image(mask_file, diagnosis.mask.full().astype(np.uint8), volume.ijk_to_ras)
+    print(summary_text(summary))
     for file in (json_file, report_file, mask_file):
         if file:
             print(f"wrote {file}")
@@ -257,6 +258,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("contrastdiagnosis: interrupted", file=sys.stderr)
         return 130
+    except BrokenPipeError:
+        # The reader, such as `head`, has seen enough; nothing may be written at exit either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 

@@ -151,6 +151,19 @@ def test_a_full_disk_leaves_what_was_there(ct, bundle_folder, tmp_path, option):
     assert [f.name for f in tmp_path.iterdir()] == [target.name]
 
 
+def test_a_reader_that_stops_early_loses_nothing(ct, bundle_folder, tmp_path):
+    """`contrastdiagnosis diagnose ... | head -1`."""
+    target = tmp_path / "d.json"
+    arguments = ["diagnose", ct, "--ras", *RAS, "--bundle", bundle_folder, "--json", target]
+    command = [sys.executable, "-u", "-m", "contrastdiagnosis.cli", *map(str, arguments)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()
+        error = process.stderr.read()
+        assert process.wait() == 0, error
+    assert error == b""
+    assert json.loads(target.read_text())["cases"]
+
+
 def test_a_sound_bundle_is_verified(bundle_folder, capsys):
     assert main(["bundle", "verify", str(bundle_folder)]) == 0
     assert "tiny 1 is sound" in capsys.readouterr().out

@@ -19,7 +19,7 @@ SCRIPT = f"""
 import sys
 from pathlib import Path
 
-sys.path.insert(0, {str(Path(__file__).parent)!r})
+sys.path.insert(0, {str(Path(__file__).parents[1])!r})
 import torch
 from training.conftest import TINY
 from contrastdiagnosis_training import fit

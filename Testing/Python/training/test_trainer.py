@@ -195,6 +195,14 @@ def finished(case_folder, cache, tmp_path_factory):
     return out
 
 
+@pytest.fixture(autouse=True)
+def interruptible():
+    """Background processes of a shell are started deaf to Ctrl-C; users' terminals are not."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def stop_after(monkeypatch, method, epoch):
     """Ctrl-C comes while `method` of the given epoch runs."""
     whole = getattr(Trainer, method)
