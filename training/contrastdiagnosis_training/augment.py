@@ -37,6 +37,9 @@ class Augmentation:
     context: bool = False
     """Vary how much tissue beyond the nodule is seen, so that its extent cannot be read from
     where the slices end."""
+    end_cuts: float = 0.0
+    """Share of the views cut along the slices that end within 3 mm of the nodule's end: a stack may
+    also end where the nodule is still there."""
 
 
 class Views(NamedTuple):
@@ -143,13 +146,23 @@ def _window(here: Tensor, axis: int, draw: _Draw) -> Tensor:
     reach = size * spacing_mm / 2
     probability = 0.35 if axis == 1 else 0.15
     below, above = (
-        torch.where(draw.switch(probability), draw.uniform(nearest_mm, reach) / spacing_mm, size)
+        torch.where(draw.switch(probability), _cut_mm(nearest_mm, reach, axis, draw), torch.inf)
+        / spacing_mm
         for _ in range(2)
     )
     inside = (index >= (first - below)[:, None]) & (index <= (last + above)[:, None])
     shape = [len(here), 1, 1, 1]
     shape[axis] = size
     return inside.reshape(shape)
+
+
+def _cut_mm(nearest_mm: float, reach_mm: float, axis: int, draw: _Draw) -> Tensor:
+    """(B,) where a view is cut, in mm beyond the nodule's end."""
+    cut = draw.uniform(nearest_mm, reach_mm)
+    if axis == 1 and draw.options.end_cuts:
+        close = draw.switch(draw.options.end_cuts)
+        cut = torch.where(close, draw.uniform(-3.0, 3.0), cut)
+    return cut
 
 
 def _along_slices(x: Tensor, draw: _Draw) -> Tensor:

@@ -238,3 +238,18 @@ def test_what_is_not_seen_is_air_and_no_nodule():
     assert not views.intensity[hidden].any()
     assert not views.share[hidden].any()
     assert set(np.unique(views.valid.numpy())) == {0.0, 1.0}
+
+
+def test_end_cuts_end_views_at_the_nodules_end():
+    """Half of the views are cut on a side; with end cuts these are cut within 3 mm of its end."""
+    cut = replace(STILL, context=True, probability=0)
+    shown = []
+    for options in (cut, replace(cut, end_cuts=1.0)):
+        views = augment(*nodule(radii_mm=(6, 6, 6), center_mm=(0, 0, 0), batch=80), options,
+                        generator())  # fmt: skip
+        valid = views.valid[:, 0].amax(dim=(2, 3)) > 0
+        first, last = valid.float().argmax(1), 31 - valid.flip(1).float().argmax(1)
+        # The nodule reaches from slice 11 to 20.
+        near = ((first >= 8) & (first <= 14)) | ((last >= 17) & (last <= 23))
+        shown.append(int(near.sum()))
+    assert shown[1] > 2 * shown[0] > 0
