@@ -173,7 +173,7 @@ def training() -> Iterator[Figure]:
     trainer = Trainer(store, split, recipe, fabric, seed=0)
     plain = _PlainLoop(store, recipe, device)
     seen = recipe.batch * trainer.steps
-    times = _medians({"ours": trainer.run_epoch, "plain": plain.run_epoch}, repeats=3, warm=1)
+    times = _medians({"ours": trainer.run_epoch, "plain": plain.run_epoch}, repeats=7, warm=1)
     yield Figure("training", seen / times["ours"], "nodules/s")
     yield Figure("training, plain MONAI loop", len(store) / times["plain"], "nodules/s")
     yield _at_least(
