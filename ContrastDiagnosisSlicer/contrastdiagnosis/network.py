@@ -107,8 +107,14 @@ class NoduleNet(nn.Module):
         pooled = sum(channels[1:]) if self.config.mask_pooling else 0
         return channels[-1] + pooled + (STATISTICS if self.config.statistics else 0)
 
-    def forward(self, intensity: Tensor) -> NoduleFeatures:
-        """Pyramid, mask, code, embedding and ratings of (B, 1, D, H, W) intensities."""
+    def forward(self, intensity: Tensor, pyramid: bool = True) -> NoduleFeatures:
+        """Pyramid, mask, code, embedding and ratings of (B, 1, D, H, W) intensities.
+
+        Args:
+            intensity: Patches.
+            pyramid: False leaves the pyramid empty, for training: Lightning Fabric converts all
+                that is returned to float32, and its gradient back.
+        """
         encoded = [self.stem(space_to_channels(intensity))]
         for block in self.encoder:
             encoded.append(block(encoded[-1]))
@@ -119,7 +125,8 @@ class NoduleNet(nn.Module):
         code = self._code(intensity, encoded, mask_logits)
         embedding = self.align(code)
         ratings = self.rating_head(embedding) if self.rating_head else embedding[:, :0]
-        return NoduleFeatures((intensity, *encoded), mask_logits, code, embedding, ratings)
+        levels = (intensity, *encoded) if pyramid else ()
+        return NoduleFeatures(levels, mask_logits, code, embedding, ratings)
 
     def _code(self, intensity: Tensor, encoded: Sequence[Tensor], mask_logits: Tensor) -> Tensor:
         # Pooling runs in float32: half precision loses the small nodules' volume.

@@ -7,11 +7,11 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from contrastdiagnosis.network import NoduleFeatures, NoduleNet
+from contrastdiagnosis.network import NoduleNet
 from contrastdiagnosis.vote import VoteRule
 from lightning.fabric import Fabric
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim.lr_scheduler import CosineAnnealingWarmRestarts, LRScheduler, OneCycleLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -50,8 +50,7 @@ class Trainer:
         optimizer = torch.optim.AdamW(
             network.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay
         )
-        self.network = network
-        self._forward, self.optimizer = fabric.setup(_WithoutPyramid(network), optimizer)
+        self.network, self.optimizer = fabric.setup(network, optimizer)
         self.schedule = _schedule(self.optimizer, recipe, self.steps)
         self.average = _averaged(network, recipe.average) if recipe.average else None
 
@@ -64,7 +63,7 @@ class Trainer:
     @property
     def trained(self) -> NoduleNet:
         """The weights to keep: their moving average, or the last ones."""
-        kept = self.average.module if self.average else self.network
+        kept = self.average.module if self.average else self.network.module
         return cast(NoduleNet, kept)
 
     @property
@@ -139,7 +138,7 @@ class Trainer:
         """Everything that `restore` needs."""
         state = {
             "epoch": self.epoch,
-            "network": self.network.state_dict(),
+            "network": self.network.module.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
         }
@@ -148,7 +147,7 @@ class Trainer:
     def restore(self, state: dict[str, Any]) -> None:
         """Goes on where `state` was taken."""
         self.epoch = state["epoch"]
-        self.network.load_state_dict(state["network"])
+        self.network.module.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
         if self.average:
@@ -165,7 +164,7 @@ class Trainer:
             self.store.suspicion[positions].to(device),
             self.rating_targets[positions].to(device),
         )
-        features = self._forward(views.intensity)
+        features = self.network(views.intensity, pyramid=False)
         terms = objective(
             features, views.share, targets, self.recipe,
             mask_only=self.epoch < self.recipe.mask_epochs,
@@ -177,11 +176,11 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         self.fabric.backward(loss)
         if self.recipe.clip:
-            self.fabric.clip_gradients(self._forward, self.optimizer, max_norm=self.recipe.clip)
+            self.fabric.clip_gradients(self.network, self.optimizer, max_norm=self.recipe.clip)
         self.optimizer.step()
         self.schedule.step()
         if self.average:
-            self.average.update_parameters(self.network)
+            self.average.update_parameters(self.network.module)
         return {name: float(term.detach()) for name, term in terms.items()}
 
     def _views(
@@ -195,22 +194,6 @@ class Trainer:
             self.recipe.augmentation if augmented else None,
             draws,
         )
-
-
-class _WithoutPyramid(nn.Module):
-    """What the losses need of a forward pass.
-
-    Fabric converts all that a network returns to float32, and its gradient back: for the pyramid
-    that is a tenth of a step.
-    """
-
-    def __init__(self, network: NoduleNet) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, intensity: Tensor) -> NoduleFeatures:
-        features: NoduleFeatures = self.network(intensity)
-        return features._replace(pyramid=())
 
 
 def _standardised(store: PatchStore, train: NDArray[np.int64]) -> Tensor:

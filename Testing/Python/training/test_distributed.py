@@ -31,7 +31,7 @@ cases, cache, out = map(Path, sys.argv[1:])
 class Watched(Trainer):
     def run_epoch(self):
         terms = super().run_epoch()
-        named = dict(self.network.named_parameters())
+        named = dict(self.network.module.named_parameters())
         torch.save(
             {{
                 "terms": terms,

@@ -97,13 +97,13 @@ def test_runs_of_a_few_steps_have_a_schedule_too(make, total):
 @pytest.mark.parametrize("recipe", [TINY, TINY_PAPER], ids=["default", "paper"])
 def test_two_epochs_give_finite_losses_and_change_every_weight(make, recipe):
     trainer = make(recipe)
-    before = weights(trainer.network)
+    before = weights(trainer.network.module)
     first, second = trainer.run_epoch(), trainer.run_epoch()
     terms = {"mask", "contrast", "vote", "ratings"} if recipe is TINY else {"mask", "contrast"}
     assert set(first) == ({"mask"} if recipe is TINY else terms)
     assert set(second) == terms
     assert np.isfinite([*first.values(), *second.values()]).all()
-    after = weights(trainer.network)
+    after = weights(trainer.network.module)
     assert all(value.isfinite().all() for value in after.values())
     assert not [name for name in after if torch.equal(after[name], before[name])]
     assert trainer.epoch == 2
@@ -119,7 +119,7 @@ def test_a_restored_trainer_goes_on_bit_for_bit(make, recipe):
     assert_same(weights(first.trained), weights(second.trained))
     assert first.run_epoch() == second.run_epoch()
     assert_same(weights(first.trained), weights(second.trained))
-    assert_same(weights(first.network), weights(second.network))
+    assert_same(weights(first.network.module), weights(second.network.module))
 
 
 def test_the_seed_fixes_the_run(make):
@@ -138,11 +138,11 @@ def test_epochs_differ(make):
 def test_kept_weights_are_the_moving_average(make):
     trainer = make(replace(TINY, average=0.5))
     trainer.run_epoch()
-    last, kept = trainer.network.mask_head.weight, trainer.trained.mask_head.weight
+    last, kept = trainer.network.module.mask_head.weight, trainer.trained.mask_head.weight
     assert not torch.equal(last, kept)
     without = make(replace(TINY, average=0.0))
     without.run_epoch()
-    assert_same(weights(without.trained), weights(trainer.network))
+    assert_same(weights(without.trained), weights(trainer.network.module))
 
 
 def test_validation_gives_vote_retrieval_and_overlap(make):
