@@ -19,10 +19,12 @@ class Recipe:
     """One way to train; the defaults are what the shipped bundle was trained with."""
 
     network: NoduleNetConfig = field(
-        default_factory=lambda: NoduleNetConfig(ratings=len(RATINGS) + 1)
+        default_factory=lambda: NoduleNetConfig(rim_pooling=True, ratings=len(RATINGS) + 1)
     )
     augmentation: Augmentation = field(
-        default_factory=lambda: Augmentation(flip_slices=True, context=True)
+        default_factory=lambda: Augmentation(
+            scale=0.05, gamma=(0.9, 1.11), flip_slices=True, context=True, end_cuts=0.5
+        )
     )
     epochs: int = 30
     mask_epochs: int = 5
@@ -42,8 +44,11 @@ class Recipe:
     omega: float = 1.5
     """Weight of the segmentation loss (arXiv:2403.05280)."""
     contrastive_weight: float = 1.0
-    vote_weight: float = 1.0
+    vote_weight: float = 3.0
     """Weight of the cross-entropy of the soft vote among the batch."""
+    vote_sharpness: float = 10.0
+    """Factor of the distances in the soft vote. The margin sets their unit: at 1 all of a batch
+    vote nearly alike, and nothing is learnt from it."""
     rating_weight: float = 5.0
     """Weight of the regression of the readers' ratings and the diameter from z."""
     sure_pairs: bool = True

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -16,13 +18,14 @@ from contrastdiagnosis.network import (
     mask_statistics,
     pool_under_mask,
     principal_extents,
+    rim_of,
     round_weights,
     save_network,
     space_to_channels,
 )
 from torch.testing import assert_close
 
-TINY = NoduleNetConfig(channels=(4, 6, 8, 10), embedding=5, ratings=3)
+TINY = NoduleNetConfig(channels=(4, 6, 8, 10), embedding=5, rim_pooling=True, ratings=3)
 PAPER_LIKE = NoduleNetConfig(
     channels=(4, 6, 8, 10), embedding=5, mask_pooling=False, statistics=False, code_norm=False
 )
@@ -151,6 +154,26 @@ def ball(radius_mm, shape=(32, 64, 64), spacing=(1.25, 0.7, 0.7), stretch=(1, 1,
     k, j, i = torch.meshgrid(*axes, indexing="ij")
     inside = (k / stretch[0]) ** 2 + (j / stretch[1]) ** 2 + (i / stretch[2]) ** 2 < radius_mm**2
     return inside.float()[None, None]
+
+
+def test_the_rim_is_where_the_mask_begins_and_ends():
+    inside = torch.zeros(1, 1, 16, 32, 32)
+    inside[:, :, 4:12, 8:24, 8:24] = 1
+    rim = rim_of(inside)[0, 0]
+    assert rim.shape == (16, 16, 16)
+    # One voxel to either side of each face of the box 4:12, 4:12, 4:12 on the stem's grid.
+    expected = torch.zeros(16, 16, 16)
+    expected[3:13, 3:13, 3:13] = 1
+    expected[5:11, 5:11, 5:11] = 0
+    assert_close(rim, expected)
+    assert not rim_of(torch.ones(1, 1, 16, 32, 32)).any()
+
+
+def test_the_rim_reaches_the_code():
+    """A bright shell changes what is pooled along the rim; without rim pooling it is not there."""
+    with_rim, without = TINY, replace(TINY, rim_pooling=False)
+    assert net(with_rim).code_length - net(without).code_length == sum(TINY.channels[:-1])
+    assert net(with_rim)(patches()).code.isfinite().all()
 
 
 def test_statistics_measure_size_density_and_shape():
