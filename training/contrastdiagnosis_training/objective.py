@@ -55,7 +55,7 @@ def objective(
     if recipe.contrastive_weight:
         terms["contrast"] = recipe.contrastive_weight * contrast(distance, targets, recipe)
     if recipe.vote_weight:
-        terms["vote"] = recipe.vote_weight * vote_loss(recipe.vote_sharpness * distance, targets)
+        terms["vote"] = recipe.vote_weight * vote_loss(distance, targets)
     if recipe.rating_weight:
         loss = rating_regression(features.ratings.float(), targets.ratings)
         terms["ratings"] = recipe.rating_weight * loss.mean()
@@ -84,7 +84,7 @@ def contrast(distance: Tensor, targets: Targets, recipe: Recipe) -> Tensor:
 
 
 def vote_loss(distance: Tensor, targets: Targets) -> Tensor:
-    """Cross-entropy of the soft vote among the rest of the batch, by (B, B) scaled distances."""
+    """Cross-entropy of the soft vote among the rest of the batch."""
     known = targets.suspicion.isfinite()
     suspicion = targets.suspicion.nan_to_num()
     others = ~torch.eye(len(distance), dtype=torch.bool, device=distance.device)

@@ -44,11 +44,8 @@ class Recipe:
     omega: float = 1.5
     """Weight of the segmentation loss (arXiv:2403.05280)."""
     contrastive_weight: float = 1.0
-    vote_weight: float = 3.0
+    vote_weight: float = 1.0
     """Weight of the cross-entropy of the soft vote among the batch."""
-    vote_sharpness: float = 10.0
-    """Factor of the distances in the soft vote. The margin sets their unit: at 1 all of a batch
-    vote nearly alike, and nothing is learnt from it."""
     rating_weight: float = 5.0
     """Weight of the regression of the readers' ratings and the diameter from z."""
     sure_pairs: bool = True

@@ -23,6 +23,7 @@ from contrastdiagnosis.network import (
     save_network,
     space_to_channels,
 )
+from torch.nn import functional
 from torch.testing import assert_close
 
 TINY = NoduleNetConfig(channels=(4, 6, 8, 10), embedding=5, rim_pooling=True, ratings=3)
@@ -167,6 +168,13 @@ def test_the_rim_is_where_the_mask_begins_and_ends():
     expected[5:11, 5:11, 5:11] = 0
     assert_close(rim, expected)
     assert not rim_of(torch.ones(1, 1, 16, 32, 32)).any()
+
+
+def test_the_rim_is_the_morphological_gradient():
+    inside = torch.rand(2, 1, 6, 14, 10)
+    small = functional.avg_pool3d(inside, (1, 2, 2))
+    grown, shrunk = (s * functional.max_pool3d(s * small, 3, 1, 1) for s in (1, -1))
+    assert_close(rim_of(inside), grown - shrunk)
 
 
 def test_the_rim_reaches_the_code():

@@ -85,20 +85,3 @@ def test_unsure_pairs_weigh_nothing():
     (gradient,) = torch.autograd.grad(loss, embedding)
     assert not gradient[[4, 5, 7]].any()
     assert gradient[[0, 1, 2, 3, 6]].abs().sum(dim=1).all()
-
-
-def test_the_vote_sees_the_distances_sharpened():
-    """At the margin's own unit every nodule of a batch would vote nearly alike."""
-    torch.manual_seed(0)
-    network = NoduleNet(TINY.network).eval()
-    x, share, targets = inputs()
-    features = network(x)
-    far_apart = features._replace(embedding=0.3 * torch.eye(len(x), 6))
-    plain, sharp = (
-        objective(far_apart, share, targets, replace(TINY, vote_sharpness=s), mask_only=False)
-        for s in (1.0, 10.0)
-    )
-    assert not torch.isclose(plain["vote"], sharp["vote"])
-    stretched = far_apart._replace(embedding=10 * far_apart.embedding)
-    same = objective(stretched, share, targets, replace(TINY, vote_sharpness=1.0), mask_only=False)
-    torch.testing.assert_close(same["vote"], sharp["vote"])
