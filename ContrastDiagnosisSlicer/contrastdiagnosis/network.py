@@ -45,9 +45,6 @@ class NoduleNetConfig:
     """Length of z."""
     mask_pooling: bool = True
     """Pool the code also under the predicted mask; False is the published global pooling."""
-    rim_pooling: bool = False
-    """Pool the finer levels along the predicted mask's rim as well, where margin, lobulation and
-    spiculation are seen."""
     statistics: bool = True
     """Add density and shape statistics of the predicted mask to the code."""
     code_norm: bool = True
@@ -108,7 +105,6 @@ class NoduleNet(nn.Module):
         """Length n of the code c."""
         channels = self.config.channels
         pooled = sum(channels[1:]) if self.config.mask_pooling else 0
-        pooled += sum(channels[:-1]) if self.config.rim_pooling else 0
         return channels[-1] + pooled + (STATISTICS if self.config.statistics else 0)
 
     def forward(self, intensity: Tensor, pyramid: bool = True) -> NoduleFeatures:
@@ -142,9 +138,6 @@ class NoduleNet(nn.Module):
                 inside = inside.detach()  # The mask learns from the readers' marks alone.
             if self.config.mask_pooling:
                 pooled += [pool_under_mask(features.float(), inside) for features in encoded[1:]]
-            if self.config.rim_pooling:
-                rim = rim_of(inside)
-                pooled += [pool_under_mask(features.float(), rim) for features in encoded[:-1]]
             if self.config.statistics:
                 pooled.append(mask_statistics(intensity.float(), inside))
             return self.code_norm(torch.cat(pooled, dim=1))
@@ -196,30 +189,11 @@ def _full(weight: Tensor) -> torch.dtype:
 
 
 def pool_under_mask(features: Tensor, inside: Tensor) -> Tensor:
-    """(B, C) mean of (B, C, d, h, w) features weighted by a (B, 1, D, H, W) weight."""
+    """(B, C) mean of (B, C, d, h, w) features weighted by a (B, 1, D, H, W) mask probability."""
     weight = functional.adaptive_avg_pool3d(inside, tuple(features.shape[2:])).flatten(2)  # type: ignore[arg-type]
     # As a product of matrices the gradient keeps the features' own channels-last layout.
     total = weight @ features.permute(0, 2, 3, 4, 1).flatten(1, 3)
     return total[:, 0] / (weight.sum(dim=2) + EPSILON)
-
-
-def rim_of(inside: Tensor) -> Tensor:
-    """(B, 1, D, H/2, W/2) weight of the voxels next to the surface of a (B, 1, D, H, W) soft mask.
-
-    A morphological gradient on the stem's nearly cubic grid: about 1.3 mm to either side.
-    """
-    inside = functional.avg_pool3d(inside, STEM_STRIDE)
-    return _largest_nearby(inside) + _largest_nearby(-inside)
-
-
-def _largest_nearby(x: Tensor) -> Tensor:
-    """Maximum over the 3x3x3 neighbours of (B, C, D, H, W): ten times as fast as `max_pool3d`."""
-    for dim in (2, 3, 4):
-        size = x.shape[dim]
-        wide = torch.cat([x.narrow(dim, 0, 1), x, x.narrow(dim, size - 1, 1)], dim)
-        for start in (0, 2):
-            x = torch.maximum(x, wide.narrow(dim, start, size))
-    return x
 
 
 DENSITY_BINS = 10
@@ -274,6 +248,16 @@ def mask_statistics(intensity: Tensor, inside: Tensor) -> Tensor:
         ],
         dim=1,
     )
+
+
+def _largest_nearby(x: Tensor) -> Tensor:
+    """Maximum over the 3x3x3 neighbours of (B, C, D, H, W): ten times as fast as `max_pool3d`."""
+    for dim in (2, 3, 4):
+        size = x.shape[dim]
+        wide = torch.cat([x.narrow(dim, 0, 1), x, x.narrow(dim, size - 1, 1)], dim)
+        for start in (0, 2):
+            x = torch.maximum(x, wide.narrow(dim, start, size))
+    return x
 
 
 def principal_extents(weight: Tensor, spacing_mm: Tensor) -> Tensor:

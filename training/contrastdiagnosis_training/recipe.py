@@ -19,12 +19,10 @@ class Recipe:
     """One way to train; the defaults are what the shipped bundle was trained with."""
 
     network: NoduleNetConfig = field(
-        default_factory=lambda: NoduleNetConfig(rim_pooling=True, ratings=len(RATINGS) + 1)
+        default_factory=lambda: NoduleNetConfig(ratings=len(RATINGS) + 1)
     )
     augmentation: Augmentation = field(
-        default_factory=lambda: Augmentation(
-            scale=0.05, gamma=(0.9, 1.11), flip_slices=True, context=True, end_cuts=0.5
-        )
+        default_factory=lambda: Augmentation(flip_slices=True, context=True, end_cuts=0.5)
     )
     epochs: int = 30
     mask_epochs: int = 5

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
@@ -12,13 +10,13 @@ from contrastdiagnosis.network import (
     STATISTICS,
     NoduleNet,
     NoduleNetConfig,
+    _largest_nearby,
     channels_to_space,
     distance,
     load_network,
     mask_statistics,
     pool_under_mask,
     principal_extents,
-    rim_of,
     round_weights,
     save_network,
     space_to_channels,
@@ -26,7 +24,7 @@ from contrastdiagnosis.network import (
 from torch.nn import functional
 from torch.testing import assert_close
 
-TINY = NoduleNetConfig(channels=(4, 6, 8, 10), embedding=5, rim_pooling=True, ratings=3)
+TINY = NoduleNetConfig(channels=(4, 6, 8, 10), embedding=5, ratings=3)
 PAPER_LIKE = NoduleNetConfig(
     channels=(4, 6, 8, 10), embedding=5, mask_pooling=False, statistics=False, code_norm=False
 )
@@ -157,33 +155,6 @@ def ball(radius_mm, shape=(32, 64, 64), spacing=(1.25, 0.7, 0.7), stretch=(1, 1,
     return inside.float()[None, None]
 
 
-def test_the_rim_is_where_the_mask_begins_and_ends():
-    inside = torch.zeros(1, 1, 16, 32, 32)
-    inside[:, :, 4:12, 8:24, 8:24] = 1
-    rim = rim_of(inside)[0, 0]
-    assert rim.shape == (16, 16, 16)
-    # One voxel to either side of each face of the box 4:12, 4:12, 4:12 on the stem's grid.
-    expected = torch.zeros(16, 16, 16)
-    expected[3:13, 3:13, 3:13] = 1
-    expected[5:11, 5:11, 5:11] = 0
-    assert_close(rim, expected)
-    assert not rim_of(torch.ones(1, 1, 16, 32, 32)).any()
-
-
-def test_the_rim_is_the_morphological_gradient():
-    inside = torch.rand(2, 1, 6, 14, 10)
-    small = functional.avg_pool3d(inside, (1, 2, 2))
-    grown, shrunk = (s * functional.max_pool3d(s * small, 3, 1, 1) for s in (1, -1))
-    assert_close(rim_of(inside), grown - shrunk)
-
-
-def test_the_rim_reaches_the_code():
-    """A bright shell changes what is pooled along the rim; without rim pooling it is not there."""
-    with_rim, without = TINY, replace(TINY, rim_pooling=False)
-    assert net(with_rim).code_length - net(without).code_length == sum(TINY.channels[:-1])
-    assert net(with_rim)(patches()).code.isfinite().all()
-
-
 def test_statistics_measure_size_density_and_shape():
     soft, hard = torch.full((1, 1, 32, 64, 64), 0.25), torch.full((1, 1, 32, 64, 64), 0.85)
     small, large = ball(5), ball(10)
@@ -207,6 +178,11 @@ def test_statistics_measure_size_density_and_shape():
     assert of["flat"][13] > of["small"][13] + 0.1
     extents = of["flat"][16:].exp()
     assert float(extents[2] / extents[0]) == pytest.approx(16, rel=0.2)
+
+
+def test_the_largest_nearby_equals_max_pooling():
+    x = torch.randn(2, 3, 5, 7, 6)
+    assert_close(_largest_nearby(x), functional.max_pool3d(x, 3, stride=1, padding=1))
 
 
 def test_principal_extents_equal_the_covariance():

@@ -18,7 +18,7 @@ DATA = Path(__file__).parents[4] / "shared" / "data"
 """Real nodules, where the checkout has them beside it."""
 
 TINY = Recipe(
-    network=NoduleNetConfig(channels=(4, 6, 8, 10), embedding=6, rim_pooling=True, ratings=10),
+    network=NoduleNetConfig(channels=(4, 6, 8, 10), embedding=6, ratings=10),
     augmentation=Augmentation(flip_slices=True, context=True),
     epochs=2,
     batch=8,
