@@ -62,6 +62,7 @@ def augment(
     coverage: Tensor,
     options: Augmentation | None,
     generator: torch.Generator,
+    extent: Tensor | None = None,
 ) -> Views:
     """One view of each nodule.
 
@@ -71,16 +72,31 @@ def augment(
         coverage: (B, D, H, W) uint8.
         options: None cuts the centred patch out of the stored voxels, as inference does.
         generator: Source of all draws, on the tensors' device.
+        extent: (B, 3, 2) `marked_extent` of the shares, where it is known already.
     """
     draw = _Draw(len(intensity), intensity.device, generator, options)
+    extent = marked_extent(share) if extent is None else extent
+    valid = _visible(coverage, extent, draw).float()
     share = share.float() / 255
-    valid = _visible(share, coverage, draw).float()
     stacked = torch.stack([intensity.float() * valid, share, valid], dim=1)
     sampled = _turn(_along_slices(stacked, draw), draw)
     image, share, valid = sampled[:, :1], sampled[:, 1:2], sampled[:, 2:]
     valid = (valid > 0.5).float()
     # What is not shown is not asked for: the nodule ends where the view ends.
     return Views(_intensity(image, draw) * valid, share * valid, valid)
+
+
+def marked_extent(share: Tensor) -> Tensor:
+    """(B, 3, 2) first and last index along (k, j, i) that any reader marked in (B, D, H, W)."""
+    ends = []
+    for axis in (1, 2, 3):
+        marked = share.amax(dim=tuple(a for a in (1, 2, 3) if a != axis)) > 0
+        size = marked.shape[1]
+        index = torch.arange(size, device=share.device)
+        first = torch.where(marked, index, size).amin(dim=1)
+        last = torch.where(marked, index, -1).amax(dim=1)
+        ends.append(torch.stack([first, last], 1))
+    return torch.stack(ends, 1)
 
 
 class _Draw:
@@ -115,33 +131,28 @@ class _Draw:
         return torch.randn(x.shape, device=self.device, generator=self.generator)
 
 
-def _visible(share: Tensor, coverage: Tensor, draw: _Draw) -> Tensor:
+def _visible(coverage: Tensor, extent: Tensor, draw: _Draw) -> Tensor:
     """(B, D, H, W) bool: the voxels this view may show."""
     stored = coverage == STORED
     if not (draw.enabled and draw.options.context):
         return stored
-    marked = share > 0
     visible = torch.where(draw.switch(0.6)[:, None, None, None], coverage >= CONTINUED, stored) & (
         coverage != FILL
     )
     for axis in (1, 2, 3):
-        others = tuple(a for a in (1, 2, 3) if a != axis)
-        here = marked.any(dim=others[1]).any(dim=others[0])
-        visible = visible & _window(here, axis, draw)
+        visible = visible & _window(extent[:, axis - 1], coverage.shape[axis], axis, draw)
     return visible
 
 
-def _window(here: Tensor, axis: int, draw: _Draw) -> Tensor:
+def _window(extent: Tensor, size: int, axis: int, draw: _Draw) -> Tensor:
     """A random interval along an axis that holds most of the nodule, (B, ..., n, ...) bool.
 
     Half of the views are cut on a side: in plane a few millimetres beyond the nodule or more,
     along the slices sometimes within its last millimetre.
     """
-    size = here.shape[1]
     spacing_mm = STORE_GEOMETRY.spacing_mm[axis - 1]
-    index = torch.arange(size, device=here.device)
-    first = torch.where(here, index, size).amin(dim=1)
-    last = torch.where(here, index, -1).amax(dim=1)
+    index = torch.arange(size, device=extent.device)
+    first, last = extent.unbind(dim=1)
     nearest_mm = -1.5 if axis == 1 else 3.0
     reach = size * spacing_mm / 2
     probability = 0.35 if axis == 1 else 0.15
@@ -151,7 +162,7 @@ def _window(here: Tensor, axis: int, draw: _Draw) -> Tensor:
         for _ in range(2)
     )
     inside = (index >= (first - below)[:, None]) & (index <= (last + above)[:, None])
-    shape = [len(here), 1, 1, 1]
+    shape = [len(extent), 1, 1, 1]
     shape[axis] = size
     return inside.reshape(shape)
 

@@ -1,4 +1,4 @@
-"""The command `contrastdiagnosis-train`: fit, crossfit, evaluate, export."""
+"""The command `contrastdiagnosis-train`: fit, crossfit, evaluate, export, agreement."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Annotated
 import tyro
 from contrastdiagnosis.errors import InputError
 
+from contrastdiagnosis_training.agreement import Agreement
 from contrastdiagnosis_training.crossfit import CrossFit
 from contrastdiagnosis_training.evaluate import Evaluate
 from contrastdiagnosis_training.export import Export
@@ -19,6 +20,7 @@ Command = (
     | Annotated[CrossFit, tyro.conf.subcommand("crossfit")]
     | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
     | Annotated[Export, tyro.conf.subcommand("export")]
+    | Annotated[Agreement, tyro.conf.subcommand("agreement")]
 )
 
 

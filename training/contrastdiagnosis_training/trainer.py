@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.optim.lr_scheduler import CosineAnnealingWarmRestarts, LRScheduler, OneCycleLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from contrastdiagnosis_training.augment import Views, augment
+from contrastdiagnosis_training.augment import Views, augment, marked_extent
 from contrastdiagnosis_training.batches import balanced_batches, batches_per_epoch
 from contrastdiagnosis_training.labels import RULES, is_malignant
 from contrastdiagnosis_training.losses import consensus
@@ -43,6 +43,7 @@ class Trainer:
             store, split, recipe, fabric, seed,
         )  # fmt: skip
         self.epoch = 0
+        self.extent = marked_extent(store.share)
         self.rating_targets = _standardised(store, split.train)
         self.malignant = torch.from_numpy(is_malignant(store.malignancy.numpy()))
         torch.manual_seed(seed)
@@ -193,6 +194,7 @@ class Trainer:
             self.store.coverage[positions].to(device),
             self.recipe.augmentation if augmented else None,
             draws,
+            self.extent[positions].to(device),
         )
 
 

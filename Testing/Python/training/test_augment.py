@@ -9,7 +9,7 @@ import pytest
 import torch
 from contrastdiagnosis.case_folder import read_scan
 from contrastdiagnosis.patch import DEFAULT_GEOMETRY, crop_patch
-from contrastdiagnosis_training.augment import Augmentation, augment
+from contrastdiagnosis_training.augment import Augmentation, augment, marked_extent
 from contrastdiagnosis_training.patch_store import CONTINUED, FILL, STORE_GEOMETRY, STORED
 from torch.testing import assert_close
 
@@ -51,6 +51,13 @@ def centroid_mm(share):
         place = torch.arange(along.shape[1]) - (along.shape[1] - 1) / 2
         parts.append(along @ place * DEFAULT_GEOMETRY.spacing_mm[axis - 1])
     return torch.stack(parts, 1)
+
+
+def test_the_extent_is_that_of_the_marked_voxels():
+    share = torch.zeros(2, 6, 7, 8, dtype=torch.uint8)
+    share[0, 1:4, 2:3, 5:8] = 60
+    share[1, 0, 6, 0] = share[1, 5, 1, 3] = 255
+    assert marked_extent(share).tolist() == [[[1, 3], [2, 2], [5, 7]], [[0, 5], [1, 6], [0, 3]]]
 
 
 @pytest.mark.parametrize("seed", range(3))
