@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -10,7 +11,7 @@ from contrastdiagnosis.patch import DEFAULT_GEOMETRY
 from torch import Tensor
 from torch.nn import functional
 
-from contrastdiagnosis_training.patch_store import CONTINUED, FILL, STORE_GEOMETRY, STORED
+from contrastdiagnosis_training.patch_store import CONTINUED, STORE_GEOMETRY, STORED
 
 
 @dataclass(frozen=True)
@@ -77,9 +78,8 @@ def augment(
     draw = _Draw(len(intensity), intensity.device, generator, options)
     extent = marked_extent(share) if extent is None else extent
     valid = _visible(coverage, extent, draw).float()
-    share = share.float() / 255
-    stacked = torch.stack([intensity.float() * valid, share, valid], dim=1)
-    sampled = _turn(_along_slices(stacked, draw), draw)
+    channels = (intensity * valid, share.float() / 255, valid)
+    sampled = _turn(_along_slices(channels, draw), draw)
     image, share, valid = sampled[:, :1], sampled[:, 1:2], sampled[:, 2:]
     valid = (valid > 0.5).float()
     # What is not shown is not asked for: the nodule ends where the view ends.
@@ -133,15 +133,17 @@ class _Draw:
 
 def _visible(coverage: Tensor, extent: Tensor, draw: _Draw) -> Tensor:
     """(B, D, H, W) bool: the voxels this view may show."""
-    stored = coverage == STORED
+    least = torch.full((len(coverage),), STORED, device=coverage.device)
     if not (draw.enabled and draw.options.context):
-        return stored
-    visible = torch.where(draw.switch(0.6)[:, None, None, None], coverage >= CONTINUED, stored) & (
-        coverage != FILL
-    )
-    for axis in (1, 2, 3):
-        visible = visible & _window(extent[:, axis - 1], coverage.shape[axis], axis, draw)
-    return visible
+        return coverage >= _per_item(least)
+    least = torch.where(draw.switch(0.6), CONTINUED, least)
+    k, j, i = (_window(extent[:, a - 1], coverage.shape[a], a, draw) for a in (1, 2, 3))
+    return (coverage >= _per_item(least)) & (k & j & i)
+
+
+def _per_item(x: Tensor) -> Tensor:
+    """(B, 1, 1, 1) of (B,)."""
+    return x[:, None, None, None]
 
 
 def _window(extent: Tensor, size: int, axis: int, draw: _Draw) -> Tensor:
@@ -176,22 +178,23 @@ def _cut_mm(nearest_mm: float, reach_mm: float, axis: int, draw: _Draw) -> Tenso
     return cut
 
 
-def _along_slices(x: Tensor, draw: _Draw) -> Tensor:
-    """(B, C, D, h, w) of a patch's slices out of (B, C, d, h, w): shift, scale, flip head to foot.
+def _along_slices(channels: Sequence[Tensor], draw: _Draw) -> Tensor:
+    """(B, C, D, h, w) slices of a patch out of C stored (B, d, h, w): shift, scale, flip.
 
     Apart from the axial part, because this way both together take a quarter of the time.
     """
     options = draw.options
     count, spacing_mm = DEFAULT_GEOMETRY.shape[0], DEFAULT_GEOMETRY.spacing_mm[0]
-    stored = x.shape[2]
+    stored, device = channels[0].shape[1], channels[0].device
     flip = 1 - 2.0 * (draw.switch(0.5) & torch.tensor(options.flip_slices and draw.enabled))
     step = flip * (1 + draw.symmetric(options.scale))
     shift = draw.symmetric(options.shift_mm) / spacing_mm
-    place = torch.arange(count, device=x.device) - (count - 1) / 2
+    place = torch.arange(count, device=device) - (count - 1) / 2
     wanted = place[None] * step[:, None] + shift[:, None] + (stored - 1) / 2
-    index = torch.arange(stored, device=x.device)
+    index = torch.arange(stored, device=device)
     weight = (1 - (wanted[..., None] - index).abs()).clamp(min=0)
-    return (weight[:, None] @ x.flatten(3)).unflatten(3, x.shape[3:])
+    moved = torch.stack([weight @ x.flatten(2) for x in channels], dim=1)
+    return moved.unflatten(3, channels[0].shape[2:])
 
 
 def _turn(x: Tensor, draw: _Draw) -> Tensor:

@@ -25,7 +25,8 @@ FORMAT = 3
 """Raised when the stored tensors change, so that old caches are made anew."""
 
 FILL, CONTINUED, STORED = 0, 1, 2
-"""Where a voxel's intensity comes from: nowhere, `context.extend_along_slices`, or the file."""
+"""Where a voxel's intensity comes from: nowhere, `context.extend_along_slices`, or the file. The
+higher, the surer."""
 
 
 @dataclass(frozen=True, eq=False)
