@@ -1,4 +1,4 @@
-"""`contrastdiagnosis-train agreement`: how far readers agree, and how good a reader can look."""
+"""`contrastdiagnosis-train agreement`: how far readers agree, and the ceiling that sets."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ IDEAL_FIGURES = ("auc", "auc_6_12mm", "accuracy", "f1", "precision_at_1", "map")
 
 @dataclass(frozen=True)
 class Agreement:
-    """Print how far the readers agree, and the best figures that their noise leaves room for."""
+    """Print how far the readers agree, and an estimate of the best figures that this allows."""
 
     cases: Path
     """Case folder with every reader's ratings."""
@@ -107,7 +107,8 @@ class ReaderModel:
     """Readers who see a nodule's true score and add noise of their own, then round to the scale.
 
     True scores are the observed means, drawn together or apart so that simulated readings have the
-    variances of the real ones: what is observed spreads wider than the truth.
+    variances of the real ones: what is observed spreads wider than the truth. The noise is the same
+    at every score, which is a simplification: real readers agree most on the plainly benign.
 
     Args:
         ratings: Of malignancy.
@@ -122,12 +123,12 @@ class ReaderModel:
         self._center, self._offset = mean.mean(), mean - mean.mean()
         self.spread = float(np.sqrt(observed.between / max(mean.var(), 1e-12)))
         self.noise = float(np.sqrt(observed.within))
-        for _ in range(20):
+        for _ in range(20):  # Damped steps: rounding and clipping change both variances a little.
             simulated = [variance_components(self.readings()) for _ in range(5)]
             between = float(np.mean([s.between for s in simulated]))
             within = float(np.mean([s.within for s in simulated]))
-            self.spread *= float(np.sqrt(observed.between / max(between, 1e-12))) ** 0.5
-            self.noise *= float(np.sqrt(observed.within / max(within, 1e-12))) ** 0.5
+            self.spread *= (observed.between / max(between, 1e-12)) ** 0.25
+            self.noise *= (observed.within / max(within, 1e-12)) ** 0.25
 
     @property
     def true_score(self) -> NDArray[np.float64]:

@@ -133,24 +133,18 @@ class _Draw:
 
 def _visible(coverage: Tensor, extent: Tensor, draw: _Draw) -> Tensor:
     """(B, D, H, W) bool: the voxels this view may show."""
-    least = torch.full((len(coverage),), STORED, device=coverage.device)
     if not (draw.enabled and draw.options.context):
-        return coverage >= _per_item(least)
-    least = torch.where(draw.switch(0.6), CONTINUED, least)
+        return coverage == STORED
+    least = torch.where(draw.switch(0.6), CONTINUED, STORED)
     k, j, i = (_window(extent[:, a - 1], coverage.shape[a], a, draw) for a in (1, 2, 3))
-    return (coverage >= _per_item(least)) & (k & j & i)
-
-
-def _per_item(x: Tensor) -> Tensor:
-    """(B, 1, 1, 1) of (B,)."""
-    return x[:, None, None, None]
+    return (coverage >= least[:, None, None, None]) & (k & j & i)
 
 
 def _window(extent: Tensor, size: int, axis: int, draw: _Draw) -> Tensor:
     """A random interval along an axis that holds most of the nodule, (B, ..., n, ...) bool.
 
     Half of the views are cut on a side: in plane a few millimetres beyond the nodule or more,
-    along the slices sometimes within its last millimetre.
+    along the slices sometimes where the nodule still goes on.
     """
     spacing_mm = STORE_GEOMETRY.spacing_mm[axis - 1]
     index = torch.arange(size, device=extent.device)
