@@ -29,6 +29,11 @@ class Augmentation:
     """Largest relative change of size; more would blur the strongest cue."""
     shift_mm: float = 4.0
     """Largest shift along each axis: how far a click lies beside the centre."""
+    far: float = 0.0
+    """Share of the views that are shifted in plane by up to `far_mm` instead: a nodule has to be
+    found, and its evidence shown, wherever it lies."""
+    far_mm: float = 11.2
+    """16 voxels; a nodule of 22 mm still lies within the patch."""
     gamma: tuple[float, float] = (0.8, 1.25)
     """Contrast: intensity to this power."""
     noise: float = 0.02
@@ -206,11 +211,24 @@ def _turn(x: Tensor, draw: _Draw) -> Tensor:
     theta[:, 0, 0], theta[:, 0, 1] = cos * flip_x, -sin * flip_y
     theta[:, 1, 0], theta[:, 1, 1] = sin * flip_x, cos * flip_y
     theta *= side / stored_side
-    theta[:, :, 2] = torch.stack([draw.symmetric(options.shift_mm) for _ in range(2)], 1) / half_mm
+    theta[:, :, 2] = _shift_mm(draw) / half_mm
     planes = x.flatten(1, 2)
     grid = functional.affine_grid(theta, [*planes.shape[:2], side, side], align_corners=False)
-    turned = functional.grid_sample(planes, grid, padding_mode="zeros", align_corners=False)
+    # A far view reaches beyond the stored voxels. Mirrored tissue there gives nothing away, where
+    # air would tell on which side the nodule lies.
+    padding = "reflection" if options.far else "zeros"
+    turned = functional.grid_sample(planes, grid, padding_mode=padding, align_corners=False)
     return turned.unflatten(1, x.shape[1:3])
+
+
+def _shift_mm(draw: _Draw) -> Tensor:
+    """(B, 2) how far the nodule lies beside the centre in plane."""
+    options = draw.options
+    shift = torch.stack([draw.symmetric(options.shift_mm) for _ in range(2)], 1)
+    if not (draw.enabled and options.far):
+        return shift
+    far = torch.stack([draw.uniform(-options.far_mm, options.far_mm) for _ in range(2)], 1)
+    return torch.where(draw.switch(options.far)[:, None], far, shift)
 
 
 def _intensity(image: Tensor, draw: _Draw) -> Tensor:

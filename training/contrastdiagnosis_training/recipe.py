@@ -22,7 +22,7 @@ class Recipe:
         default_factory=lambda: NoduleNetConfig(ratings=len(RATINGS) + 1)
     )
     augmentation: Augmentation = field(
-        default_factory=lambda: Augmentation(flip_slices=True, context=True, end_cuts=0.5)
+        default_factory=lambda: Augmentation(flip_slices=True, context=True, end_cuts=0.5, far=0.35)
     )
     epochs: int = 30
     mask_epochs: int = 5

@@ -260,3 +260,23 @@ def test_end_cuts_end_views_at_the_nodules_end():
         near = ((first >= 8) & (first <= 14)) | ((last >= 17) & (last <= 23))
         shown.append(int(near.sum()))
     assert shown[1] > 2 * shown[0] > 0
+
+
+def test_some_views_lie_far_beside_the_nodule():
+    options = replace(STILL, far=0.5, far_mm=11.2)
+    views = augment(
+        *nodule(radii_mm=(4, 4, 4), center_mm=(0, 0, 0), batch=200), options, generator()
+    )
+    beside = centroid_mm(views.share)[:, 1:].abs()
+    assert beside.max() < 11.2 + 0.5
+    assert beside.max() > 10
+    far = (beside > 0.5).any(dim=1).float().mean()
+    assert 0.4 < far < 0.6
+    assert centroid_mm(views.share)[:, 0].abs().max() < 0.5
+
+
+def test_a_far_view_is_filled_with_tissue_and_not_with_air():
+    """Air at one side would tell where the nodule lies."""
+    views = augment(*nodule(), replace(STILL, far=1.0), generator())
+    assert views.valid.all()
+    assert views.intensity.min() > 0.05
