@@ -115,20 +115,30 @@ class NoduleNet(nn.Module):
             pyramid: False leaves the pyramid empty, for training: Lightning Fabric converts all
                 that is returned to float32, and its gradient back.
         """
-        encoded = [self.stem(space_to_channels(intensity))]
-        for block in self.encoder:
-            encoded.append(block(encoded[-1]))
-        decoded = encoded[-1]
-        for level in reversed(range(len(self.decoder))):
-            decoded = self.decoder[level](self.up[level](decoded) + encoded[level])
-        mask_logits = channels_to_space(self.mask_head(decoded))
-        code = self._code(intensity, encoded, mask_logits)
+        encoded = self.encode([self.stem(space_to_channels(intensity))])
+        mask_logits = self.decode(encoded)
+        code = self.code_of(intensity, encoded, mask_logits)
         embedding = self.align(code)
         ratings = self.rating_head(embedding) if self.rating_head else embedding[:, :0]
         levels = (intensity, *encoded) if pyramid else ()
         return NoduleFeatures(levels, mask_logits, code, embedding, ratings)
 
-    def _code(self, intensity: Tensor, encoded: Sequence[Tensor], mask_logits: Tensor) -> Tensor:
+    def encode(self, levels: Sequence[Tensor]) -> list[Tensor]:
+        """All of a1...a4, from the first of them on."""
+        encoded = list(levels)
+        for block in list(self.encoder)[len(encoded) - 1 :]:
+            encoded.append(block(encoded[-1]))
+        return encoded
+
+    def decode(self, encoded: Sequence[Tensor]) -> Tensor:
+        """(B, 1, D, H, W) mask logits of a1...a4."""
+        decoded = encoded[-1]
+        for level in reversed(range(len(self.decoder))):
+            decoded = self.decoder[level](self.up[level](decoded) + encoded[level])
+        return channels_to_space(self.mask_head(decoded))
+
+    def code_of(self, intensity: Tensor, encoded: Sequence[Tensor], mask_logits: Tensor) -> Tensor:
+        """(B, n) code c of intensities, a1...a4 and the mask's logits."""
         # Pooling runs in float32: half precision loses the small nodules' volume.
         with torch.autocast(mask_logits.device.type, enabled=False):
             pooled = [encoded[-1].float().mean(dim=(2, 3, 4))]

@@ -1,0 +1,201 @@
+"""Siamese Local-CAM: where a nodule and a case are alike, and where they differ."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from contrastdiagnosis.errors import InputError
+from contrastdiagnosis.network import NoduleNet, distance, space_to_channels
+
+SIMILAR, DIFFERENT = -1, 1
+"""Signs of the distance's gradient: what brings a pair together, what keeps it apart."""
+
+IDENTICAL = 1e-5
+"""Distance, relative to the embedding's length, below which a pair is one and the same: the
+gradient of a distance has length 1 however small it is, and would explain rounding errors."""
+
+
+@dataclass(frozen=True)
+class LocalCam:
+    """How the maps are made (arXiv:2403.05280, METHODS 1.6).
+
+    The formulas' typography is lost; one implementation covers the readings of "local".
+    """
+
+    levels: tuple[int, ...] = (3, 2)
+    """Pyramid levels whose maps are multiplied, deepest first. a4 has 4x4x4 cells of 10x11x11 mm:
+    it blurs what the finer levels show (training/LOG.md, 2026-11-21)."""
+    window_cells: int | None = 1
+    """Side of the cube over which gradients are averaged to weights: 1 is voxel-wise (LayerCAM,
+    HiResCAM), None the whole level (Grad-CAM)."""
+    rectified: bool = True
+    """Drop negative weights, as LayerCAM does."""
+    through_mask: bool = False
+    """Let the gradient also go through the mask that features are pooled under."""
+
+    def __post_init__(self) -> None:
+        deepest_first = tuple(sorted(set(self.levels) & {1, 2, 3, 4}, reverse=True))
+        if not self.levels or self.levels != deepest_first:
+            raise InputError(f"levels must be of a1...a4, deepest first, got {self.levels}")
+        if self.window_cells is not None and (self.window_cells < 1 or self.window_cells % 2 == 0):
+            raise InputError(f"window_cells must be odd or None, got {self.window_cells}")
+
+
+class SideMaps(NamedTuple):
+    """Maps on one side of N pairs, on the patch grid, each scaled to a maximum of 1.
+
+    Attributes:
+        similar: (N, D, H, W) float32 in [0, 1]; 0 throughout where nothing is alike.
+        different: (N, D, H, W) likewise.
+        similar_max: (N,) the maxima before scaling.
+        different_max: (N,).
+    """
+
+    similar: Tensor
+    different: Tensor
+    similar_max: Tensor
+    different_max: Tensor
+
+
+class PairMaps(NamedTuple):
+    """Maps of N pairs.
+
+    Attributes:
+        distance: (N,) AlignDist d.
+        query: The query's side.
+        case: The cases' side, of the M pairs whose case has pixels, in their order.
+    """
+
+    distance: Tensor
+    query: SideMaps
+    case: SideMaps
+
+
+def pair_maps(
+    network: NoduleNet,
+    query: Tensor,
+    embedding: Tensor,
+    pixels: Tensor | None = None,
+    with_pixels: Sequence[int] = (),
+    options: LocalCam = LocalCam(),
+) -> PairMaps:
+    """Siamese Local-CAM of one query and N cases, all in one batch.
+
+    As in a diagnosis, an embedding is the mean over a patch and its mirror image. A case without
+    pixels takes part with its stored embedding, and only the query's side is explained.
+
+    Args:
+        network: In eval mode; its parameters keep no gradient.
+        query: (D, H, W) windowed intensity.
+        embedding: (N, p) z of the cases.
+        pixels: (M, D, H, W) intensities of the cases that have any.
+        with_pixels: Which of the N cases these are.
+        options: The variant.
+
+    Raises:
+        ValueError: The network is in training mode, or pixels and their positions do not match.
+    """
+    if network.training:
+        raise ValueError("wanted a network in eval mode: batch statistics would mix the pairs")
+    count, shown = len(embedding), len(with_pixels)
+    given = 0 if pixels is None else len(pixels)
+    if given != shown:
+        raise ValueError(f"wanted pixels of {shown} cases, got {given}")
+    images = query[None] if pixels is None else torch.cat([query[None], pixels])
+    # The same patch stands once in the batch for every pair it belongs to: gradients of several
+    # distances must not add up on the query.
+    place = torch.tensor([0] * count + list(range(1, shown + 1)), device=query.device)
+    views = torch.stack([images, images.flip(-1)])[:, :, None]  # (2, 1 + M, 1, D, H, W)
+    with torch.enable_grad():
+        levels, z = _embed(network, views, place, min(options.levels), options.through_mask)
+        case = embedding.index_copy(
+            0, torch.tensor(with_pixels, dtype=torch.long, device=query.device), z[count:]
+        )
+        d = distance(z[:count], case)
+        wanted = [levels[level] for level in options.levels]
+        gradients = torch.autograd.grad(d.sum(), wanted)
+    activations = [a.detach() for a in wanted]
+    differs = (d > IDENTICAL * torch.linalg.vector_norm(z[:count], dim=1)).detach().float()
+    differs = torch.cat([differs, differs[list(with_pixels)]])[:, None, None, None]
+    sides = []
+    for sign in (SIMILAR, DIFFERENT):
+        maps = level_product(activations, gradients, sign, options)
+        maps = functional.interpolate(maps, query.shape, mode="trilinear", align_corners=False)
+        straight, mirrored = maps[:, 0].chunk(2)
+        sides.append(differs * (straight + mirrored.flip(-1)) / 2)
+    similar, different = (_scaled(maps) for maps in sides)
+    return PairMaps(
+        d.detach(),
+        *(
+            SideMaps(similar[0][part], different[0][part], similar[1][part], different[1][part])
+            for part in (slice(None, count), slice(count, None))
+        ),
+    )
+
+
+def _embed(
+    network: NoduleNet, views: Tensor, place: Tensor, lowest: int, through_mask: bool
+) -> tuple[dict[int, Tensor], Tensor]:
+    """Levels from `lowest` on, (2 B, ...), and mean embeddings (B, p) of the placed patches."""
+    flat = views.flatten(0, 1)
+    with torch.no_grad():
+        encoded = network.encode([network.stem(space_to_channels(flat))])
+        logits = network.decode(encoded)
+
+    def placed(x: Tensor) -> Tensor:
+        return x.unflatten(0, views.shape[:2])[:, place].flatten(0, 1)
+
+    below = [placed(level) for level in encoded[:lowest]]
+    below[-1].requires_grad_()
+    levels = network.encode(below)
+    mask = network.decode(levels) if through_mask else placed(logits)
+    z = network.align(network.code_of(placed(flat), levels, mask))
+    return dict(enumerate(levels, start=1)), z.unflatten(0, (2, len(place))).mean(dim=0)
+
+
+def level_product(
+    activations: Sequence[Tensor], gradients: Sequence[Tensor], sign: int, options: LocalCam
+) -> Tensor:
+    """(B, 1, d, h, w) map of the finest level, times the scaled maps of the levels above it.
+
+    Args:
+        activations: (B, K, d, h, w) of each level, deepest first.
+        gradients: Of the distance with respect to them.
+        sign: `SIMILAR` or `DIFFERENT`.
+        options: The variant.
+    """
+    product = None
+    for activation, gradient in zip(activations, gradients, strict=True):
+        weight = window_mean(sign * gradient, options.window_cells)
+        weight = functional.relu(weight) if options.rectified else weight
+        local = functional.relu((weight * activation).sum(dim=1, keepdim=True))
+        if product is not None:
+            above = _scaled(product)[0]
+            local = local * functional.interpolate(
+                above, local.shape[2:], mode="trilinear", align_corners=False
+            )
+        product = local
+    assert product is not None
+    return product
+
+
+def window_mean(x: Tensor, cells: int | None) -> Tensor:
+    """Mean of (B, K, d, h, w) over cubes of `cells` cells around each cell, or over everything."""
+    if cells is None:
+        return x.mean(dim=(2, 3, 4), keepdim=True)
+    if cells == 1:
+        return x
+    return functional.avg_pool3d(x, cells, stride=1, padding=cells // 2, count_include_pad=False)
+
+
+def _scaled(maps: Tensor) -> tuple[Tensor, Tensor]:
+    """Maps over their own maximum (0 stays 0), and the maxima (B,)."""
+    highest = maps.flatten(1).amax(dim=1)
+    safe = torch.where(highest > 0, highest, 1.0).reshape(-1, *[1] * (maps.ndim - 1))
+    return maps / safe, highest
