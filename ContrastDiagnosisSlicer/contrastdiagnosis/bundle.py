@@ -22,6 +22,7 @@ from contrastdiagnosis import RESEARCH_USE_NOTICE
 from contrastdiagnosis.cases import CaseLibrary, read_cases, write_cases
 from contrastdiagnosis.confidence import SimilarityIndicator
 from contrastdiagnosis.errors import InputError
+from contrastdiagnosis.image_quality import QualityLimits
 from contrastdiagnosis.model_card import model_card
 from contrastdiagnosis.network import NoduleNet, NoduleNetConfig, load_network, save_network
 from contrastdiagnosis.patch import PatchGeometry
@@ -55,6 +56,10 @@ class BundleInfo:
     """Calibrated probabilities between these are called split."""
     min_lung_share: float = 0.0
     """A patch with a smaller share of lung-dense voxels is not called lung."""
+    max_noise_hu: float | None = None
+    """Noisier scans are unlike those of the cases; None where that was not measured."""
+    max_slice_mm: float | None = None
+    """So are scans whose slices lie further apart."""
     geometry: PatchGeometry = field(default_factory=PatchGeometry)
     network: NoduleNetConfig = field(default_factory=NoduleNetConfig)
     created: str = ""
@@ -66,6 +71,11 @@ class BundleInfo:
     licence: str = "Apache-2.0"
     citation: str = ""
     intended_use: str = RESEARCH_USE_NOTICE
+
+    @property
+    def quality_limits(self) -> QualityLimits:
+        """What is still like the scans that the cases come from."""
+        return QualityLimits(self.min_lung_share, self.max_noise_hu, self.max_slice_mm)
 
 
 @dataclass(frozen=True, eq=False)
@@ -251,6 +261,8 @@ def _check_numbers(info: BundleInfo) -> None:
         "split_vote[0]": (low, 0, 0.5),
         "split_vote[1]": (high, 0.5, 1),
         "min_lung_share": (info.min_lung_share, 0, 1),
+        "max_noise_hu": (info.max_noise_hu, 0, 1e6),
+        "max_slice_mm": (info.max_slice_mm, 0, 1e6),
         "calibration.slope": (info.calibration.slope, 1e-6, 1e6),
         "calibration.intercept": (info.calibration.intercept, -1e6, 1e6),
         "vote.k": (info.vote.k, 1, 1e6),
@@ -259,6 +271,8 @@ def _check_numbers(info: BundleInfo) -> None:
         **{f"network.channels[{n}]": (c, 1, 1e6) for n, c in enumerate(info.network.channels)},
     }
     for name, (value, least, most) in numbers.items():
+        if value is None and name in ("max_noise_hu", "max_slice_mm"):
+            continue
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise ValueError(f"{name} must be a number, got {value!r}")
         if not least <= value <= most:

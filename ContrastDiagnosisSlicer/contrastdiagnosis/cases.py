@@ -165,6 +165,18 @@ class CaseLibrary:
             for c, d in zip(candidates[order], distance[order], strict=True)
         ]
 
+    def embeddings_of(self, case_ids: Sequence[str]) -> NDArray[np.float32]:
+        """(K, p) z of cases by their id.
+
+        Raises:
+            InputError: The library has no such case.
+        """
+        place = {case.case_id: n for n, case in enumerate(self.cases)}
+        absent = [case_id for case_id in case_ids if case_id not in place]
+        if absent:
+            raise InputError(f"the case library has no case {', '.join(absent)}")
+        return self.embedding[[place[case_id] for case_id in case_ids]]
+
     def patient_of_series(self, series_uid: str) -> str | None:
         """The patient of the cases that lie in a DICOM series, None if there is none."""
         if not series_uid:

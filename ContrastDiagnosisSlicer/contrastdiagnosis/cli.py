@@ -20,6 +20,7 @@ from contrastdiagnosis.output import check_image_name, check_writable, write_fil
 if TYPE_CHECKING:
     from contrastdiagnosis.bundle import Bundle
     from contrastdiagnosis.diagnoser import Diagnosis
+    from contrastdiagnosis.explanation import Explanation
     from contrastdiagnosis.volume import Volume
 
 Point = tuple[float, float, float]
@@ -43,6 +44,9 @@ class Diagnose:
     """Write the HTML report here."""
     mask: Path | None = None
     """Write the nodule's mask here, on the CT's own grid (.nii.gz, .nrrd, .mha)."""
+    maps: Path | None = None
+    """Folder for the maps of similar and different evidence against each shown case, on the CT's
+    own grid."""
     bundle: Path | None = None
     """Bundle folder; the one that comes with the program if not given."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -60,15 +64,18 @@ class Diagnose:
         from contrastdiagnosis.diagnoser import Diagnoser, choose_device
         from contrastdiagnosis.volume import read_volume
 
-        for path in (self.json, self.report, self.mask):
+        for path in (self.json, self.report, self.mask, self.maps and self.maps / "maps"):
             check_writable(path)
         check_image_name(self.mask)
         choose_device(self.device)
         bundle = load_bundle(self.bundle or default_bundle_folder())
         volume = read_volume(self.ct, self.series, self.hu_offset)
         point = self._point_ras_mm(volume)
-        diagnosis = Diagnoser(bundle, self.device).diagnose(volume, point, self.patient)
-        write_outputs(diagnosis, volume, bundle, self.json, self.report, self.mask)
+        diagnoser = Diagnoser(bundle, self.device)
+        diagnosis = diagnoser.diagnose(volume, point, self.patient)
+        explained = self.report or self.maps
+        explanations = diagnoser.explain(diagnosis) if explained else ()
+        write_outputs(self, diagnosis, explanations, volume, bundle)
 
     def _point_ras_mm(self, volume: Volume) -> np.ndarray:
         given = [p for p in (self.ras, self.lps, self.ijk) if p is not None]
@@ -221,28 +228,44 @@ Command = (
 
 
 def write_outputs(
+    wanted: Diagnose,
     diagnosis: Diagnosis,
+    explanations: Sequence[Explanation],
     volume: Volume,
     bundle: Bundle,
-    json_file: Path | None,
-    report_file: Path | None,
-    mask_file: Path | None,
 ) -> None:
     """Writes what was asked for and prints the diagnosis."""
     from contrastdiagnosis.report import render_report
     from contrastdiagnosis.summary import summarise, summary_text
 
-    summary = summarise(diagnosis, volume, bundle.info)
-    if json_file:
-        write_file(json_file, (json.dumps(summary, indent=1) + "\n").encode())
-    if report_file:
-        write_file(report_file, render_report(diagnosis, volume, bundle).encode())
-    if mask_file:
-        write_image(mask_file, diagnosis.mask.full().astype(np.uint8), volume.ijk_to_ras)
+    summary = summarise(diagnosis, volume, bundle.info, explanations)
+    if wanted.json:
+        write_file(wanted.json, (json.dumps(summary, indent=1) + "\n").encode())
+    if wanted.report:
+        html = render_report(diagnosis, volume, bundle, explanations)
+        write_file(wanted.report, html.encode())
+    if wanted.mask:
+        write_image(wanted.mask, diagnosis.mask.full().astype(np.uint8), volume.ijk_to_ras)
+    if wanted.maps:
+        write_maps(wanted.maps, diagnosis, explanations, volume)
     print(summary_text(summary))
-    for file in (json_file, report_file, mask_file):
+    for file in (wanted.json, wanted.report, wanted.mask, wanted.maps):
         if file:
             print(f"wrote {file}")
+
+
+def write_maps(
+    folder: Path, diagnosis: Diagnosis, explanations: Sequence[Explanation], volume: Volume
+) -> None:
+    """One NRRD a case and sign on the CT's own grid: case1_similar.nrrd, case1_different.nrrd..."""
+    from contrastdiagnosis.explanation import SIGNS, map_on_volume
+
+    for number, explanation in enumerate(explanations, start=1):
+        for sign in SIGNS:
+            evidence = explanation.query.of_sign(sign)
+            placed = map_on_volume(evidence, diagnosis.encoding.patch, volume).full()
+            file = folder / f"case{number}_{sign}.nrrd"
+            write_image(file, placed.astype(np.float32), volume.ijk_to_ras)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

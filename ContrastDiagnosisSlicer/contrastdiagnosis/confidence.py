@@ -70,3 +70,25 @@ class Confidence:
     def confident(self) -> bool:
         """True when nothing speaks against the vote."""
         return not self.reasons
+
+
+def distance_doubts(nearest: float, indicator: SimilarityIndicator) -> list[str]:
+    """A sentence if even the nearest case lies beyond the threshold."""
+    if nearest <= indicator.threshold:
+        return []
+    return [
+        f"even the nearest case is unlike this nodule: its distance {nearest:.2f} exceeds"
+        f" {indicator.threshold:.2f}, within which {indicator.quantile:.0%} of correctly matched"
+        " cases lie"
+    ]
+
+
+def vote_doubts(probability: float, split_vote: tuple[float, float]) -> list[str]:
+    """A sentence if the calibrated probability lies between the bounds of a split vote."""
+    low, high = split_vote
+    if not low < probability < high:
+        return []
+    return [
+        f"the vote is split: the probability {probability:.2f} lies between {low:.2f} and"
+        f" {high:.2f}"
+    ]

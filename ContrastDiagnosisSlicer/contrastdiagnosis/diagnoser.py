@@ -13,8 +13,11 @@ from numpy.typing import ArrayLike, NDArray
 
 from contrastdiagnosis.bundle import Bundle
 from contrastdiagnosis.cases import Case, Neighbour
-from contrastdiagnosis.confidence import Confidence
+from contrastdiagnosis.confidence import Confidence, distance_doubts, vote_doubts
 from contrastdiagnosis.errors import InputError
+from contrastdiagnosis.explanation import Explanation, explain_pairs
+from contrastdiagnosis.image_quality import image_quality
+from contrastdiagnosis.local_cam import LocalCam
 from contrastdiagnosis.measure import AxialDiameters, axial_diameters, nodule_at
 from contrastdiagnosis.network import NoduleNet
 from contrastdiagnosis.patch import (
@@ -30,7 +33,7 @@ from contrastdiagnosis.volume import MIN_SLICES, Volume, check_ct, check_finite,
 SHOWN_CASES = 6
 """Nearest cases that are shown one by one, whatever the number that votes."""
 
-LUNG_BELOW_HU = -500.0
+NO_NODULE = "no nodule was found at the point, so the vote is about its surroundings"
 
 
 @dataclass(frozen=True)
@@ -199,8 +202,30 @@ class Diagnoser:
             malignant_voters=sum(n.case.malignant for n in voters),
             score=score,
             probability=probability,
-            confidence=Confidence(tuple(self._doubts(encoding, nodule, nearest, probability))),
+            confidence=self._confidence(encoding, nodule, nearest, probability, volume, point),
             notices=tuple(self._notices(encoding, len(voters), patient)),
+        )
+
+    def explain(
+        self, diagnosis: Diagnosis, options: LocalCam = LocalCam()
+    ) -> tuple[Explanation, ...]:
+        """Maps of what makes the nodule and each shown case alike and different.
+
+        Args:
+            diagnosis: Of this diagnoser.
+            options: The variant of the maps.
+
+        Returns:
+            One a shown case, in their order; the case's own side where the bundle has its pixels.
+        """
+        shown = [similar.case.case_id for similar in diagnosis.cases]
+        return explain_pairs(
+            self.network,
+            diagnosis.encoding.patch,
+            shown,
+            self.bundle.library,
+            self.bundle.pixels,
+            options,
         )
 
     def _check_voxels(self, volume: Volume, point: NDArray[np.float64]) -> None:
@@ -214,36 +239,21 @@ class Diagnoser:
         similarity = float(self.bundle.indicator.similarity(neighbour.distance))
         return SimilarCase(neighbour.case, neighbour.distance, similarity)
 
-    def _doubts(
+    def _confidence(
         self,
         encoding: Encoding,
         nodule: NDArray[np.bool_],
         nearest: Sequence[Neighbour],
         probability: float,
-    ) -> list[str]:
-        info, indicator = self.bundle.info, self.bundle.indicator
-        doubts = []
-        if not nodule.any():
-            doubts.append("no nodule was found at the point, so the vote is about its surroundings")
-        share = lung_share(encoding.patch, info.geometry)
-        if share < info.min_lung_share:
-            doubts.append(
-                f"the point does not seem to lie in lung: {share:.0%} of the tissue around it is"
-                f" as light as lung, at least {info.min_lung_share:.0%} was expected"
-            )
-        if nearest[0].distance > indicator.threshold:
-            doubts.append(
-                f"even the nearest case is unlike this nodule: its distance"
-                f" {nearest[0].distance:.2f} exceeds {indicator.threshold:.2f}, within which"
-                f" {indicator.quantile:.0%} of correctly matched cases lie"
-            )
-        low, high = info.split_vote
-        if low < probability < high:
-            doubts.append(
-                f"the vote is split: the probability {probability:.2f} lies between {low:.2f} and"
-                f" {high:.2f}"
-            )
-        return doubts
+        volume: Volume,
+        point: NDArray[np.float64],
+    ) -> Confidence:
+        info = self.bundle.info
+        quality = image_quality(encoding.patch, volume, point, info.geometry)
+        doubts = [] if nodule.any() else [NO_NODULE]
+        doubts += info.quality_limits.doubts(quality)
+        doubts += distance_doubts(nearest[0].distance, self.bundle.indicator)
+        return Confidence((*doubts, *vote_doubts(probability, info.split_vote)))
 
     def _notices(self, encoding: Encoding, voters: int, patient: str | None) -> list[str]:
         notices = []
@@ -264,13 +274,6 @@ class Diagnoser:
                 else "none of the cases is of the patient that was named"
             )
         return notices
-
-
-def lung_share(patch: Patch, geometry: PatchGeometry) -> float:
-    """Share of the patch's valid voxels that are lighter than soft tissue."""
-    low, high = geometry.window_hu
-    lung = patch.intensity < (LUNG_BELOW_HU - low) / (high - low)
-    return float(lung[patch.valid].mean()) if patch.valid.any() else 0.0
 
 
 def mask_on_volume(encoding: Encoding, nodule: NDArray[np.bool_], volume: Volume) -> Region:

@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from contrastdiagnosis import RESEARCH_USE_NOTICE, __version__
 from contrastdiagnosis.bundle import BundleInfo
 from contrastdiagnosis.diagnoser import Diagnosis, SimilarCase
+from contrastdiagnosis.explanation import SIGNS, Explanation
 from contrastdiagnosis.volume import Volume
 
 
-def summarise(diagnosis: Diagnosis, volume: Volume, info: BundleInfo) -> dict[str, Any]:
-    """Everything but voxels, ready for JSON; millimetres are RAS, ratings the readers' means."""
+def summarise(
+    diagnosis: Diagnosis,
+    volume: Volume,
+    info: BundleInfo,
+    explanations: Sequence[Explanation] = (),
+) -> dict[str, Any]:
+    """Everything but voxels, ready for JSON; millimetres are RAS, ratings the readers' means.
+
+    Args:
+        diagnosis: What is told.
+        volume: The CT.
+        info: Of the bundle.
+        explanations: Of some of the shown cases; what their maps came to is told with the case.
+    """
+    explained = {e.case_id: e for e in explanations}
     spacing_k, spacing_j, spacing_i = volume.spacing_mm
     return {
         "notice": RESEARCH_USE_NOTICE,
@@ -41,12 +55,13 @@ def summarise(diagnosis: Diagnosis, volume: Volume, info: BundleInfo) -> dict[st
         "confident": diagnosis.confidence.confident,
         "reasons": list(diagnosis.confidence.reasons),
         "notices": list(diagnosis.notices),
-        "cases": [_case(similar) for similar in diagnosis.cases],
+        "cases": [_case(c, explained.get(c.case.case_id)) for c in diagnosis.cases],
     }
 
 
-def _case(similar: SimilarCase) -> dict[str, Any]:
+def _case(similar: SimilarCase, explanation: Explanation | None) -> dict[str, Any]:
     case = similar.case
+    maps = {"maps": _maps(explanation)} if explanation else {}
     return {
         "case_id": case.case_id,
         "patient_id": case.patient_id,
@@ -58,6 +73,20 @@ def _case(similar: SimilarCase) -> dict[str, Any]:
         "series_uid": case.series_uid,
         "center_ras_mm": list(case.center_ras_mm) if case.center_ras_mm else None,
         "source": case.source,
+        **maps,
+    }
+
+
+def _maps(explanation: Explanation) -> dict[str, Any]:
+    """Distance, raw maxima and remarks; a side that cannot be explained is null."""
+    sides = {"query": explanation.query, "case": explanation.case}
+    return {
+        "distance": explanation.distance,
+        "highest": {
+            name: {sign: side.of_sign(sign).highest for sign in SIGNS} if side else None
+            for name, side in sides.items()
+        },
+        "remarks": list(explanation.remarks),
     }
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import SimpleITK as sitk
 import torch
 from contrastdiagnosis.case_folder import Nodule, NoduleScan, read_scan
-from contrastdiagnosis.diagnoser import Encoding, encode, lung_share, mask_on_volume
+from contrastdiagnosis.diagnoser import Encoding, encode, mask_on_volume
 from contrastdiagnosis.measure import nodule_at
 from contrastdiagnosis.network import NoduleNet
 from contrastdiagnosis.output import check_writable, write_file
@@ -39,7 +39,6 @@ class Readings:
         dice: (N,) mask against the consensus, on the file's own grid.
         dice_inter_reader: (N,) between the readers, NaN where they are not told apart.
         dice_reader_consensus: (N,) of the readers with their consensus, NaN likewise.
-        lung_share: (N,) share of the patch that is as light as lung.
         trimmed_embedding: (N, p) after the file was cut to the nodule's slices, NaN where it shows
             no more than these.
         trimmed_dice: (N,) between the masks with and without the surroundings, NaN likewise.
@@ -53,7 +52,6 @@ class Readings:
     dice: NDArray[np.float64]
     dice_inter_reader: NDArray[np.float64]
     dice_reader_consensus: NDArray[np.float64]
-    lung_share: NDArray[np.float64]
     trimmed_embedding: NDArray[np.float32]
     trimmed_dice: NDArray[np.float64]
 
@@ -106,7 +104,6 @@ def _read(network: NoduleNet, nodule: Nodule, device: torch.device) -> dict[str,
         "dice": dice(mask.full(), scan.consensus),
         "dice_inter_reader": between,
         "dice_reader_consensus": ceiling,
-        "lung_share": lung_share(encoding.patch, DEFAULT_GEOMETRY),
         "trimmed_embedding": np.full_like(encoding.embedding, np.nan),
         "trimmed_dice": np.nan,
     }

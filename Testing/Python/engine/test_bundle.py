@@ -190,6 +190,8 @@ def test_the_default_bundle_is_sound_small_and_without_pixels():
         ({"similarity_quantile": 5}, "similarity_quantile must lie between 0 and 1, got 5"),
         ({"split_vote": [0.4]}, "does not describe a bundle"),
         ({"split_vote": [0.6, 0.7]}, r"split_vote\[0\] must lie between 0 and 0.5, got 0.6"),
+        ({"max_noise_hu": -1}, r"max_noise_hu must lie between 0 and 1e\+06, got -1"),
+        ({"max_slice_mm": "thin"}, "max_slice_mm must be a number, got 'thin'"),
         ({"min_lung_share": "much"}, "min_lung_share must be a number, got 'much'"),
         ({"calibration": {"slope": -1.0, "intercept": 0.0}}, "calibration.slope must lie"),
         ({"vote": {"k": 5.0, "temperature": 1.0}}, "vote.k must be a whole number, got 5.0"),

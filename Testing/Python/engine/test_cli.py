@@ -56,6 +56,27 @@ def test_a_diagnosis_is_printed_and_written(diagnose, tmp_path, capsys, phantom)
     ]
 
 
+def test_maps_are_written_on_the_cts_own_grid(diagnose, tmp_path, phantom):
+    folder = tmp_path / "maps"
+    assert diagnose("--maps", folder, "--json", tmp_path / "d.json", "--device", "cpu") == 0
+    names = [f"case{n}_{s}.nrrd" for n in range(1, 7) for s in ("different", "similar")]
+    assert sorted(f.name for f in folder.iterdir()) == names
+    told = json.loads((tmp_path / "d.json").read_text())["cases"]
+    for number, case in enumerate(told, start=1):
+        for sign in ("similar", "different"):
+            image = volume_from_sitk(sitk.ReadImage(str(folder / f"case{number}_{sign}.nrrd")))
+            assert image.hu.shape == phantom.volume.hu.shape
+            np.testing.assert_allclose(image.ijk_to_ras, phantom.volume.ijk_to_ras, atol=1e-3)
+            empty = case["maps"]["highest"]["query"][sign] == 0
+            assert image.hu.any() != empty
+            assert image.hu.min() >= 0 and image.hu.max() <= 1
+
+
+def test_without_report_or_maps_nothing_is_explained(diagnose, tmp_path):
+    assert diagnose("--json", tmp_path / "d.json") == 0
+    assert "maps" not in json.loads((tmp_path / "d.json").read_text())["cases"][0]
+
+
 def test_the_three_ways_to_name_a_point_agree(diagnose, tmp_path, phantom):
     r, a, s = NODULE.center_ras_mm
     ijk = phantom.volume.ijk_from_ras(NODULE.center_ras_mm)
@@ -106,6 +127,8 @@ def test_an_unreadable_ct_is_told(bundle_folder, capsys, tmp_path):
 
 def test_a_place_that_cannot_be_written_is_told_before_the_work(diagnose, capsys, tmp_path):
     (tmp_path / "file").write_text("in the way")
+    assert diagnose("--maps", tmp_path / "file") == 2
+    assert "cannot write" in capsys.readouterr().err
     for target in (tmp_path / "file" / "d.json", tmp_path, "/proc/d.json"):
         assert diagnose("--json", target) == 2
         captured = capsys.readouterr()

@@ -9,9 +9,9 @@ import pytest
 import torch
 from contrastdiagnosis.cases import CaseLibrary
 from contrastdiagnosis.confidence import SimilarityIndicator
-from contrastdiagnosis.diagnoser import SHOWN_CASES, Diagnoser, choose_device, encode, lung_share
+from contrastdiagnosis.diagnoser import SHOWN_CASES, Diagnoser, choose_device, encode
 from contrastdiagnosis.errors import InputError
-from contrastdiagnosis.patch import DEFAULT_GEOMETRY, Patch, crop_patch
+from contrastdiagnosis.patch import Patch, crop_patch
 from contrastdiagnosis.volume import Volume
 from scipy.spatial.transform import Rotation
 
@@ -210,6 +210,20 @@ def test_a_point_outside_the_lung_is_not_confident(diagnoser, phantom):
     assert not any("lung" in r for r in lung.confidence.reasons)
 
 
+def test_a_noisy_or_thickly_sliced_scan_is_not_confident(diagnoser, phantom):
+    strict = with_info(diagnoser, max_noise_hu=60.0, max_slice_mm=3.0)
+    volume = phantom.volume
+    sound = strict.diagnose(volume, NODULE.center_ras_mm).confidence.reasons
+    assert not any("noisier" in r or "slices" in r for r in sound)
+    noise = np.random.default_rng(0).normal(0, 110, volume.hu.shape)
+    noisy = strict.diagnose(Volume(volume.hu + noise, volume.ijk_to_ras), NODULE.center_ras_mm)
+    assert any("noisier than those of the cases" in r for r in noisy.confidence.reasons)
+    affine = volume.ijk_to_ras.copy()
+    affine[:3, 2] *= 3
+    thick = strict.diagnose(Volume(volume.hu[::3], affine), NODULE.center_ras_mm)
+    assert any("slices are too far apart: 7.5 mm" in r for r in thick.confidence.reasons)
+
+
 def test_a_nodule_unlike_all_cases_is_not_confident(diagnoser, phantom):
     near = replace(diagnoser.bundle, indicator=SimilarityIndicator(np.array([1e-4, 2e-4])))
     diagnosis = Diagnoser(near, "cpu").diagnose(phantom.volume, NODULE.center_ras_mm)
@@ -242,15 +256,6 @@ def test_the_series_of_a_case_tells_its_patient(diagnoser, phantom):
 def test_two_diagnosers_of_one_bundle_do_not_share_weights(bundle):
     first, second = Diagnoser(bundle, "cpu"), Diagnoser(bundle, "cpu")
     assert first.network is not second.network
-
-
-def test_lung_share_counts_valid_voxels_only():
-    intensity = np.zeros(DEFAULT_GEOMETRY.shape, np.float32)
-    valid = np.zeros(DEFAULT_GEOMETRY.shape, bool)
-    assert lung_share(Patch(intensity, valid, np.eye(4)), DEFAULT_GEOMETRY) == 0
-    valid[:16] = True
-    intensity[:4] = 0.8
-    assert lung_share(Patch(intensity, valid, np.eye(4)), DEFAULT_GEOMETRY) == pytest.approx(0.75)
 
 
 def test_cuda_asked_for_and_absent_is_refused(monkeypatch):

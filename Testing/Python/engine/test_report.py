@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 from contrastdiagnosis import RESEARCH_USE_NOTICE
 from contrastdiagnosis.diagnoser import Diagnoser
+from contrastdiagnosis.pictures import overview_picture, plane_pictures
 from contrastdiagnosis.pixels import CasePixels, PixelStore
-from contrastdiagnosis.report import case_map, overview_picture, plane_pictures, render_report
+from contrastdiagnosis.report import case_map, render_report, sign_views
 from contrastdiagnosis.summary import summarise
 from contrastdiagnosis.volume import Volume
 from PIL import Image
@@ -31,8 +32,25 @@ def diagnosis(bundle, phantom):
 
 
 @pytest.fixture(scope="module")
-def html(diagnosis, phantom, bundle):
-    return render_report(diagnosis, phantom.volume, bundle)
+def explanations(bundle, diagnosis):
+    return Diagnoser(bundle, "cpu").explain(diagnosis)
+
+
+@pytest.fixture(scope="module")
+def html(diagnosis, phantom, bundle, explanations):
+    return render_report(diagnosis, phantom.volume, bundle, explanations)
+
+
+@pytest.fixture
+def pictured(bundle, diagnosis, tmp_path):
+    """The bundle with pictures of the first two cases."""
+    store = PixelStore(tmp_path / "pixels")
+    mask = np.zeros(SHAPE, bool)
+    mask[10:20, 20:40, 20:40] = True
+    for n, similar in enumerate(diagnosis.cases[:2]):
+        intensity = np.random.default_rng(n).random(SHAPE).astype(np.float32)
+        store.write(similar.case.case_id, CasePixels(intensity, np.ones(SHAPE, bool), mask))
+    return replace(bundle, pixels=store)
 
 
 class Tags(HTMLParser):
@@ -61,7 +79,7 @@ def test_the_report_is_well_formed_and_self_contained(html):
     names = {name for name, _ in tags.seen}
     assert not names & {"script", "link", "iframe", "img"}
     sources = [a["href"] for _, a in tags.seen if "href" in a]
-    assert len(sources) == 4
+    assert len(sources) == 4 + html.count('class="view') + html.count('class="evidence"')
     assert all(source.startswith("data:image/png;base64,") for source in sources)
     assert "http" not in re.sub(r"data:image/png;base64,[^\"]*", "", html)
 
@@ -78,32 +96,78 @@ def test_the_report_says_everything(html, diagnosis, bundle):
     assert f"Where the nodule lies among the {len(bundle.library)} cases" in html
     for reason in diagnosis.confidence.reasons:
         assert reason in html.replace("&#39;", "'")
-    assert html.count('class="nopicture"') == 6
+    assert html.count('class="nopicture"') == 2 * 6
 
 
-def test_cards_show_pictures_where_pixels_are(diagnosis, phantom, bundle, tmp_path):
-    store = PixelStore(tmp_path / "pixels")
-    mask = np.zeros(SHAPE, bool)
-    mask[10:20, 20:40, 20:40] = True
-    pixels = CasePixels(np.full(SHAPE, 0.4, np.float32), np.ones(SHAPE, bool), mask)
-    for similar in diagnosis.cases[:2]:
-        store.write(similar.case.case_id, pixels)
-    html = render_report(diagnosis, phantom.volume, replace(bundle, pixels=store))
-    assert html.count('class="nopicture"') == 4
+def test_cards_show_pictures_where_pixels_are(diagnosis, phantom, pictured):
+    explanations = Diagnoser(pictured, "cpu").explain(diagnosis)
+    html = render_report(diagnosis, phantom.volume, pictured, explanations)
+    assert html.count('class="nopicture"') == 2 * 4
+    assert html.count("<figcaption>the case<") == 2 * 2
+    assert html.count("<figcaption>this nodule<") == 2 * 6
 
 
-def test_text_from_files_cannot_become_markup(diagnosis, phantom, bundle):
+def test_both_signs_are_there_and_one_is_chosen(html, diagnosis, explanations):
+    assert html.count('class="view similar"') == html.count('class="view different"') == 6
+    assert re.findall(r'type="radio" name="sign" id="sign-(\w+)"( checked)?', html) == [
+        ("similar", " checked"), ("different", ""), ("none", ""),
+    ]  # fmt: skip
+    maps = [e.query.of_sign(s) for e in explanations for s in ("similar", "different")]
+    assert html.count('class="evidence"') == sum(not m.empty for m in maps) > 6
+
+
+def test_both_sides_of_a_pair_share_one_scale_of_colour(diagnosis, pictured):
+    explanation = Diagnoser(pictured, "cpu").explain(diagnosis)[0]
+    strongest = []
+    for view, sign in zip(
+        sign_views(explanation, diagnosis), ("similar", "different"), strict=True
+    ):
+        for picture, side in ((view.query, explanation.query), (view.case, explanation.case)):
+            if picture.overlay:
+                alpha = np.asarray(png_of(picture.overlay))[..., 3].max()
+                strongest.append((side.of_sign(sign).highest, sign, alpha))
+    for sign in ("similar", "different"):
+        ordered = [alpha for _, s, alpha in sorted(strongest) if s == sign]
+        assert ordered == sorted(ordered)
+        assert 180 < ordered[-1] <= 204
+
+
+def test_remarks_reach_the_reader(html, explanations):
+    assert "only the nodule" in explanations[0].remarks[-1]
+    assert html.count("the case has no picture here, so only the nodule") == 6
+
+
+def test_text_from_files_cannot_become_markup(diagnosis, phantom, bundle, explanations):
     evil = replace(bundle.info, name="<script>alert(1)</script>", training_data="<b>x</b>")
-    html = render_report(diagnosis, phantom.volume, replace(bundle, info=evil))
+    html = render_report(diagnosis, phantom.volume, replace(bundle, info=evil), explanations)
     assert "<script>" not in html
     assert "&lt;script&gt;" in html
 
 
-def test_a_bundle_that_was_not_measured_has_a_report_too(diagnosis, phantom, bundle):
-    html = render_report(
-        diagnosis, phantom.volume, replace(bundle, info=replace(bundle.info, metrics={}))
-    )
+def test_a_bundle_that_was_not_measured_has_a_report_too(diagnosis, phantom, bundle, explanations):
+    unmeasured = replace(bundle, info=replace(bundle.info, metrics={}))
+    html = render_report(diagnosis, phantom.volume, unmeasured, explanations)
     assert "Measured" not in html
+    assert html.count('class="chart"') == 1
+
+
+def test_a_measured_bundle_shows_what_its_answers_were_worth(
+    diagnosis, phantom, bundle, explanations
+):
+    curves = {
+        "reliability": [(0.1, 0.05, 10), (0.9, 0.95, 10)],
+        "roc": [(0, 0), (0.2, 0.9), (1, 1)],
+        "roc_diameter": [(0, 0), (0.4, 0.8), (1, 1)],
+        "risk_coverage": [(0.1, 0.0), (1.0, 0.2)],
+    }
+    rule = bundle.info.metrics["exclude3"] | {"curves": curves}
+    measured = replace(
+        bundle, info=replace(bundle.info, metrics={"exclude3": rule, "protocol": "P."})
+    )
+    html = render_report(diagnosis, phantom.volume, measured, explanations)
+    assert html.count('class="chart"') == 4
+    for text in ("How near the cases are", "diameter alone", "surest first", "unseen nodules"):
+        assert text in html
 
 
 def test_planes_are_cut_through_the_nodule(bundle):
@@ -122,9 +186,12 @@ def test_planes_are_cut_through_the_nodule(bundle):
     assert max(ys) == pytest.approx(12, abs=0.1)
 
 
+def png_of(uri):
+    return Image.open(io.BytesIO(base64.b64decode(uri.removeprefix("data:image/png;base64,"))))
+
+
 def pixels_of(picture):
-    png = base64.b64decode(picture.source.removeprefix("data:image/png;base64,"))
-    return np.asarray(Image.open(io.BytesIO(png))).astype(int)
+    return np.asarray(png_of(picture.source)).astype(int)
 
 
 @pytest.mark.parametrize("flips", [(1, 1), (-1, 1), (1, -1), (-1, -1)])
@@ -154,10 +221,11 @@ def test_the_overview_is_axial_also_for_sagittal_scans(diagnosis, phantom):
     assert np.abs(pixels_of(picture) - pixels_of(expected)).max() <= 2
 
 
-def test_pictures_name_the_sides_and_show_a_scale(diagnosis, phantom, bundle):
-    html = render_report(diagnosis, replace(phantom.volume, name="thorax.nrrd"), bundle)
+def test_pictures_name_the_sides_and_show_a_scale(diagnosis, phantom, bundle, explanations):
+    volume = replace(phantom.volume, name="thorax.nrrd")
+    html = render_report(diagnosis, volume, bundle, explanations)
     assert re.findall(r"<text [^>]*>([RLAPSI])</text>", html)[:16] == list("RLAPRLAPRLSIAPSI")
-    assert html.count(">10 mm<") == 3 and html.count(">50 mm<") == 1
+    assert html.count(">10 mm<") == 3 + 2 * 6 and html.count(">50 mm<") == 1
     assert "thorax.nrrd" in html
 
 
@@ -169,8 +237,18 @@ def test_the_map_holds_every_case_and_the_query(diagnosis, bundle):
     assert 0 <= x <= 1 and 0 <= y <= 1
 
 
+def test_the_summary_tells_what_the_maps_came_to(diagnosis, phantom, bundle, explanations):
+    summary = summarise(diagnosis, phantom.volume, bundle.info, explanations)
+    told = json.loads(json.dumps(summary))["cases"][2]["maps"]
+    assert told["distance"] == explanations[2].distance
+    assert told["highest"]["query"]["similar"] == explanations[2].query.similar.highest
+    assert told["highest"]["case"] is None
+    assert told["remarks"] == list(explanations[2].remarks)
+
+
 def test_the_summary_is_json_and_complete(diagnosis, phantom, bundle):
     summary = json.loads(json.dumps(summarise(diagnosis, phantom.volume, bundle.info)))
+    assert "maps" not in summary["cases"][0]
     assert summary["notice"] == RESEARCH_USE_NOTICE
     assert summary["verdict"] in ("benign", "malignant")
     assert summary["confident"] is (not summary["reasons"])

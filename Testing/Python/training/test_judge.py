@@ -36,7 +36,6 @@ def readings(count=80, seed=0, separation=1.5, first_patient=0):
         dice=nothing,
         dice_inter_reader=nothing,
         dice_reader_consensus=nothing,
-        lung_share=nothing,
         trimmed_embedding=np.full_like(embedding, np.nan),
         trimmed_dice=nothing,
     )
