@@ -1,4 +1,4 @@
-"""The command `contrastdiagnosis-train`: fit, crossfit, evaluate, export, agreement."""
+"""The command `contrastdiagnosis-train`: from case folders to a bundle, and what it is worth."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from contrastdiagnosis.errors import InputError
 from contrastdiagnosis_training.agreement import Agreement
 from contrastdiagnosis_training.crossfit import CrossFit
 from contrastdiagnosis_training.evaluate import Evaluate
+from contrastdiagnosis_training.explain_eval import ExplainEval
 from contrastdiagnosis_training.export import Export
 from contrastdiagnosis_training.fit import Fit
 
@@ -20,6 +21,7 @@ Command = (
     | Annotated[CrossFit, tyro.conf.subcommand("crossfit")]
     | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
     | Annotated[Export, tyro.conf.subcommand("export")]
+    | Annotated[ExplainEval, tyro.conf.subcommand("explain-eval")]
     | Annotated[Agreement, tyro.conf.subcommand("agreement")]
 )
 

@@ -34,7 +34,10 @@ from contrastdiagnosis_training.metrics import (
     expected_calibration_error,
     f1,
     patient_bootstrap,
+    reliability,
     retrieval,
+    risk_coverage,
+    roc,
     size_baseline,
 )
 from contrastdiagnosis_training.readings import Readings, read_nodules
@@ -160,7 +163,7 @@ def figures_of(parts: Sequence[Part]) -> dict[str, Any]:
 
 RULE_FIGURES = (
     "auc", "auc_ci", "auc_6_12mm", "n_6_12mm", "auc_diameter", "auc_diameter_6_12mm", "auc_gain_ci",
-    "accuracy", "f1", "ece", "precision_at_1", "map",
+    "accuracy", "f1", "ece", "precision_at_1", "map", "curves",
 )  # fmt: skip
 """What a label rule is measured by; all None where it leaves a single class."""
 
@@ -203,6 +206,12 @@ def rule_figures(parts: Sequence[Part], rule: str) -> dict[str, Any]:
         "ece": expected_calibration_error(probability, truth),
         "precision_at_1": float(np.average(first, weights=weight)),
         "map": float(np.average(average, weights=weight)),
+        "curves": {
+            "reliability": reliability(probability, truth),
+            "roc": roc(probability, truth),
+            "roc_diameter": roc(size, truth),
+            "risk_coverage": risk_coverage(probability, truth),
+        },
     }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import date
 from pathlib import Path
 from typing import Any, Literal
@@ -16,14 +16,14 @@ from contrastdiagnosis.case_folder import Nodule, read_case_folder, read_scan
 from contrastdiagnosis.cases import Case, CaseLibrary
 from contrastdiagnosis.diagnoser import choose_device
 from contrastdiagnosis.errors import InputError
+from contrastdiagnosis.image_quality import QualityLimits, image_quality
 from contrastdiagnosis.network import NoduleNet, NoduleNetConfig, load_network, round_weights
 from contrastdiagnosis.output import check_writable
+from contrastdiagnosis.patch import crop_patch
 from contrastdiagnosis.vote import VoteRule
-from numpy.typing import NDArray
 
 from contrastdiagnosis_training.crossfit import folds_of_run, load_fold
 from contrastdiagnosis_training.evaluate import (
-    Part,
     calibrated_across,
     evaluate_crossfit,
     fold_part,
@@ -88,7 +88,7 @@ class Export:
             version=self.version,
             vote=VoteRule(k, temperature * scale),
             calibration=calibrate(parts),
-            min_lung_share=round(float(np.quantile(lung_shares(parts), 0.005)), 3),
+            **asdict(scan_limits(read_case_folder(self.cases[0]))),
             created=date.today().isoformat(),
             training_data=self.training_data,
             recipe={
@@ -174,9 +174,19 @@ def known_places(nodules: Sequence[Nodule]) -> dict[str, tuple[float, float, flo
     return places
 
 
-def lung_shares(parts: Sequence[Part]) -> NDArray[np.float64]:
-    """(N,) lung shares of all cross-fitted nodules."""
-    return np.concatenate([readings.lung_share for _, readings in parts])
+def scan_limits(nodules: Sequence[Nodule]) -> QualityLimits:
+    """How far the scans of the cases go: all but the outermost one in two hundred."""
+    qualities = []
+    for nodule in nodules:
+        scan = read_scan(nodule)
+        patch = crop_patch(scan.volume, scan.center_ras_mm)
+        qualities.append(image_quality(patch, scan.volume, scan.center_ras_mm))
+    noise = [q.noise_hu for q in qualities if q.noise_hu is not None]
+    return QualityLimits(
+        min_lung_share=round(float(np.quantile([q.lung_share for q in qualities], 0.005)), 3),
+        max_noise_hu=round(float(np.quantile(noise, 0.995)), 1) if noise else None,
+        max_slice_mm=round(float(np.quantile([q.slice_mm for q in qualities], 0.995)), 2),
+    )
 
 
 def _network_config(settings: dict[str, Any]) -> NoduleNetConfig:

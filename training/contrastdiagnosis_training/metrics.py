@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import roc_auc_score, roc_curve
 
 BOOTSTRAPS = 1000
 BAND_MM = (6.0, 12.0)
@@ -31,6 +31,14 @@ def patient_bootstrap(
         patient: (N,) patient of each nodule.
         seed: Fixes the draws.
     """
+    low, high = np.nanpercentile(patient_draws(figure, patient, seed), [2.5, 97.5])
+    return float(low), float(high)
+
+
+def patient_draws(
+    figure: Callable[[NDArray[np.int64]], float], patient: NDArray, seed: int = 0
+) -> NDArray[np.float64]:
+    """(BOOTSTRAPS,) values of a figure when whole patients are drawn with replacement."""
     random = np.random.default_rng(seed)
     _, member = np.unique(patient, return_inverse=True)
     of_patient = [np.flatnonzero(member == p) for p in range(member.max() + 1)]
@@ -42,8 +50,20 @@ def patient_bootstrap(
         )
         for _ in range(BOOTSTRAPS)
     ]
-    low, high = np.nanpercentile(values, [2.5, 97.5])
-    return float(low), float(high)
+    return np.array(values)
+
+
+def paired_p(difference: NDArray[np.float64], patient: NDArray, seed: int = 0) -> float:
+    """Two-sided p of a mean difference of 0, by a bootstrap over whole patients.
+
+    Args:
+        difference: (N,) per nodule.
+        patient: (N,).
+        seed: Fixes the draws.
+    """
+    means = patient_draws(lambda chosen: float(difference[chosen].mean()), patient, seed)
+    tail = min((means <= 0).mean(), (means >= 0).mean())
+    return float(min(1.0, 2 * max(tail, 1 / len(means))))
 
 
 def f1(predicted: NDArray, malignant: NDArray) -> float:
@@ -61,6 +81,46 @@ def expected_calibration_error(probability: NDArray, malignant: NDArray, bins: i
         if len(part)
     ]
     return float(sum(gaps) / len(order))
+
+
+CURVE_POINTS = 60
+"""Points that are kept of a curve: enough for a picture."""
+
+Points = list[tuple[float, ...]]
+
+
+def reliability(probability: NDArray, malignant: NDArray, bins: int = 10) -> Points:
+    """Mean probability, share that is malignant and count of each of the bins of equal mass."""
+    order = np.argsort(probability, kind="stable")
+    return [
+        (float(probability[part].mean()), float(malignant[part].mean()), len(part))
+        for part in np.array_split(order, bins)
+        if len(part)
+    ]
+
+
+def roc(score: NDArray, malignant: NDArray) -> Points:
+    """False and true positive rates, at most `CURVE_POINTS` of them."""
+    false_positive, true_positive, _ = roc_curve(malignant, score)
+    return _thinned(false_positive, true_positive)
+
+
+def risk_coverage(probability: NDArray, malignant: NDArray) -> Points:
+    """Share of errors among the surest nodules, against the share of nodules that these are.
+
+    Sure is a probability far from one half. It starts at a tenth of the nodules: of fewer, an
+    error says little.
+    """
+    order = np.argsort(-np.abs(probability - 0.5), kind="stable")
+    wrong = ((probability > 0.5) != malignant)[order]
+    count = np.arange(1, len(wrong) + 1)
+    first = max(len(wrong) // 10, 1) - 1
+    return _thinned((count / len(wrong))[first:], (np.cumsum(wrong) / count)[first:])
+
+
+def _thinned(x: NDArray, y: NDArray) -> Points:
+    kept = np.unique(np.linspace(0, len(x) - 1, CURVE_POINTS).round().astype(int))
+    return [(round(float(a), 4), round(float(b), 4)) for a, b in zip(x[kept], y[kept], strict=True)]
 
 
 def retrieval(

@@ -48,6 +48,9 @@ class Recipe:
     """Weight of the regression of the readers' ratings and the diameter from z."""
     sure_pairs: bool = True
     """Weigh pairs by how sure the readers were of both labels."""
+    shuffle_labels: bool = False
+    """Give every training nodule the labels and ratings of another one: what such a network shows
+    is no evidence, and `explain-eval --shuffled` looks whether its maps differ."""
     validate_every: int = 5
     """Epochs between two looks at the validation patients."""
 

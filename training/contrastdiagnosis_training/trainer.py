@@ -46,6 +46,9 @@ class Trainer:
         self.extent = marked_extent(store.share)
         self.rating_targets = _standardised(store, split.train)
         self.malignant = torch.from_numpy(is_malignant(store.malignancy.numpy()))
+        self.suspicion = store.suspicion
+        if recipe.shuffle_labels:
+            self._shuffle_labels()
         torch.manual_seed(seed)
         network = NoduleNet(recipe.network).to(memory_format=torch.channels_last_3d)
         optimizer = torch.optim.AdamW(
@@ -154,6 +157,15 @@ class Trainer:
         if self.average:
             self.average.load_state_dict(state["average"])
 
+    def _shuffle_labels(self) -> None:
+        """All that is told of a training nodule, but its mask, now belongs to another one."""
+        train = torch.from_numpy(self.split.train)
+        order = torch.randperm(len(train), generator=torch.Generator().manual_seed(self.seed))
+        for name in ("malignant", "suspicion", "rating_targets"):
+            told = getattr(self, name).clone()
+            told[train] = told[train[order]]
+            setattr(self, name, told)
+
     def _epoch_seed(self) -> int:
         return 1_000_003 * self.seed + 1009 * self.epoch
 
@@ -162,7 +174,7 @@ class Trainer:
         device = self.fabric.device
         targets = Targets(
             self.malignant[positions].to(device),
-            self.store.suspicion[positions].to(device),
+            self.suspicion[positions].to(device),
             self.rating_targets[positions].to(device),
         )
         features = self.network(views.intensity, pyramid=False)

@@ -1,0 +1,195 @@
+"""`contrastdiagnosis-train explain-eval`: the proof that maps and confidence tell the truth."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from contrastdiagnosis.bundle import default_bundle_folder
+from contrastdiagnosis.case_folder import read_case_folder, read_scan
+from contrastdiagnosis.diagnoser import choose_device
+from contrastdiagnosis.errors import InputError
+from contrastdiagnosis.local_cam import LocalCam
+from contrastdiagnosis.network import NoduleNet
+from contrastdiagnosis.output import check_writable, write_file
+from contrastdiagnosis.patch import crop_patch
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from contrastdiagnosis_training.evaluate import strict
+from contrastdiagnosis_training.explain_probe import Probe, Witness, probe_nodule
+from contrastdiagnosis_training.explain_report import render_explain_report, table
+from contrastdiagnosis_training.judge import Judge
+from contrastdiagnosis_training.metrics import paired_p
+from contrastdiagnosis_training.trial import Trial, bundle_trial, crossfit_trials, network_of_run
+from contrastdiagnosis_training.trust import confidence, rating_agreement
+
+
+@dataclass(frozen=True)
+class ExplainEval:
+    """Measure how faithful maps, neighbours and confidence are."""
+
+    cases: Path
+    """Case folder whose nodules are asked about."""
+    bundle: Path | None = None
+    """Bundle folder; the one that comes with the program if neither this nor --crossfit is
+    given."""
+    crossfit: Path | None = None
+    """Folder that `crossfit` filled: each nodule is asked of the network that never saw its
+    patient."""
+    folds: tuple[int, ...] | None = None
+    """Only these folds of --crossfit."""
+    shuffled: Path | None = None
+    """Run folder of a `fit` with --change shuffle_labels=True: its maps must look different."""
+    nodules: int = 150
+    """How many nodules the maps are made for, drawn at random; 0 takes all. Neighbours and
+    confidence are measured on all of them."""
+    map: LocalCam = field(default_factory=LocalCam)
+    """The variant of the maps."""
+    json: Path | None = None
+    """Write the figures here."""
+    html: Path | None = None
+    """Write the report here. It shows nodules of the case folder."""
+    seed: int = 0
+    """Draws nodules, crops, noise and controls."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where the networks run."""
+
+    def run(self) -> None:
+        """Measures, prints, writes."""
+        for file in (self.json, self.html):
+            check_writable(file)
+        if self.bundle and self.crossfit:
+            raise InputError("wanted --bundle or --crossfit, got both")
+        if self.nodules < 0:
+            raise InputError(f"--nodules must not be negative, got {self.nodules}")
+        rows = read_case_folder(self.cases)
+        device = choose_device(self.device)
+        trials = (
+            crossfit_trials(self.crossfit, rows, self.folds, device)
+            if self.crossfit
+            else [bundle_trial(self.bundle or default_bundle_folder(), rows, device)]
+        )
+        figures, probes = explain_figures(trials, self, device)
+        print(table(figures))
+        if self.json:
+            write_file(self.json, (json.dumps(strict(figures), indent=1) + "\n").encode())
+            print(f"wrote {self.json}")
+        if self.html:
+            write_file(self.html, render_explain_report(strict(figures), probes).encode())
+            print(f"wrote {self.html}")
+
+
+def explain_figures(
+    trials: Sequence[Trial], options: ExplainEval, device: torch.device
+) -> tuple[dict[str, Any], list[Probe]]:
+    """All figures, and the probes of the nodules that maps were made for."""
+    probes, patients = probe_trials(trials, options, device)
+    maps = {
+        name: float(np.nanmean([p.figures[name] for p in probes])) for name in probes[0].figures
+    }
+    seen = sum(t.of_patients_in_cases for t in trials)
+    return {
+        "protocol": ", ".join(t.name for t in trials)
+        + f" on {options.cases.name}; maps of {len(probes)} nodules, the rest on"
+        f" {sum(len(t.rows) for t in trials)}"
+        + (f"; {seen} are of patients it was made from: no held-out figure" if seen else ""),
+        "variant": asdict(options.map),
+        "n_maps": len(probes),
+        "n": sum(len(t.rows) for t in trials),
+        "maps": maps,
+        "against": _against(probes, patients),
+        "curves": {
+            name: np.nanmean([p.curves[name] for p in probes], axis=0).tolist()
+            for name in probes[0].curves
+        },
+        "confidence": confidence(trials),
+        "ratings": rating_agreement(trials, options.seed),
+    }, probes
+
+
+def probe_trials(
+    trials: Sequence[Trial], options: ExplainEval, device: torch.device
+) -> tuple[list[Probe], NDArray]:
+    """Probes of the drawn nodules and the patient of each."""
+    random = np.random.default_rng(options.seed)
+    everyone = [(t, n) for t in range(len(trials)) for n in range(len(trials[t].rows))]
+    count = min(options.nodules or len(everyone), len(everyone))
+    chosen = sorted(random.choice(len(everyone), count, replace=False).tolist())
+    probes, patients = [], []
+    with tqdm(total=count, unit="nodule", leave=False) as bar:
+        for t, trial in enumerate(trials):
+            mine = [everyone[c][1] for c in chosen if everyone[c][0] == t]
+            witness = Witness(trial.network, trial.judge, options.map)
+            strangers = _strangers(trial, mine, options, device)
+            for n in mine:
+                row = trial.rows[n]
+                draws = np.random.default_rng([options.seed, t, n])
+                probes.append(
+                    probe_nodule(witness, strangers, read_scan(row), row.patient_id, draws)
+                )
+                patients.append(row.patient_id)
+                bar.update()
+    if not probes:
+        raise InputError("no nodule was drawn")
+    return probes, np.array(patients)
+
+
+def _strangers(
+    trial: Trial, chosen: Sequence[int], options: ExplainEval, device: torch.device
+) -> dict[str, Witness]:
+    """Networks with random weights and, if there is one, from shuffled labels."""
+    torch.manual_seed(options.seed)
+    networks = {"random_weights": NoduleNet(trial.network.config).eval().requires_grad_(False)}
+    if options.shuffled:
+        networks["random_labels"] = network_of_run(options.shuffled)
+    if len({trial.rows[n].patient_id for n in chosen}) < 2:
+        return {}
+    scans = [read_scan(trial.rows[n]) for n in chosen]
+    patches = np.stack([crop_patch(s.volume, s.center_ras_mm).intensity for s in scans])
+    strangers = {}
+    for name, network in networks.items():
+        network.to(device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+        nodules = trial.readings[np.array(chosen)]
+        judge = Judge(
+            np.zeros((len(chosen), network.config.embedding), np.float32),
+            nodules.patient_id,
+            nodules.malignancy,
+            nodules.diameter_mm,
+        )
+        witness = Witness(network, judge, options.map)
+        judge = replace(judge, embedding=witness.embed(patches))
+        strangers[name] = replace(witness, judge=judge)
+    return strangers
+
+
+def _against(probes: Sequence[Probe], patients: NDArray) -> dict[str, Any]:
+    """Paired differences of the map from each control, as better minus worse."""
+    compared = {}
+    for name in probes[0].figures:
+        if not name.endswith("_map") or not name.startswith(("deletion", "insertion", "energy")):
+            continue
+        kind = name.removesuffix("_map")
+        for control in ("gaussian", "mask", "random"):
+            ours, theirs = (
+                np.array([p.figures[f"{kind}_{n}"] for p in probes]) for n in ("map", control)
+            )
+            known = np.isfinite(ours) & np.isfinite(theirs)
+            lower_is_better = kind in (
+                "deletion_distance",
+                "deletion_vote",
+                "insertion_raw_distance",
+            )
+            gain = (theirs - ours if lower_is_better else ours - theirs)[known]
+            if len(gain):
+                compared[f"{kind}_over_{control}"] = {
+                    "gain": float(gain.mean()),
+                    "relative": float(gain.mean() / abs(theirs[known].mean())),
+                    "p": paired_p(gain, patients[known]),
+                }
+    return compared

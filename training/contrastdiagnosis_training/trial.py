@@ -1,0 +1,130 @@
+"""`Trial`: nodules, and a network and cases to which they are new."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from contrastdiagnosis.bundle import BundleInfo, load_bundle
+from contrastdiagnosis.case_folder import Nodule
+from contrastdiagnosis.cases import RATINGS
+from contrastdiagnosis.errors import InputError
+from contrastdiagnosis.network import NoduleNet, NoduleNetConfig, load_network
+from numpy.typing import NDArray
+
+from contrastdiagnosis_training.crossfit import folds_of_run, load_fold
+from contrastdiagnosis_training.evaluate import calibrated_across, fold_part, nearness
+from contrastdiagnosis_training.fit import MODEL, SETTINGS
+from contrastdiagnosis_training.judge import Judge, embedding_scale, judge_of_bundle
+from contrastdiagnosis_training.readings import Readings, read_nodules
+
+
+@dataclass(frozen=True, eq=False)
+class Trial:
+    """Nodules, and a network and cases to which they are new.
+
+    Attributes:
+        name: Of the bundle or the fold.
+        network: In eval mode, on its device.
+        judge: The cases.
+        case_ratings: (M, 9) mean ratings of the cases, NaN where unknown.
+        rows: The nodules.
+        readings: What the network says of them, in the same order.
+        threshold: Distance of the 95 % of correctly matched pairs, from other nodules.
+        of_patients_in_cases: How many nodules are of patients that the network was made from.
+    """
+
+    name: str
+    network: NoduleNet
+    judge: Judge
+    case_ratings: NDArray[np.float64]
+    rows: Sequence[Nodule]
+    readings: Readings
+    threshold: float
+    split_vote: tuple[float, float]
+    of_patients_in_cases: int = 0
+
+
+def crossfit_trials(
+    run: Path, rows: Sequence[Nodule], only: Sequence[int] | None, device: torch.device
+) -> list[Trial]:
+    """One trial a fold; thresholds and calibration come from the other folds.
+
+    Raises:
+        InputError: The folder lacks a nodule that the run was made from, or there is no such fold.
+    """
+    by_id = {n.case_id: n for n in rows}
+    numbers = folds_of_run(run)
+    if only and not set(only) <= set(numbers):
+        raise InputError(f"{run} holds the folds {numbers}, got --folds {sorted(only)}")
+    folds = [load_fold(run, number) for number in numbers]
+    parts = calibrated_across([fold_part(fold) for fold in folds])
+    trials = []
+    for number, fold, (judge, readings) in zip(numbers, folds, parts, strict=True):
+        if only and number not in only:
+            continue
+        ids = np.concatenate([fold[role].case_id for role in ("train", "validation")])
+        absent = [i for i in [*ids, *readings.case_id] if i not in by_id]
+        if absent:
+            raise InputError(f"the case folder lacks {len(absent)} nodules of {run}: {absent[0]}")
+        others = [part for part in parts if part[1] is not readings]
+        trials.append(
+            Trial(
+                name=f"fold {number}",
+                network=network_of_run(run / f"fold{number}").to(device),
+                judge=judge,
+                case_ratings=ratings_of([by_id[i] for i in ids]),
+                rows=[by_id[i] for i in readings.case_id],
+                readings=readings,
+                threshold=embedding_scale(judge.embedding) * nearness(others),
+                split_vote=BundleInfo.split_vote,
+            )
+        )
+    return trials
+
+
+def bundle_trial(folder: Path, rows: Sequence[Nodule], device: torch.device) -> Trial:
+    """A bundle on any nodules; cases of a nodule's own patient take no part."""
+    bundle = load_bundle(folder)
+    network = bundle.network.to(device)
+    rated = [n for n in rows if np.isfinite(n.mean_rating("malignancy"))]
+    if not rated:
+        raise InputError("no nodule of the case folder has a malignancy rating")
+    judge = judge_of_bundle(bundle)
+    readings = read_nodules(network, rated, device)
+    return Trial(
+        name=f"bundle {bundle.info.name} {bundle.info.version}",
+        network=network,
+        judge=judge,
+        case_ratings=np.array(
+            [[c.ratings.get(name, np.nan) for name in RATINGS] for c in bundle.library.cases]
+        ),
+        rows=rated,
+        readings=readings,
+        threshold=bundle.indicator.threshold,
+        split_vote=bundle.info.split_vote,
+        of_patients_in_cases=int(np.isin(readings.patient_id, judge.patient_id).sum()),
+    )
+
+
+def ratings_of(rows: Sequence[Nodule]) -> NDArray[np.float64]:
+    """(N, 9) mean ratings in the order of `RATINGS`, NaN where unknown."""
+    return np.array([[n.mean_rating(name) for name in RATINGS] for n in rows])
+
+
+def network_of_run(folder: Path) -> NoduleNet:
+    """The finished network of a run folder.
+
+    Raises:
+        InputError: There is none.
+    """
+    if not (folder / MODEL).is_file():
+        raise InputError(f"{folder} holds no finished network ({MODEL})")
+    config = dict(json.loads((folder / SETTINGS).read_text())["recipe"]["network"])
+    config["channels"] = tuple(config["channels"])
+    network = load_network(folder / MODEL, NoduleNetConfig(**config))
+    return network.to(memory_format=torch.channels_last_3d)
