@@ -7,15 +7,17 @@ turns, so that a busy moment of the machine meets both.
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -29,9 +31,12 @@ import torch  # noqa: E402
 from contrastdiagnosis.bundle import default_bundle_folder, load_bundle  # noqa: E402
 from contrastdiagnosis.case_folder import Nodule  # noqa: E402
 from contrastdiagnosis.cases import Case, CaseLibrary  # noqa: E402
-from contrastdiagnosis.diagnoser import Diagnoser  # noqa: E402
-from contrastdiagnosis.patch import crop_patch  # noqa: E402
+from contrastdiagnosis.diagnoser import SHOWN_CASES, Diagnoser  # noqa: E402
+from contrastdiagnosis.local_cam import LocalCam, pair_maps  # noqa: E402
+from contrastdiagnosis.network import distance  # noqa: E402
+from contrastdiagnosis.patch import DEFAULT_GEOMETRY, crop_patch  # noqa: E402
 from contrastdiagnosis.phantom import DEMO_NODULES, make_phantom  # noqa: E402
+from contrastdiagnosis.pixels import CasePixels, PixelStore  # noqa: E402
 from contrastdiagnosis.volume import Volume, sitk_from_array  # noqa: E402
 from contrastdiagnosis_training.fit import has_bfloat16  # noqa: E402
 from contrastdiagnosis_training.objective import Targets, objective  # noqa: E402
@@ -182,10 +187,82 @@ def training() -> Iterator[Figure]:
     )  # fmt: skip
 
 
+def explain() -> Iterator[Figure]:
+    """Maps of six pairs on both sides: one batch against autograd alone and against LayerCAM."""
+    from pytorch_grad_cam import LayerCAM
+
+    diagnoser = Diagnoser(load_bundle(default_bundle_folder()), "cpu")
+    network, count = diagnoser.network, SHOWN_CASES
+    images = torch.rand(1 + count, *DEFAULT_GEOMETRY.shape, generator=torch.Generator())
+    cases = torch.from_numpy(diagnoser.bundle.library.embedding[:count])
+    levels = LocalCam().levels
+    pair = _PairDistance(network)
+    layers = [pair.network.encoder[level - 2] for level in levels]
+
+    def one_batch() -> None:
+        pair_maps(network, images[0], cases, images[1:], range(count))
+
+    def separate() -> None:
+        for n in range(count):
+            both = images[[0, n + 1]][:, None]
+            with LayerCAM(model=pair, target_layers=layers) as cam:
+                cam(input_tensor=both, targets=[lambda d: d[0], lambda d: 0 * d[0]])
+
+    def bare() -> None:
+        views = torch.cat([images, images.flip(-1)])[:, None].requires_grad_()
+        features = network(views)
+        z = features.embedding.unflatten(0, (2, -1)).mean(dim=0)
+        torch.autograd.grad(distance(z[:1], z[1:]).sum(), features.pyramid[1:])
+
+    times = _medians({"ours": one_batch, "separate": separate, "bare": bare}, repeats=15)
+    yield Figure(
+        f"maps of {count} cases, both sides and signs, one batch", 1e3 * times["ours"], "ms"
+    )
+    ratio = times["ours"] / times["bare"]
+    yield _at_most("  over one forward and backward pass of that batch", ratio, "ratio", 3.0)
+    ratio = times["separate"] / times["ours"]
+    yield _at_least(
+        f"  {count} calls of pytorch-grad-cam's LayerCAM over ours", ratio, "ratio", 3.0
+    )
+    yield _at_most("  peak memory of a process with report", _report_memory(diagnoser), "GB", 2.5)
+
+
+class _PairDistance(torch.nn.Module):
+    """The distance of two patches, as often as there are patches: what LayerCAM can explain."""
+
+    def __init__(self, network: torch.nn.Module) -> None:
+        super().__init__()
+        self.network = copy.deepcopy(network).requires_grad_(True)
+        self.eval()
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        z = self.network(images).embedding
+        return distance(z[:1], z[1:])[:, None].expand(2, 1)
+
+
+def _report_memory(diagnoser: Diagnoser) -> float:
+    """Peak gigabytes of `diagnose --report` with pictures of the six cases."""
+    phantom = make_phantom(seed=0).volume
+    diagnosis = diagnoser.diagnose(phantom, PHANTOM_POINT)
+    patch = diagnosis.encoding.patch
+    with tempfile.TemporaryDirectory() as folder:
+        bundle, ct = Path(folder) / "bundle", Path(folder) / "ct.nrrd"
+        shutil.copytree(default_bundle_folder(), bundle)
+        sitk.WriteImage(sitk_from_array(phantom.hu, phantom.ijk_to_ras), str(ct))
+        for n, similar in enumerate(diagnosis.cases):
+            intensity = np.roll(patch.intensity, n, axis=2)
+            pixels = CasePixels(intensity, patch.valid, diagnosis.nodule)
+            PixelStore(bundle / "pixels").write(similar.case.case_id, pixels)
+        options = ["--bundle", str(bundle), "--report", str(Path(folder) / "report.html")]
+        runs = [_diagnose_process(ct, PHANTOM_POINT, options) for _ in range(3)]
+        return statistics.median(memory for _, memory in runs)
+
+
 SECTIONS: dict[str, Callable[[], Iterator[Figure]]] = {
     "click": click,
     "process": process,
     "search": search,
+    "explain": explain,
     "training": training,
 }
 
@@ -287,7 +364,9 @@ def _forward(diagnoser: Diagnoser, images: torch.Tensor) -> None:
         torch.cuda.synchronize()
 
 
-def _diagnose_process(ct: Path, point: tuple[float, float, float]) -> tuple[float, float]:
+def _diagnose_process(
+    ct: Path, point: tuple[float, float, float], options: Sequence[str] = ()
+) -> tuple[float, float]:
     """Seconds and peak gigabytes of one `contrastdiagnosis diagnose`."""
     command = [
         sys.executable,
@@ -299,6 +378,7 @@ def _diagnose_process(ct: Path, point: tuple[float, float, float]) -> tuple[floa
         "cpu",
     ]
     command += ["--ras", *(f"{x}" for x in point), "--json", str(ct.with_suffix(".json"))]
+    command += options
     start = time.perf_counter()
     child = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     _, status, usage = os.wait4(child.pid, 0)

@@ -90,8 +90,10 @@ def explain_figures(
 ) -> tuple[dict[str, Any], list[Probe]]:
     """All figures, and the probes of the nodules that maps were made for."""
     probes, patients = probe_trials(trials, options, device)
+    # A fold of which one patient was drawn has no random networks to compare with.
+    names = dict.fromkeys(name for p in probes for name in p.figures)
     maps = {
-        name: float(np.nanmean([p.figures[name] for p in probes])) for name in probes[0].figures
+        name: float(np.nanmean([p.figures.get(name, np.nan) for p in probes])) for name in names
     }
     seen = sum(t.of_patients_in_cases for t in trials)
     return {
@@ -109,7 +111,7 @@ def explain_figures(
             for name in probes[0].curves
         },
         "confidence": confidence(trials),
-        "ratings": rating_agreement(trials, options.seed),
+        "ratings": rating_agreement(trials),
     }, probes
 
 

@@ -122,8 +122,8 @@ def network_of_run(folder: Path) -> NoduleNet:
     Raises:
         InputError: There is none.
     """
-    if not (folder / MODEL).is_file():
-        raise InputError(f"{folder} holds no finished network ({MODEL})")
+    if not ((folder / MODEL).is_file() and (folder / SETTINGS).is_file()):
+        raise InputError(f"{folder} holds no finished network ({MODEL} and {SETTINGS})")
     config = dict(json.loads((folder / SETTINGS).read_text())["recipe"]["network"])
     config["channels"] = tuple(config["channels"])
     network = load_network(folder / MODEL, NoduleNetConfig(**config))

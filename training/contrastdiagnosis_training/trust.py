@@ -50,7 +50,7 @@ def confidence(trials: Sequence[Trial]) -> dict[str, Any]:
     }
 
 
-def rating_agreement(trials: Sequence[Trial], seed: int) -> dict[str, dict[str, float]]:
+def rating_agreement(trials: Sequence[Trial]) -> dict[str, dict[str, float]]:
     """Mean absolute rating differences, by rating.
 
     To the nearest `SHOWN_CASES`, to all cases of the same label, and between a reader and the mean

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from contrastdiagnosis.bundle import load_bundle
 from contrastdiagnosis.case_folder import read_case_folder, read_scan
+from contrastdiagnosis.charts import measured_charts
 from contrastdiagnosis.diagnoser import Diagnoser
 from contrastdiagnosis.errors import InputError
 from contrastdiagnosis_training import cli
@@ -149,6 +150,21 @@ def test_the_bundle_is_sound_and_tells_where_it_comes_from(bundle, figures):
     assert loaded.info.vote.k % 2 == 1
     assert loaded.indicator.threshold > 0
     assert "Made up." in (bundle / "MODEL_CARD.md").read_text()
+
+
+def test_the_bundle_knows_how_its_cases_were_scanned(bundle, folders):
+    """Balls in lung with 20 HU of noise, 1.25 mm slices; none of them is called unlike the rest."""
+    limits = load_bundle(bundle).info.quality_limits
+    assert limits.max_noise_hu == pytest.approx(20, rel=0.2)
+    assert limits.max_slice_mm == 1.25
+    assert 0 < limits.min_lung_share < 1
+
+
+def test_the_curves_of_the_report_come_with_the_bundle(bundle, figures):
+    curves = load_bundle(bundle).info.metrics["exclude3"]["curves"]
+    assert set(curves) == {"reliability", "roc", "roc_diameter", "risk_coverage"}
+    assert sum(n for *_, n in curves["reliability"]) == figures["exclude3"]["n"]
+    assert len(measured_charts(curves)) == 3
 
 
 def test_places_come_from_the_files_that_kept_them(bundle):

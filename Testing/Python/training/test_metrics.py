@@ -13,11 +13,16 @@ from contrastdiagnosis_training.metrics import (
     expected_calibration_error,
     f1,
     inter_reader_dice,
+    paired_p,
     patient_bootstrap,
     reader_consensus_dice,
+    reliability,
     retrieval,
+    risk_coverage,
+    roc,
     size_baseline,
 )
+from sklearn.metrics import auc as area
 from sklearn.metrics import average_precision_score, f1_score
 
 
@@ -222,3 +227,50 @@ def test_the_size_baseline_grows_with_the_diameter_and_recovers_its_odds():
     malignant = random.random(20000) < 1 / (1 + np.exp(-odds))
     probability = size_baseline(diameter, malignant, np.array([5.0, 10.0, 20.0]))
     np.testing.assert_allclose(probability, [1 / 9, 1 / 2, 8 / 9], atol=0.02)
+
+
+def test_reliability_counts_every_nodule_once():
+    probability, malignant = scores(203)
+    points = reliability(probability, malignant)
+    assert len(points) == 10
+    assert sum(n for *_, n in points) == 203
+    assert sum(p * n for p, _, n in points) == pytest.approx(probability.sum())
+    assert sum(observed * n for _, observed, n in points) == pytest.approx(malignant.sum())
+    assert [p for p, *_ in points] == sorted(p for p, *_ in points)
+
+
+def test_a_thinned_roc_keeps_its_ends_and_its_area():
+    probability, malignant = scores(900)
+    points = np.array(roc(probability, malignant))
+    assert len(points) <= 60
+    assert points[0].tolist() == [0, 0] and points[-1].tolist() == [1, 1]
+    assert area(*points.T) == pytest.approx(auc(probability, malignant), abs=0.01)
+
+
+def test_risk_falls_when_the_unsure_are_left_out_and_ends_at_the_error_rate():
+    random = np.random.default_rng(0)
+    probability = random.random(2000)
+    malignant = random.random(2000) < probability
+    points = np.array(risk_coverage(probability, malignant))
+    assert points[0, 0] == pytest.approx(0.1) and points[-1, 0] == 1
+    assert points[-1, 1] == pytest.approx(((probability > 0.5) != malignant).mean(), abs=1e-4)
+    assert points[0, 1] < 0.1 < points[-1, 1]
+    sure = np.abs(probability - 0.5) >= np.sort(np.abs(probability - 0.5))[-200]
+    slow = ((probability > 0.5) != malignant)[sure].mean()
+    assert points[0, 1] == pytest.approx(slow, abs=1e-3)
+
+
+def test_paired_p_tells_a_difference_from_none():
+    random = np.random.default_rng(0)
+    patient = np.repeat(np.arange(60), 2)
+    noise = random.normal(0, 1, 120)
+    assert paired_p(noise + 1, patient) < 0.01
+    assert paired_p(noise - 1, patient) < 0.01
+    assert paired_p(noise - noise.mean(), patient) > 0.3
+
+
+def test_nodules_of_one_patient_do_not_count_twice():
+    """A difference that only a single patient shows is none, however many nodules it has."""
+    difference = np.r_[np.zeros(20), np.full(200, 1.0)]
+    patient = np.r_[np.arange(20), np.full(200, 99)]
+    assert paired_p(difference, patient) > 0.05

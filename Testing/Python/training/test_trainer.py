@@ -320,3 +320,22 @@ def test_without_validation_figures_the_last_weights_are_kept(options, monkeypat
     )
     network = train(options, replace(TINY, epochs=1))
     assert_same(weights(network), kept[-1])
+
+
+def test_shuffled_labels_stay_within_the_training_nodules_and_together(make):
+    """Each training nodule is told all of another one, its mask apart; nobody else changes."""
+    plain, shuffled = make(), make(replace(TINY, shuffle_labels=True))
+    train_positions = plain.split.train
+    others = np.setdiff1d(np.arange(len(plain.store)), train_positions)
+    told = [
+        torch.cat([t.malignant[:, None], t.suspicion[:, None], t.rating_targets], dim=1).nan_to_num(
+            -9
+        )
+        for t in (plain, shuffled)
+    ]
+    assert torch.equal(told[0][others], told[1][others])
+    assert (told[0][train_positions] != told[1][train_positions]).any(dim=1).float().mean() > 0.5
+    before, after = (sorted(map(tuple, t[train_positions].tolist())) for t in told)
+    assert before == after
+    assert plain.store is shuffled.store
+    assert torch.equal(plain.store.suspicion, shuffled.store.suspicion)

@@ -1,0 +1,214 @@
+"""explain-eval: of a cross-fit run and of a bundle, on made nodules; what it refuses."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from html import unescape
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+import torch
+from contrastdiagnosis.case_folder import read_case_folder, read_scan
+from contrastdiagnosis.local_cam import LocalCam
+from contrastdiagnosis.network import NoduleNet
+from contrastdiagnosis.patch import DEFAULT_GEOMETRY, crop_patch
+from contrastdiagnosis_training import cli
+from contrastdiagnosis_training.crossfit import CrossFit, crossfit
+from contrastdiagnosis_training.explain_eval import ExplainEval
+from contrastdiagnosis_training.explain_probe import Witness, off_centre_mm, probe_nodule
+from contrastdiagnosis_training.explain_report import target_rows
+from contrastdiagnosis_training.export import Export
+from contrastdiagnosis_training.faithfulness import SHARES
+from contrastdiagnosis_training.fit import Fit, train
+from contrastdiagnosis_training.judge import Judge
+
+from training.conftest import TINY, write_case_folder
+
+RECIPE = replace(TINY, epochs=2, mask_epochs=1)
+CONTROLS = ("map", "gaussian", "mask", "random")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_draws():
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("contrastdiagnosis_training.metrics.BOOTSTRAPS", 50)
+        yield
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return write_case_folder(tmp_path_factory.mktemp("cases") / "stacks", folds=3)
+
+
+@pytest.fixture(scope="module")
+def runs(folder, cache, tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs")
+    crossfit(CrossFit((folder,), out / "cv", device="cpu", cache=cache), RECIPE)
+    train(Fit((folder,), out / "all", device="cpu", cache=cache), RECIPE)
+    shuffled = replace(RECIPE, shuffle_labels=True)
+    train(Fit((folder,), out / "shuffled", fold=0, device="cpu", cache=cache), shuffled)
+    Export((folder,), out / "all", out / "cv", out / "bundle", device="cpu").run()
+    return out
+
+
+@pytest.fixture(scope="module")
+def evaluated(runs, folder):
+    files = runs / "explain.json", runs / "explain.html"
+    arguments = ["--cases", folder, "--crossfit", runs / "cv", "--shuffled", runs / "shuffled"]
+    arguments += ["--nodules", 9, "--json", files[0], "--html", files[1], "--device", "cpu"]
+    assert cli.main(["explain-eval", *map(str, arguments)]) == 0
+    return json.loads(files[0].read_text()), files[1].read_text()
+
+
+def assert_complete(figures, maps, n):
+    assert (figures["n_maps"], figures["n"]) == (maps, n)
+    for way in ("deletion", "insertion"):
+        for score in ("distance", "vote", "raw_distance"):
+            for name in (*CONTROLS, "different"):
+                assert len(figures["curves"][f"{way}_{score}_{name}"]) == len(SHARES)
+    for kind in ("energy", "pointing"):
+        for where in ("centred", "off_centre"):
+            for name in CONTROLS:
+                assert 0 <= figures["maps"][f"{kind}_{where}_{name}"] <= 1
+    assert {"gain", "relative", "p"} == set(figures["against"]["deletion_vote_over_gaussian"])
+    assert 0 <= figures["confidence"]["confident_share"] <= 1
+    assert set(figures["ratings"]) == {"texture", "malignancy"}
+
+
+def test_every_figure_of_the_cross_fit_run_is_there(evaluated):
+    figures, _ = evaluated
+    assert_complete(figures, maps=9, n=60)
+    assert "fold 0, fold 1, fold 2 on stacks" in figures["protocol"]
+    for name in ("random_weights", "random_labels"):
+        assert -1 <= figures["maps"][f"spearman_{name}"] <= 1
+    for rating in figures["ratings"].values():
+        assert min(rating.values()) >= 0
+
+
+def test_curves_start_with_the_whole_patch_or_with_nothing(evaluated):
+    curves = evaluated[0]["curves"]
+    for name in (*CONTROLS, "different"):
+        assert curves[f"deletion_distance_{name}"][0] == pytest.approx(1, abs=1e-6)
+        assert curves[f"insertion_distance_{name}"][0] == pytest.approx(0, abs=1e-6)
+        assert curves[f"deletion_vote_{name}"][0] >= 0.5
+
+
+def test_the_report_is_whole_and_self_contained(evaluated):
+    figures, html = evaluated
+    parser = HTMLParser()
+    tags = []
+    parser.handle_starttag = lambda tag, attrs: tags.append((tag, dict(attrs)))
+    parser.feed(html)
+    assert not {tag for tag, _ in tags} & {"script", "link", "iframe"}
+    assert all(a["href"].startswith("data:image/png") for _, a in tags if "href" in a)
+    assert html.count('class="chart"') == 4
+    assert "Research use only" in html
+    for row in target_rows(figures):
+        assert row.value in unescape(html)
+
+
+def test_the_bundle_is_judged_on_any_folder(runs, folder, tmp_path, capsys):
+    file = tmp_path / "figures.json"
+    arguments = ["--bundle", runs / "bundle", "--cases", folder, "--nodules", 2, "--json", file]
+    arguments += ["--map.levels", 4, 3, "--map.window-cells", 3, "--device", "cpu"]
+    assert cli.main(["explain-eval", *map(str, arguments)]) == 0
+    figures = json.loads(file.read_text())
+    assert_complete(figures, maps=2, n=60)
+    assert "60 are of patients it was made from: no held-out figure" in figures["protocol"]
+    assert figures["variant"] == {
+        "levels": [4, 3], "window_cells": 3, "rectified": True, "through_mask": False,
+    }  # fmt: skip
+    printed = capsys.readouterr().out
+    for text in ("deletion AUC on the distance", "pointing game, off-centre", "stability shift"):
+        assert text in printed
+
+
+def test_the_same_seed_gives_the_same_figures(runs, folder, tmp_path):
+    files = [tmp_path / name for name in ("a.json", "b.json")]
+    for file in files:
+        ExplainEval(
+            folder, crossfit=runs / "cv", folds=(1,), nodules=2, json=file, device="cpu"
+        ).run()
+    assert files[0].read_text() == files[1].read_text()
+
+
+class SeesBrightness(NoduleNet):
+    """Its embedding is the brightness of the nodule: there is no evidence anywhere else."""
+
+    def forward(self, intensity, pyramid=True):
+        features = super().forward(intensity, pyramid)
+        bright = torch.relu(intensity - 0.4).sum(dim=(2, 3, 4)) / 1000
+        return features._replace(embedding=bright.expand(-1, self.config.embedding))
+
+
+def test_a_map_of_the_evidence_beats_the_controls_where_the_truth_is_known(context_folder):
+    """The probe's own maps are replaced by the truth, by a map that misses, and by nothing."""
+    torch.manual_seed(0)
+    network = SeesBrightness(TINY.network).eval().requires_grad_(False)
+    nodule = read_case_folder(context_folder)[0]
+    scan = read_scan(nodule)
+    truth = np.maximum(crop_patch(scan.volume, scan.center_ras_mm).intensity - 0.4, 0)
+
+    class Told(Witness):
+        def maps(self, intensity, case):
+            found = np.maximum(intensity - 0.4, 0) if self.options.rectified else intensity * 0
+            found[0, 0, 0] += not self.options.rectified
+            return {"similar": found, "different": 1 - found}
+
+    z = Witness(network, None, LocalCam()).embed(truth[None] + 0.4)
+    judge = Judge(
+        np.concatenate([z, 3 * z]), np.array(["A", "B"]), np.array([5.0, 1.0]), np.ones(2)
+    )
+    right, wrong = (
+        probe_nodule(
+            Told(network, judge, LocalCam(rectified=r)), {}, scan, nodule.patient_id,
+            np.random.default_rng(0),
+        ).figures
+        for r in (True, False)
+    )  # fmt: skip
+    assert right["deletion_distance_map"] < right["deletion_distance_gaussian"]
+    assert right["deletion_distance_map"] < 0.5 * wrong["deletion_distance_map"]
+    assert right["insertion_distance_map"] > wrong["insertion_distance_map"] + 0.3
+    assert right["energy_off_centre_map"] > 0.95 and right["pointing_off_centre_map"] == 1
+    assert wrong["energy_off_centre_map"] < 0.05 and wrong["pointing_off_centre_map"] == 0
+    assert right["energy_off_centre_gaussian"] < 0.3
+    assert right["stability_shift"] > 0.8
+
+
+def test_off_centre_is_16_voxels_along_both_axes_of_the_plane():
+    shifts = np.array([off_centre_mm(np.random.default_rng(n)) for n in range(40)])
+    np.testing.assert_allclose(np.abs(shifts[:, :2]), 16 * DEFAULT_GEOMETRY.spacing_mm[2])
+    assert not shifts[:, 2].any()
+    assert len({tuple(s) for s in shifts.round(3).tolist()}) == 4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--crossfit", "{cv}", "--bundle", "{bundle}"], "wanted --bundle or --crossfit, got both"),
+        (["--crossfit", "{cv}", "--folds", "7"], r"holds the folds [0, 1, 2], got --folds [7]"),
+        (["--crossfit", "{bundle}"], "holds no readings"),
+        (["--bundle", "{bundle}", "--nodules", "-1"], "must not be negative, got -1"),
+        (["--bundle", "{bundle}", "--map.levels", "3", "5"], "levels must be of a1...a4"),
+        (["--crossfit", "{cv}", "--shuffled", "{bundle}"], "holds no finished network"),
+    ],
+)
+def test_mistakes_are_told_in_one_line(runs, folder, capsys, arguments, message):
+    places = {"cv": runs / "cv", "bundle": runs / "bundle"}
+    given = [a.format(**places) for a in arguments]
+    if "--map.levels" in given:
+        with pytest.raises(SystemExit):
+            cli.main(["explain-eval", "--cases", str(folder), *given])
+    else:
+        assert cli.main(["explain-eval", "--cases", str(folder), *given]) == 2
+    error = capsys.readouterr().err
+    assert message in " ".join(error.split())
+    assert "Traceback" not in error
+
+
+def test_a_folder_without_the_runs_nodules_is_refused(runs, context_folder, capsys):
+    arguments = ["--cases", str(context_folder), "--crossfit", str(runs / "cv")]
+    assert cli.main(["explain-eval", *arguments]) == 2
+    assert "the case folder lacks" in capsys.readouterr().err

@@ -1,0 +1,129 @@
+"""Coverage, abstention and neighbours' ratings against slow references."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from contrastdiagnosis.case_folder import Nodule
+from contrastdiagnosis.cases import RATINGS
+from contrastdiagnosis.vote import VoteRule
+from contrastdiagnosis_training.judge import Judge
+from contrastdiagnosis_training.readings import Readings
+from contrastdiagnosis_training.trial import Trial, ratings_of
+from contrastdiagnosis_training.trust import confidence, rating_agreement
+
+MALIGNANCY, MARGIN = RATINGS.index("malignancy"), RATINGS.index("margin")
+
+
+def nodule(n, malignancy, margin):
+    return Nodule(
+        case_id=f"{n}", patient_id=f"P{n}", image_path=Path(), mask_path=Path(), readers=3,
+        ratings={"malignancy": malignancy, "margin": margin}, series_uid="", fold=0, source="made",
+    )  # fmt: skip
+
+
+def trial(threshold, queries=60, cases=200, seed=0):
+    """One-dimensional embeddings: the position tells both ratings, with some noise."""
+    random = np.random.default_rng(seed)
+
+    def draw(count, first):
+        place = random.uniform(1, 5, count)
+        rows = []
+        for n, x in enumerate(place):
+            read = np.clip(np.round(x + random.normal(0, 0.7, 3)), 1, 5)
+            margin = np.clip(np.round(x + random.normal(0, 0.4, 3)), 1, 5)
+            rows.append(nodule(first + n, tuple(read), tuple(margin)))
+        return place[:, None].astype(np.float32), rows
+
+    z_cases, case_rows = draw(cases, 1000)
+    z, rows = draw(queries, 0)
+    blank = np.full(queries, np.nan)
+    malignancy = ratings_of(rows)[:, MALIGNANCY]
+    readings = Readings(
+        case_id=np.array([r.case_id for r in rows]),
+        patient_id=np.array([r.patient_id for r in rows]),
+        malignancy=malignancy, diameter_mm=blank + 8, embedding=z, dice=blank,
+        dice_inter_reader=blank, dice_reader_consensus=blank, trimmed_embedding=z,
+        trimmed_dice=blank,
+    )  # fmt: skip
+    ratings = ratings_of(case_rows)
+    judge = Judge(
+        z_cases, np.array([r.patient_id for r in case_rows]), ratings[:, MALIGNANCY],
+        np.full(cases, 8.0), VoteRule(9, 0.5),
+    )  # fmt: skip
+    return Trial("made", None, judge, ratings, rows, readings, threshold, (0.35, 0.65))
+
+
+def test_the_confident_are_better_than_the_rest():
+    figures = confidence([trial(threshold=99.0, queries=400)])
+    assert figures["auc_confident"] > figures["auc_rest"] + 0.1
+    assert figures["auc_gap"] == figures["auc_confident"] - figures["auc_rest"]
+    assert 0.3 < figures["confident_share"] < 1
+
+
+def test_coverage_is_the_share_of_matched_pairs_within_the_threshold():
+    part = trial(threshold=0.05)
+    judge, readings = part.judge, part.readings
+    within = total = 0
+    for z, rating in zip(readings.embedding, readings.malignancy, strict=True):
+        if rating == 3:
+            continue
+        distance = np.abs(judge.embedding[:, 0] - z[0])
+        near = np.argsort(distance, kind="stable")[:9]
+        votes = judge.malignancy[near] > 3
+        weight = np.exp(-(distance[near] - distance[near].min()) / 0.5)
+        if ((weight * votes).sum() / weight.sum() > 0.5) != (rating > 3):
+            continue
+        matched = distance[near][votes == (rating > 3)]
+        within, total = within + (matched <= 0.05).sum(), total + len(matched)
+    figures = confidence([part])
+    assert figures["matched_pairs"] == total
+    assert figures["coverage"] == pytest.approx(within / total, abs=0.005)
+    assert confidence([trial(threshold=0.0)])["coverage"] < 0.05
+    assert confidence([trial(threshold=99.0)])["coverage"] == 1
+
+
+def test_neighbours_share_ratings_where_the_space_knows_them():
+    part = trial(threshold=1.0)
+    agreement = rating_agreement([part])
+    assert set(agreement) == {"malignancy", "margin"}
+    for figures in agreement.values():
+        assert figures["neighbours"] < figures["same_label"]
+    queries = ratings_of(part.rows)
+    slow = []
+    for n, z in enumerate(part.readings.embedding):
+        near = np.argsort(np.abs(part.judge.embedding[:, 0] - z[0]), kind="stable")[:6]
+        slow.append(np.abs(part.case_ratings[near, MARGIN] - queries[n, MARGIN]).mean())
+    assert agreement["margin"]["neighbours"] == pytest.approx(np.mean(slow))
+
+
+def test_a_reader_is_compared_with_the_mean_of_the_others():
+    part = trial(threshold=1.0, queries=2)
+    rows = [nodule(0, (1.0, 2.0, 5.0), (3.0, 3.0, 3.0)), nodule(1, (4.0, 4.0, 1.0), (2.0,))]
+    made = Trial("x", None, part.judge, part.case_ratings, rows, part.readings, 1.0, (0.35, 0.65))
+    agreement = rating_agreement([made])
+    assert agreement["malignancy"]["readers"] == pytest.approx(
+        np.mean([np.mean([2.5, 1.0, 3.5]), np.mean([1.5, 1.5, 3.0])])
+    )
+    assert agreement["margin"]["readers"] == 0
+
+
+def test_the_own_patient_is_no_neighbour():
+    part = trial(threshold=1.0)
+    before = rating_agreement([part])["margin"]["neighbours"]
+    judge = part.judge
+    twin = Judge(
+        np.concatenate([judge.embedding, part.readings.embedding]),
+        np.concatenate([judge.patient_id, part.readings.patient_id]),
+        np.concatenate([judge.malignancy, part.readings.malignancy]),
+        np.full(260, 8.0), judge.vote,
+    )  # fmt: skip
+    ratings = np.concatenate([part.case_ratings, ratings_of(part.rows)])
+    with_twins = Trial("x", None, twin, ratings, part.rows, part.readings, 1.0, (0.35, 0.65))
+    # Every nodule is now among the cases; it may help others, but must not be its own neighbour.
+    after = rating_agreement([with_twins])["margin"]["neighbours"]
+    assert after > 0.75 * before
+    judge_distance = twin.distance(part.readings.embedding, part.readings.patient_id)
+    assert np.isinf(judge_distance[np.arange(60), 200 + np.arange(60)]).all()
