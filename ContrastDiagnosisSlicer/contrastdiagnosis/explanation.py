@@ -21,6 +21,8 @@ TOP_MASS = 0.1
 
 SIGNS = ("similar", "different")
 
+NO_PICTURE = "the case has no picture here, so only the nodule's side is explained"
+
 
 @dataclass(frozen=True, eq=False)
 class EvidenceMap:
@@ -82,7 +84,7 @@ class Explanation:
 
     @property
     def remarks(self) -> tuple[str, ...]:
-        """Sentences for the user about what cannot be shown."""
+        """Sentences for the user about what there is no evidence of."""
         if self.query.similar.empty and self.query.different.empty:
             return (
                 f"the network cannot tell the nodule from this case (distance {self.distance:.3f}),"
@@ -97,8 +99,6 @@ class Explanation:
             remarks.append(
                 "no evidence of difference: nothing in the nodule keeps it from the case"
             )
-        if self.case is None:
-            remarks.append("the case has no picture here, so only the nodule's side is explained")
         return tuple(remarks)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from contrastdiagnosis import RESEARCH_USE_NOTICE, __version__
 from contrastdiagnosis.bundle import BundleInfo
 from contrastdiagnosis.diagnoser import Diagnosis, SimilarCase
-from contrastdiagnosis.explanation import SIGNS, Explanation
+from contrastdiagnosis.explanation import NO_PICTURE, SIGNS, Explanation
 from contrastdiagnosis.volume import Volume
 
 
@@ -86,7 +86,7 @@ def _maps(explanation: Explanation) -> dict[str, Any]:
             name: {sign: side.of_sign(sign).highest for sign in SIGNS} if side else None
             for name, side in sides.items()
         },
-        "remarks": list(explanation.remarks),
+        "remarks": [*explanation.remarks, *([] if explanation.case else [NO_PICTURE])],
     }
 
 

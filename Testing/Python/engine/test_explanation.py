@@ -65,7 +65,6 @@ def test_every_shown_case_is_explained_in_its_order(diagnoser, diagnosis):
     for explanation, similar in zip(explanations, diagnosis.cases, strict=True):
         assert explanation.distance == pytest.approx(similar.distance, abs=1e-4)
         assert explanation.case is None
-        assert "the case has no picture here" in explanation.remarks[-1]
         for sign in ("similar", "different"):
             values = explanation.query.of_sign(sign).values
             assert values.shape == SHAPE
@@ -78,7 +77,6 @@ def test_cases_with_pictures_are_explained_on_both_sides(pictured, diagnosis):
     explanations = pictured.explain(diagnosis)
     assert [e.case is not None for e in explanations] == [n in (1, 4) for n in range(6)]
     for n in (1, 4):
-        assert not any("picture" in remark for remark in explanations[n].remarks)
         np.testing.assert_array_equal(explanations[n].pixels.mask, some_pixels(n).mask)
     without = Diagnoser(pictured.bundle, "cpu").explain(diagnosis)
     np.testing.assert_allclose(

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from contrastdiagnosis import RESEARCH_USE_NOTICE
 from contrastdiagnosis.diagnoser import Diagnoser
+from contrastdiagnosis.explanation import NO_PICTURE, EvidenceMap
 from contrastdiagnosis.pictures import overview_picture, plane_pictures
 from contrastdiagnosis.pixels import CasePixels, PixelStore
 from contrastdiagnosis.report import case_map, render_report, sign_views
@@ -132,9 +133,13 @@ def test_both_sides_of_a_pair_share_one_scale_of_colour(diagnosis, pictured):
         assert 180 < ordered[-1] <= 204
 
 
-def test_remarks_reach_the_reader(html, explanations):
-    assert "only the nodule" in explanations[0].remarks[-1]
-    assert html.count("the case has no picture here, so only the nodule") == 6
+def test_remarks_reach_the_reader(diagnosis, phantom, bundle, explanations):
+    nothing = EvidenceMap(np.zeros(SHAPE, np.float32), 0.0)
+    unlike = replace(explanations[0].query, similar=nothing)
+    told = [replace(e, query=unlike) for e in explanations]
+    html = render_report(diagnosis, phantom.volume, bundle, told)
+    assert html.count("no similar evidence: nothing in the nodule brings it closer") == 6
+    assert html.count("so only the nodule's side is explained") == 2 * 6
 
 
 def test_text_from_files_cannot_become_markup(diagnosis, phantom, bundle, explanations):
@@ -243,7 +248,7 @@ def test_the_summary_tells_what_the_maps_came_to(diagnosis, phantom, bundle, exp
     assert told["distance"] == explanations[2].distance
     assert told["highest"]["query"]["similar"] == explanations[2].query.similar.highest
     assert told["highest"]["case"] is None
-    assert told["remarks"] == list(explanations[2].remarks)
+    assert told["remarks"] == [*explanations[2].remarks, NO_PICTURE]
 
 
 def test_the_summary_is_json_and_complete(diagnosis, phantom, bundle):
