@@ -224,14 +224,42 @@ def test_c9_an_empty_deepest_map_empties_the_finer_ones():
     assert not product.any()
 
 
-def test_c10_shifting_both_patches_shifts_the_map():
-    """Circular patches, moved by one cell of a4 in depth (8 voxels)."""
-    torch.manual_seed(0)
-    activation, gradient = torch.rand(1, 4, 8, 4, 4), torch.randn(1, 4, 8, 4, 4)
-    options = LocalCam(levels=(4,))
-    still = level_product([activation], [gradient], SIMILAR, options)
-    moved = level_product([activation.roll(1, 2)], [gradient.roll(1, 2)], SIMILAR, options)
-    assert_close(moved, still.roll(1, 2))
+@pytest.mark.parametrize("options", [LocalCam(levels=(4, 3, 2)), LocalCam(), SIGNED])
+def test_c10_shifting_both_patches_by_a_stride_shifts_the_maps(options):
+    """Blobs in emptiness, far from the border, moved by 16 voxels: one cell of a4."""
+    network = net(PUBLISHED)
+    blobs = torch.zeros(2, 16, 160, 160)
+    blobs[:, 4:12, 70:84, 66:90] = torch.rand(
+        2, 8, 14, 24, generator=torch.Generator().manual_seed(3)
+    )
+    still, moved = (
+        explain(network, x[0], x[1:], options) for x in (blobs, blobs.roll((16, -16), (2, 3)))
+    )
+    assert_close(still.distance, moved.distance, rtol=1e-3, atol=1e-5)
+    here, there = (slice(None), slice(56, 104), slice(56, 104)), (
+        slice(None), slice(72, 120), slice(40, 88),
+    )  # fmt: skip
+    for side in ("query", "case"):
+        for sign in ("similar", "different"):
+            a, b = (
+                getattr(getattr(m, side), sign)[0] * getattr(getattr(m, side), f"{sign}_max")[0]
+                for m in (still, moved)
+            )
+            assert a[here].any()
+            assert_close(a[here], b[there], rtol=1e-2, atol=1e-2 * float(a.max()))
+
+
+def test_a1_a_swapped_pair_has_swapped_maps():
+    network, images = net(), patches(2)
+    straight, swapped = (
+        explain(network, images[0], images[1:]),
+        explain(network, images[1], images[:1]),
+    )
+    assert_close(straight.distance, swapped.distance)
+    for sign in ("similar", "different"):
+        query, case = (getattr(side, sign) for side in (straight.query, straight.case))
+        assert_close(query, getattr(swapped.case, sign), rtol=1e-3, atol=1e-4)
+        assert_close(case, getattr(swapped.query, sign), rtol=1e-3, atol=1e-4)
 
 
 def test_window_means_from_voxel_to_everything():
