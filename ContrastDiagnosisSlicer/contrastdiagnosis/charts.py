@@ -108,14 +108,16 @@ def similarity_chart(indicator: SimilarityIndicator, distances: ArrayLike) -> Ch
     )
 
 
-def measured_charts(curves: dict[str, Any], this_probability: float | None = None) -> list[Chart]:
+def measured_charts(figures: dict[str, Any], this_probability: float | None = None) -> list[Chart]:
     """Reliability, ROC and risk-coverage of a bundle that was measured on unseen patients.
 
     Args:
-        curves: What `contrastdiagnosis-train evaluate` stores; lists of points by name.
+        figures: Of one label rule, as `contrastdiagnosis-train evaluate` stores them.
         this_probability: Marked on the reliability diagram.
     """
     marks = () if this_probability is None else (Mark("this nodule", "#8a5a00", this_probability),)
+    curves = figures["curves"]
+    vote, diameter = (f", AUC {figures[name]:.3f}" for name in ("auc", "auc_diameter"))
     reliability = [(p, observed) for p, observed, _ in curves["reliability"]]
     highest = max(0.05, 1.1 * max(risk for _, risk in curves["risk_coverage"]))
     return [
@@ -128,8 +130,8 @@ def measured_charts(curves: dict[str, Any], this_probability: float | None = Non
             "Telling malignant from benign", "1 - specificity", "sensitivity",
             (
                 DIAGONAL,
-                Series("vote of the cases", "line", "#b5392b", curves["roc"]),
-                Series("diameter alone", "line", "#1f6f8b", curves["roc_diameter"]),
+                Series("vote of the cases" + vote, "line", "#b5392b", curves["roc"]),
+                Series("diameter alone" + diameter, "line", "#1f6f8b", curves["roc_diameter"]),
             ),
         ),
         Chart(

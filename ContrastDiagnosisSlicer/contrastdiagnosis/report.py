@@ -100,8 +100,8 @@ def headline_metrics(info: BundleInfo) -> dict[str, Any] | None:
 def report_charts(diagnosis: Diagnosis, bundle: Bundle) -> list[Chart]:
     """How near the cases are, and what the bundle's answers were worth where that was measured."""
     charts = [similarity_chart(bundle.indicator, [c.distance for c in diagnosis.cases])]
-    curves = (headline_metrics(bundle.info) or {}).get("curves")
-    return charts + (measured_charts(curves, diagnosis.probability) if curves else [])
+    figures = headline_metrics(bundle.info) or {}
+    return charts + (measured_charts(figures, diagnosis.probability) if "curves" in figures else [])
 
 
 def case_map(bundle: Bundle, diagnosis: Diagnosis) -> tuple[list[MapPoint], tuple[float, float]]:

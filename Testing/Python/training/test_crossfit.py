@@ -161,10 +161,11 @@ def test_the_bundle_knows_how_its_cases_were_scanned(bundle, folders):
 
 
 def test_the_curves_of_the_report_come_with_the_bundle(bundle, figures):
-    curves = load_bundle(bundle).info.metrics["exclude3"]["curves"]
+    told = load_bundle(bundle).info.metrics["exclude3"]
+    curves = told["curves"]
     assert set(curves) == {"reliability", "roc", "roc_diameter", "risk_coverage"}
     assert sum(n for *_, n in curves["reliability"]) == figures["exclude3"]["n"]
-    assert len(measured_charts(curves)) == 3
+    assert len(measured_charts(told)) == 3
 
 
 def test_places_come_from_the_files_that_kept_them(bundle):
