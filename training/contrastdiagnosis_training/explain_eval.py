@@ -29,6 +29,9 @@ from contrastdiagnosis_training.metrics import paired_p
 from contrastdiagnosis_training.trial import Trial, bundle_trial, crossfit_trials, network_of_run
 from contrastdiagnosis_training.trust import confidence, rating_agreement
 
+RANDOM_NETWORKS = 3
+"""Drawn at random for the sanity check; their mean is reported."""
+
 
 @dataclass(frozen=True)
 class ExplainEval:
@@ -144,45 +147,46 @@ def probe_trials(
 
 def _strangers(
     trial: Trial, chosen: Sequence[int], options: ExplainEval, device: torch.device
-) -> dict[str, Witness]:
+) -> dict[str, list[Witness]]:
     """Networks with random weights and, if there is one, from shuffled labels."""
-    torch.manual_seed(options.seed)
-    networks = {"random_weights": NoduleNet(trial.network.config).eval().requires_grad_(False)}
+    networks = {"random_weights": [_untrained(trial.network, n) for n in range(RANDOM_NETWORKS)]}
     if options.shuffled:
-        networks["random_labels"] = network_of_run(options.shuffled)
+        networks["random_labels"] = [network_of_run(options.shuffled)]
     if len({trial.rows[n].patient_id for n in chosen}) < 2:
         return {}
     scans = [read_scan(trial.rows[n]) for n in chosen]
     patches = np.stack([crop_patch(s.volume, s.center_ras_mm).intensity for s in scans])
-    strangers = {}
-    for name, network in networks.items():
+    nodules = trial.readings[np.array(chosen)]
+
+    def witness(network: NoduleNet) -> Witness:
         network.to(device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
-        nodules = trial.readings[np.array(chosen)]
-        judge = Judge(
-            np.zeros((len(chosen), network.config.embedding), np.float32),
-            nodules.patient_id,
-            nodules.malignancy,
-            nodules.diameter_mm,
-        )
-        witness = Witness(network, judge, options.map)
-        judge = replace(judge, embedding=witness.embed(patches))
-        strangers[name] = replace(witness, judge=judge)
-    return strangers
+        nowhere = np.zeros((len(chosen), network.config.embedding), np.float32)
+        judge = Judge(nowhere, nodules.patient_id, nodules.malignancy, nodules.diameter_mm)
+        blind = Witness(network, judge, options.map)
+        return replace(blind, judge=replace(judge, embedding=blind.embed(patches)))
+
+    return {name: [witness(n) for n in kind] for name, kind in networks.items()}
+
+
+def _untrained(network: NoduleNet, seed: int) -> NoduleNet:
+    torch.manual_seed(seed)
+    return NoduleNet(network.config).eval().requires_grad_(False)
 
 
 def _against(probes: Sequence[Probe], patients: NDArray) -> dict[str, Any]:
     """Paired differences of the map from each control, as better minus worse."""
     compared = {}
     for name in probes[0].figures:
-        if not name.endswith("_map") or not name.startswith(("deletion", "insertion", "energy")):
-            continue
         kind = name.removesuffix("_map")
+        measure = kind.removeprefix("off_centre_")
+        if kind == name or not measure.startswith(("deletion", "insertion", "energy")):
+            continue
         for control in ("gaussian", "mask", "random"):
             ours, theirs = (
                 np.array([p.figures[f"{kind}_{n}"] for p in probes]) for n in ("map", control)
             )
             known = np.isfinite(ours) & np.isfinite(theirs)
-            lower_is_better = kind in (
+            lower_is_better = measure in (
                 "deletion_distance",
                 "deletion_vote",
                 "insertion_raw_distance",

@@ -87,7 +87,7 @@ class Probe:
 
     Attributes:
         figures: By name.
-        curves: (len(SHARES),) by name, on the centred patch.
+        curves: (len(SHARES),) by name.
         picture: Off-centre intensity, mask and map, each (D, H, W).
     """
 
@@ -98,7 +98,7 @@ class Probe:
 
 def probe_nodule(
     witness: Witness,
-    strangers: dict[str, Witness],
+    strangers: dict[str, list[Witness]],
     scan: NoduleScan,
     patient_id: str,
     random: np.random.Generator,
@@ -107,7 +107,8 @@ def probe_nodule(
 
     Args:
         witness: The network that is on trial.
-        strangers: Networks whose maps must look different, by what was randomised.
+        strangers: Networks whose maps must look different, by what was randomised; figures are
+            means over those of a kind.
         scan: The nodule.
         patient_id: Its cases are left out.
         random: Draws crops, noise and the random control.
@@ -117,20 +118,29 @@ def probe_nodule(
     maps = witness.maps(patch.intensity, case)
     figures, curves = _deletion(witness, patch, case, maps, patient_id, random)
     figures |= _localisation("centred", maps["similar"], _consensus(scan, patch), witness, patch)
-    for name, stranger in strangers.items():
-        other = stranger.nearest(stranger.embed(patch.intensity[None])[0], patient_id)
-        theirs = stranger.maps(patch.intensity, other)["similar"]
-        figures[f"spearman_{name}"] = rank_correlation(maps["similar"], theirs)
+    for name, others in strangers.items():
+        theirs = [_map_of_nearest(other, patch, patient_id) for other in others]
+        correlation = [rank_correlation(maps["similar"], values) for values in theirs]
+        figures[f"spearman_{name}"] = float(np.mean(correlation))
     figures |= _stability(witness, scan, patch, case, maps["similar"], random)
     off = crop_patch(scan.volume, scan.center_ras_mm + off_centre_mm(random))
     mask = _consensus(scan, off)
     off_case = witness.nearest(witness.embed(off.intensity[None])[0], patient_id)
-    off_map = witness.maps(off.intensity, off_case)["similar"]
-    figures |= _localisation("off_centre", off_map, mask, witness, off)
+    off_maps = witness.maps(off.intensity, off_case)
+    figures |= _localisation("off_centre", off_maps["similar"], mask, witness, off)
+    off_figures, off_curves = _deletion(witness, off, off_case, off_maps, patient_id, random)
+    figures |= {f"off_centre_{name}": value for name, value in off_figures.items()}
+    curves |= {f"off_centre_{name}": value for name, value in off_curves.items()}
     figures["same_nearest_label_off_centre"] = float(
         np.equal(*is_malignant(witness.judge.malignancy[[case, off_case]]))
     )
-    return Probe(figures, curves, (off.intensity, mask, off_map))
+    return Probe(figures, curves, (off.intensity, mask, off_maps["similar"]))
+
+
+def _map_of_nearest(witness: Witness, patch: Patch, patient_id: str) -> NDArray[np.float32]:
+    """The map against the witness's own nearest case."""
+    case = witness.nearest(witness.embed(patch.intensity[None])[0], patient_id)
+    return witness.maps(patch.intensity, case)["similar"]
 
 
 def off_centre_mm(random: np.random.Generator) -> NDArray[np.float64]:

@@ -44,20 +44,21 @@ def target_rows(figures: dict[str, Any]) -> list[Row]:
     """The targets, with the controls that each must be read beside."""
     maps, against = figures["maps"], figures["against"]
     rows = []
-    gaussian = against.get("deletion_distance_over_gaussian")
-    mask = against.get("deletion_distance_over_mask")
-    if gaussian and mask:
-        rows.append(
-            Row(
-                "deletion AUC on the distance, centre Gaussian",
-                f"{maps['deletion_distance_map']:.3f}, {maps['deletion_distance_gaussian']:.3f}"
-                f" (p {gaussian['p']:.3f})",
-                "lower, p < .05",
-                f"20 % lower, and lower than the mask alone ({maps['deletion_distance_mask']:.3f})",
-                gaussian["gain"] > 0 and gaussian["p"] < 0.05,
-                gaussian["relative"] >= 0.2 and mask["gain"] > 0,
+    for place, where in (("", "centred on the readers' mask"), ("off_centre_", "off-centre")):
+        kind = f"{place}deletion_distance"
+        gaussian, mask = (against.get(f"{kind}_over_{name}") for name in ("gaussian", "mask"))
+        if gaussian and mask:
+            rows.append(
+                Row(
+                    f"deletion AUC on the distance, {where}",
+                    f"{maps[f'{kind}_map']:.3f}, Gaussian {maps[f'{kind}_gaussian']:.3f}"
+                    f" (p {gaussian['p']:.3f})",
+                    "lower than the centre Gaussian, p < .05",
+                    f"20 % lower, and lower than the mask alone ({maps[f'{kind}_mask']:.3f})",
+                    gaussian["gain"] > 0 and gaussian["p"] < 0.05,
+                    gaussian["relative"] >= 0.2 and mask["gain"] > 0,
+                )
             )
-        )
     rows += [
         _at_least(
             "energy inside the mask, off-centre", maps["energy_off_centre_map"], 0.5, 0.7,
@@ -136,8 +137,10 @@ def table(figures: dict[str, Any]) -> str:
     lines += ["", f"{'':36}" + "".join(f"{name:>12}" for name in COLOURS)]
     for kind in (
         "deletion_distance", "insertion_distance", "deletion_vote", "insertion_vote",
-        "deletion_raw_distance", "energy_centred", "pointing_centred", "energy_off_centre",
-        "pointing_off_centre",
+        "deletion_raw_distance", "off_centre_deletion_distance",
+        "off_centre_insertion_distance", "off_centre_deletion_vote",
+        "off_centre_deletion_raw_distance", "energy_centred", "pointing_centred",
+        "energy_off_centre", "pointing_off_centre",
     ):  # fmt: skip
         values = [figures["maps"].get(f"{kind}_{name}") for name in COLOURS]
         texts = [f"{v:.3f}" if v is not None else "-" for v in values]
@@ -149,17 +152,25 @@ def table(figures: dict[str, Any]) -> str:
 
 def charts(figures: dict[str, Any]) -> list[Chart]:
     """Deletion and insertion curves, on the distance and on the vote."""
+    return [
+        *_curve_charts(figures, ""),
+        *(c for c in _curve_charts(figures, "off_centre_") if "pair" in c.title),
+    ]
+
+
+def _curve_charts(figures: dict[str, Any], place: str) -> list[Chart]:
+    where = ", off-centre" if place else ""
     drawn = []
     for score, title in (("distance", "closeness of the pair"), ("vote", "diagnosis given")):
         for way, text in (("deletion", "deleted"), ("insertion", "put back")):
             series = []
             for name, (label, colour) in COLOURS.items():
-                values = figures["curves"][f"{way}_{score}_{name}"]
+                values = figures["curves"][f"{place}{way}_{score}_{name}"]
                 points = [(x, y) for x, y in zip(SHARES, values, strict=True) if y is not None]
                 series.append(Series(label, "line", colour, points))
             drawn.append(
                 Chart(
-                    f"{way.title()}: what is left of the {title}",
+                    f"{way.title()}: what is left of the {title}{where}",
                     f"share of the patch that was {text}",
                     "closeness" if score == "distance" else "probability of the diagnosis",
                     tuple(series),

@@ -64,7 +64,7 @@ def evaluated(runs, folder):
 
 def assert_complete(figures, maps, n):
     assert (figures["n_maps"], figures["n"]) == (maps, n)
-    for way in ("deletion", "insertion"):
+    for way in ("deletion", "insertion", "off_centre_deletion"):
         for score in ("distance", "vote", "raw_distance"):
             for name in (*CONTROLS, "different"):
                 assert len(figures["curves"][f"{way}_{score}_{name}"]) == len(SHARES)
@@ -103,7 +103,7 @@ def test_the_report_is_whole_and_self_contained(evaluated):
     parser.feed(html)
     assert not {tag for tag, _ in tags} & {"script", "link", "iframe"}
     assert all(a["href"].startswith("data:image/png") for _, a in tags if "href" in a)
-    assert html.count('class="chart"') == 4
+    assert html.count('class="chart"') == 6
     assert "Research use only" in html
     for row in target_rows(figures):
         assert row.value in unescape(html)
@@ -170,6 +170,8 @@ def test_a_map_of_the_evidence_beats_the_controls_where_the_truth_is_known(conte
     )  # fmt: skip
     assert right["deletion_distance_map"] < right["deletion_distance_gaussian"]
     assert right["deletion_distance_map"] < 0.5 * wrong["deletion_distance_map"]
+    off_centre = "off_centre_deletion_distance"
+    assert right[f"{off_centre}_map"] < 0.5 * right[f"{off_centre}_gaussian"]
     assert right["insertion_distance_map"] > wrong["insertion_distance_map"] + 0.3
     assert right["energy_off_centre_map"] > 0.95 and right["pointing_off_centre_map"] == 1
     assert wrong["energy_off_centre_map"] < 0.05 and wrong["pointing_off_centre_map"] == 0
