@@ -90,7 +90,7 @@ def target_rows(figures: dict[str, Any]) -> list[Row]:
                 0.92 <= value <= 0.98, 0.94 <= value <= 0.96,
             )
         )  # fmt: skip
-    if trust.get("auc_gap") is not None and np.isfinite(trust["auc_gap"]):
+    if _known(trust.get("auc_gap")):
         rows.append(
             Row(
                 "AUC of the confident minus AUC of the rest",
@@ -105,15 +105,21 @@ def target_rows(figures: dict[str, Any]) -> list[Row]:
     ratings = figures["ratings"].values()
     if ratings:
         lower = sum(r["neighbours"] < r["same_label"] for r in ratings)
-        level = sum(r["neighbours"] <= r["readers"] for r in ratings)
+        known = [r for r in ratings if _known(r["readers"])]
+        level = sum(r["neighbours"] <= r["readers"] for r in known)
         rows.append(
             Row(
                 "ratings nearer to the top 6 than to random cases of the label",
-                f"{lower} of {len(ratings)}; {level} at the readers' own disagreement",
-                "all", "all at the readers'", lower == len(ratings), level == len(ratings),
+                f"{lower} of {len(ratings)}; {level} of {len(known)} at the readers' own"
+                " disagreement",
+                "all", "all at the readers'", lower == len(ratings), 0 < level == len(ratings),
             )
         )  # fmt: skip
     return rows
+
+
+def _known(value: float | None) -> bool:
+    return value is not None and bool(np.isfinite(value))
 
 
 def _at_least(name: str, value: float, must: float, aim: float, beside: str) -> Row:
@@ -133,7 +139,8 @@ def table(figures: dict[str, Any]) -> str:
         f"{'mean absolute difference of ratings':36}{'top 6':>8}{'label':>8}{'readers':>8}",
     ]
     for name, r in figures["ratings"].items():
-        lines.append(f"  {name:34}{r['neighbours']:8.3f}{r['same_label']:8.3f}{r['readers']:8.3f}")
+        readers = f"{r['readers']:8.3f}" if _known(r["readers"]) else f"{'-':>8}"
+        lines.append(f"  {name:34}{r['neighbours']:8.3f}{r['same_label']:8.3f}{readers}")
     lines += ["", f"{'':36}" + "".join(f"{name:>12}" for name in COLOURS)]
     for kind in (
         "deletion_distance", "insertion_distance", "deletion_vote", "insertion_vote",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from html import unescape
 from html.parser import HTMLParser
@@ -18,7 +19,7 @@ from contrastdiagnosis_training import cli
 from contrastdiagnosis_training.crossfit import CrossFit, crossfit
 from contrastdiagnosis_training.explain_eval import ExplainEval
 from contrastdiagnosis_training.explain_probe import Witness, off_centre_mm, probe_nodule
-from contrastdiagnosis_training.explain_report import target_rows
+from contrastdiagnosis_training.explain_report import table, target_rows
 from contrastdiagnosis_training.export import Export
 from contrastdiagnosis_training.faithfulness import SHARES
 from contrastdiagnosis_training.fit import Fit, train
@@ -93,6 +94,22 @@ def test_curves_start_with_the_whole_patch_or_with_nothing(evaluated):
         assert curves[f"deletion_distance_{name}"][0] == pytest.approx(1, abs=1e-6)
         assert curves[f"insertion_distance_{name}"][0] == pytest.approx(0, abs=1e-6)
         assert curves[f"deletion_vote_{name}"][0] >= 0.5
+
+
+def test_figures_that_cannot_be_had_are_left_out_of_the_table(evaluated):
+    """A folder of one reader a nodule tells no disagreement; one class tells no AUC."""
+    figures = json.loads(json.dumps(evaluated[0]))
+    for rating in figures["ratings"].values():
+        rating["readers"] = None
+    figures["confidence"] |= {"auc_gap": None, "coverage": None}
+    names = [row.name for row in target_rows(figures)]
+    assert not any("coverage" in n or "confident" in n for n in names)
+    (ratings,) = (row for row in target_rows(figures) if row.name.startswith("ratings"))
+    assert "0 of 0 at the readers' own disagreement" in ratings.value
+    assert not ratings.reached
+    printed = table(figures)
+    assert not re.search(r"\bnan\b", printed)
+    assert re.search(r"texture +\d\.\d+ +\d\.\d+ +-", printed)
 
 
 def test_the_report_is_whole_and_self_contained(evaluated):
