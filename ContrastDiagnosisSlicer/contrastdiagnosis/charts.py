@@ -53,7 +53,6 @@ class Chart:
     x_range: tuple[float, float] = (0.0, 1.0)
     y_range: tuple[float, float] = (0.0, 1.0)
     marks: tuple[Mark, ...] = ()
-    note: str = ""
 
     def x(self, value: float) -> float:
         """Place of a value across the plotting area; beyond the range it stays at the edge."""
@@ -92,15 +91,15 @@ def similarity_chart(indicator: SimilarityIndicator, distances: ArrayLike) -> Ch
     count, edges = np.histogram(matched, HISTOGRAM_BINS, (0, end))
     bars = [(float(e), float(c / len(matched))) for e, c in zip(edges, [*count, 0], strict=True)]
     highest = 1.15 * max(share for _, share in bars)
-    # Each tick is a short line of its own, so that six equal distances still show.
-    ticks = [(float(d), 0.045 * highest) for d in shown]
+    # Just above the axis: their height means nothing.
+    dots = [(float(d), 0.045 * highest) for d in shown]
     return Chart(
         "How near the cases are",
         "distance",
         "share of matched pairs",
         (
             Series("correctly matched pairs, unseen in training", "bars", "#aebccd", bars),
-            Series("the six cases", "dots", "#1c2430", ticks),
+            Series("the six cases", "dots", "#1c2430", dots),
         ),
         (0.0, end),
         (0.0, highest),

@@ -116,17 +116,21 @@ def encode(network: NoduleNet, patches: Sequence[Patch], device: torch.device) -
     The mirror is no luxury on a CPU: PyTorch's fast convolutions take over from batch 2 on, so two
     views cost less than one.
     """
-    images = torch.from_numpy(np.stack([patch.intensity for patch in patches]))[:, None].to(device)
+    seen = look(network, np.stack([patch.intensity for patch in patches]), device)
+    return [Encoding(patch, p, z) for patch, p, z in zip(patches, *seen, strict=True)]
+
+
+def look(
+    network: NoduleNet, intensity: NDArray[np.float32], device: torch.device
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Mask probabilities (N, D, H, W) and embeddings (N, p) of (N, D, H, W) intensities."""
+    images = torch.from_numpy(intensity)[:, None].to(device)
     with torch.inference_mode():
         features = network(torch.cat([images, images.flip(-1)]))
         logits, mirrored = features.mask_logits.float().chunk(2)
-        probability = torch.sigmoid((logits + mirrored.flip(-1)) / 2)[:, 0].cpu().numpy()
-        embedding = (
-            features.embedding.float().reshape(2, len(patches), -1).mean(dim=0).cpu().numpy()
-        )
-    return [
-        Encoding(patch, p, z) for patch, p, z in zip(patches, probability, embedding, strict=True)
-    ]
+        probability = torch.sigmoid((logits + mirrored.flip(-1)) / 2)[:, 0]
+        embedding = features.embedding.float().unflatten(0, (2, -1)).mean(dim=0)
+    return probability.cpu().numpy(), embedding.cpu().numpy()
 
 
 class Diagnoser:

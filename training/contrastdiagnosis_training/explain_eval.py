@@ -163,7 +163,7 @@ def _strangers(
         nowhere = np.zeros((len(chosen), network.config.embedding), np.float32)
         judge = Judge(nowhere, nodules.patient_id, nodules.malignancy, nodules.diameter_mm)
         blind = Witness(network, judge, options.map)
-        return replace(blind, judge=replace(judge, embedding=blind.embed(patches)))
+        return replace(blind, judge=replace(judge, embedding=blind.look(patches)[1]))
 
     return {name: [witness(n) for n in kind] for name, kind in networks.items()}
 

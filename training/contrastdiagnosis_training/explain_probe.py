@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from contrastdiagnosis.case_folder import NoduleScan
+from contrastdiagnosis.diagnoser import look
+from contrastdiagnosis.explanation import SIGNS
 from contrastdiagnosis.local_cam import LocalCam, pair_maps
 from contrastdiagnosis.network import NoduleNet
 from contrastdiagnosis.patch import DEFAULT_GEOMETRY, Patch, crop_patch, resample
@@ -50,16 +52,21 @@ class Witness:
     judge: Judge
     options: LocalCam
 
-    def embed(self, intensity: NDArray[np.float32]) -> NDArray[np.float32]:
-        """(N, p) embeddings of (N, D, H, W) patches, each with its mirror image."""
-        device = next(self.network.parameters()).device
-        parts = []
-        with torch.inference_mode():
-            for images in torch.from_numpy(intensity)[:, None].split(BATCH):
-                views = torch.cat([images, images.flip(-1)]).to(device)
-                z = self.network(views, pyramid=False).embedding.float()
-                parts.append(z.unflatten(0, (2, len(images))).mean(dim=0).cpu())
-        return torch.cat(parts).numpy()
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return next(self.network.parameters()).device
+
+    def look(
+        self, intensity: NDArray[np.float32]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Mask probabilities (N, D, H, W) and embeddings (N, p) of (N, D, H, W) patches."""
+        parts = [
+            look(self.network, intensity[n : n + BATCH], self.device)
+            for n in range(0, len(intensity), BATCH)
+        ]
+        probability, embedding = zip(*parts, strict=True)
+        return np.concatenate(probability), np.concatenate(embedding)
 
     def nearest(self, embedding: NDArray[np.float32], patient_id: str) -> int:
         """Position of the nearest case of another patient."""
@@ -67,18 +74,39 @@ class Witness:
 
     def maps(self, intensity: NDArray[np.float32], case: int) -> dict[str, NDArray[np.float32]]:
         """Both signs on the nodule's side of a pair, (D, H, W)."""
-        device = next(self.network.parameters()).device
-        maps = pair_maps(
+        side = pair_maps(
             self.network,
-            torch.from_numpy(intensity).to(device),
-            torch.from_numpy(self.judge.embedding[case][None]).to(device),
+            torch.from_numpy(intensity).to(self.device),
+            torch.from_numpy(self.judge.embedding[case][None]).to(self.device),
             options=self.options,
-        )
-        side = maps.query
-        return {
-            "similar": side.similar[0].cpu().numpy(),
-            "different": side.different[0].cpu().numpy(),
-        }
+        ).query
+        return {sign: getattr(side, sign)[0].cpu().numpy() for sign in SIGNS}
+
+
+@dataclass(frozen=True, eq=False)
+class Exhibit:
+    """A patch, and what a witness says of it.
+
+    Attributes:
+        patch: The patch.
+        mask: (D, H, W) probability: a map that explains nothing but where to look.
+        case: Position of the nearest case of another patient.
+        maps: Both signs against that case, (D, H, W).
+        patient_id: Its cases are left out.
+    """
+
+    patch: Patch
+    mask: NDArray[np.float32]
+    case: int
+    maps: dict[str, NDArray[np.float32]]
+    patient_id: str
+
+
+def exhibit(witness: Witness, patch: Patch, patient_id: str) -> Exhibit:
+    """Shows a patch to a witness."""
+    mask, embedding = witness.look(patch.intensity[None])
+    case = witness.nearest(embedding[0], patient_id)
+    return Exhibit(patch, mask[0], case, witness.maps(patch.intensity, case), patient_id)
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,34 +141,23 @@ def probe_nodule(
         patient_id: Its cases are left out.
         random: Draws crops, noise and the random control.
     """
-    patch = crop_patch(scan.volume, scan.center_ras_mm)
-    case = witness.nearest(witness.embed(patch.intensity[None])[0], patient_id)
-    maps = witness.maps(patch.intensity, case)
-    figures, curves = _deletion(witness, patch, case, maps, patient_id, random)
-    figures |= _localisation("centred", maps["similar"], _consensus(scan, patch), witness, patch)
-    for name, others in strangers.items():
-        theirs = [_map_of_nearest(other, patch, patient_id) for other in others]
-        correlation = [rank_correlation(maps["similar"], values) for values in theirs]
-        figures[f"spearman_{name}"] = float(np.mean(correlation))
-    figures |= _stability(witness, scan, patch, case, maps["similar"], random)
-    off = crop_patch(scan.volume, scan.center_ras_mm + off_centre_mm(random))
-    mask = _consensus(scan, off)
-    off_case = witness.nearest(witness.embed(off.intensity[None])[0], patient_id)
-    off_maps = witness.maps(off.intensity, off_case)
-    figures |= _localisation("off_centre", off_maps["similar"], mask, witness, off)
-    off_figures, off_curves = _deletion(witness, off, off_case, off_maps, patient_id, random)
+    centred = exhibit(witness, crop_patch(scan.volume, scan.center_ras_mm), patient_id)
+    off_point = scan.center_ras_mm + off_centre_mm(random)
+    off = exhibit(witness, crop_patch(scan.volume, off_point), patient_id)
+    figures, curves = _deletion(witness, centred, random)
+    off_figures, off_curves = _deletion(witness, off, random)
     figures |= {f"off_centre_{name}": value for name, value in off_figures.items()}
     curves |= {f"off_centre_{name}": value for name, value in off_curves.items()}
-    figures["same_nearest_label_off_centre"] = float(
-        np.equal(*is_malignant(witness.judge.malignancy[[case, off_case]]))
-    )
-    return Probe(figures, curves, (off.intensity, mask, off_maps["similar"]))
-
-
-def _map_of_nearest(witness: Witness, patch: Patch, patient_id: str) -> NDArray[np.float32]:
-    """The map against the witness's own nearest case."""
-    case = witness.nearest(witness.embed(patch.intensity[None])[0], patient_id)
-    return witness.maps(patch.intensity, case)["similar"]
+    figures |= _localisation("centred", centred, scan) | _localisation("off_centre", off, scan)
+    figures |= _stability(witness, centred, scan, random)
+    for name, others in strangers.items():
+        theirs = [exhibit(other, centred.patch, patient_id).maps["similar"] for other in others]
+        correlation = [rank_correlation(centred.maps["similar"], values) for values in theirs]
+        figures[f"spearman_{name}"] = float(np.mean(correlation))
+    labels = is_malignant(witness.judge.malignancy[[centred.case, off.case]])
+    figures["same_nearest_label_off_centre"] = float(labels[0] == labels[1])
+    picture = (off.patch.intensity, _consensus(scan, off.patch), off.maps["similar"])
+    return Probe(figures, curves, picture)
 
 
 def off_centre_mm(random: np.random.Generator) -> NDArray[np.float64]:
@@ -157,34 +174,29 @@ def _consensus(scan: NoduleScan, patch: Patch) -> NDArray[np.bool_]:
 
 
 def _deletion(
-    witness: Witness,
-    patch: Patch,
-    case: int,
-    maps: dict[str, NDArray[np.float32]],
-    patient_id: str,
-    random: np.random.Generator,
+    witness: Witness, shown: Exhibit, random: np.random.Generator
 ) -> tuple[Figures, Curves]:
-    fill = local_lung_mean(patch.intensity, patch.valid)
+    intensity = shown.patch.intensity
+    fill = local_lung_mean(intensity, shown.patch.valid)
     compared: dict[str, NDArray] = {
-        "map": maps["similar"],
-        "different": maps["different"],
-        "random": random.random(patch.intensity.shape),
+        "map": shown.maps["similar"],
+        "different": shown.maps["different"],
+        "random": random.random(intensity.shape),
         "gaussian": centre_gaussian(),
-        "mask": _mask_probability(witness, patch),
+        "mask": shown.mask,
     }
     ways = [(name, insert) for name in compared for insert in (False, True)]
-    patches = [perturbed(patch.intensity, fill, compared[n], insert, random) for n, insert in ways]
-    embedding = witness.embed(np.concatenate([patch.intensity[None], fill[None], *patches]))
-    distance = np.linalg.norm(embedding - witness.judge.embedding[case], axis=1)
-    probability = witness.judge.probability(embedding, np.full(len(embedding), patient_id))
+    patches = [perturbed(intensity, fill, compared[n], insert, random) for n, insert in ways]
+    _, embedding = witness.look(np.concatenate([intensity[None], fill[None], *patches]))
+    distance = np.linalg.norm(embedding - witness.judge.embedding[shown.case], axis=1)
+    patient = np.full(len(embedding), shown.patient_id)
+    probability = witness.judge.probability(embedding, patient)
     # The diagnosis that was given is what is to be explained, whichever it was.
     given = probability if probability[0] > 0.5 else 1 - probability
     figures, curves = {}, {}
-    for (name, insert), part in zip(
-        ways, np.split(np.arange(2, len(embedding)), len(ways)), strict=True
-    ):
-        start = 1 if insert else 0
-        index = np.concatenate([[start], part])
+    parts = np.split(np.arange(2, len(embedding)), len(ways))
+    for (name, insert), part in zip(ways, parts, strict=True):
+        index = np.concatenate([[1 if insert else 0], part])
         way = "insertion" if insert else "deletion"
         for score, values in {
             "distance": closeness(distance[index], distance[0], distance[1]),
@@ -196,31 +208,15 @@ def _deletion(
     return figures, curves
 
 
-def _mask_probability(witness: Witness, patch: Patch) -> NDArray[np.float32]:
-    """(D, H, W) the network's own segmentation: a map that explains nothing but where to look."""
-    device = next(witness.network.parameters()).device
-    image = torch.from_numpy(patch.intensity)[None, None].to(device)
-    with torch.inference_mode():
-        logits = witness.network(torch.cat([image, image.flip(-1)]), pyramid=False).mask_logits
-    straight, mirrored = logits.float().chunk(2)
-    return torch.sigmoid((straight + mirrored.flip(-1)) / 2)[0, 0].cpu().numpy()
-
-
-def _localisation(
-    where: str,
-    values: NDArray[np.float32],
-    mask: NDArray[np.bool_],
-    witness: Witness,
-    patch: Patch,
-) -> Figures:
-    near = widened(mask)
+def _localisation(where: str, shown: Exhibit, scan: NoduleScan) -> Figures:
+    near = widened(_consensus(scan, shown.patch))
     controls: dict[str, NDArray] = {
-        "map": values,
+        "map": shown.maps["similar"],
         "gaussian": centre_gaussian(),
-        "mask": _mask_probability(witness, patch),
+        "mask": shown.mask,
+        "random": np.ones(near.shape),
     }
-    figures = {f"energy_{where}_random": float(near.mean())}
-    figures[f"pointing_{where}_random"] = figures[f"energy_{where}_random"]
+    figures = {}
     for name, control in controls.items():
         figures[f"energy_{where}_{name}"] = energy_inside(control, near)
         figures[f"pointing_{where}_{name}"] = points_inside(control, near)
@@ -228,26 +224,21 @@ def _localisation(
 
 
 def _stability(
-    witness: Witness,
-    scan: NoduleScan,
-    patch: Patch,
-    case: int,
-    values: NDArray[np.float32],
-    random: np.random.Generator,
+    witness: Witness, shown: Exhibit, scan: NoduleScan, random: np.random.Generator
 ) -> Figures:
     """Correlation of the map with that of the patch moved by a voxel, and of a noisy one."""
+    patch, values = shown.patch, shown.maps["similar"]
     step = random.choice([-1, 1], 3)
-    moved = crop_patch(
-        scan.volume, scan.center_ras_mm + patch.ijk_to_ras[:3, :3] @ step.astype(np.float64)
-    )
-    there = witness.maps(moved.intensity, case)["similar"]
+    moved_mm = patch.ijk_to_ras[:3, :3] @ step.astype(np.float64)
+    moved = crop_patch(scan.volume, scan.center_ras_mm + moved_mm)
+    there = witness.maps(moved.intensity, shown.case)["similar"]
     # A voxel of the moved patch lies `step` further on the grid of the first one.
     back = np.roll(there, step[::-1], axis=(0, 1, 2))
     inner = (slice(1, -1),) * 3
     low, high = DEFAULT_GEOMETRY.window_hu
-    noise = random.normal(0, NOISE_HU / (high - low), patch.intensity.shape).astype(np.float32)
+    noise = random.normal(0, NOISE_HU / (high - low), values.shape).astype(np.float32)
     noisy = np.clip(patch.intensity + noise * patch.valid, 0, 1)
     return {
         "stability_shift": rank_correlation(values[inner], back[inner]),
-        "stability_noise": rank_correlation(values, witness.maps(noisy, case)["similar"]),
+        "stability_noise": rank_correlation(values, witness.maps(noisy, shown.case)["similar"]),
     }

@@ -31,6 +31,9 @@ RULE_KEYS = {
 }  # fmt: skip
 
 
+pytestmark = pytest.mark.usefixtures("few_draws")
+
+
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
     folder = tmp_path_factory.mktemp("cases")
@@ -47,14 +50,6 @@ def runs(folders, cache, tmp_path_factory):
     crossfit(options, RECIPE)
     train(Fit(folders, out / "all", device="cpu", cache=cache), RECIPE)
     return out
-
-
-@pytest.fixture(scope="module", autouse=True)
-def few_draws():
-    """The figures take a tenth of the time."""
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("contrastdiagnosis_training.metrics.BOOTSTRAPS", 100)
-        yield
 
 
 @pytest.fixture(scope="module")

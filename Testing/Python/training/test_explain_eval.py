@@ -31,11 +31,7 @@ RECIPE = replace(TINY, epochs=2, mask_epochs=1)
 CONTROLS = ("map", "gaussian", "mask", "random")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def few_draws():
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("contrastdiagnosis_training.metrics.BOOTSTRAPS", 50)
-        yield
+pytestmark = pytest.mark.usefixtures("few_draws")
 
 
 @pytest.fixture(scope="module")
@@ -174,7 +170,7 @@ def test_a_map_of_the_evidence_beats_the_controls_where_the_truth_is_known(conte
             found[0, 0, 0] += not self.options.rectified
             return {"similar": found, "different": 1 - found}
 
-    z = Witness(network, None, LocalCam()).embed(truth[None] + 0.4)
+    _, z = Witness(network, None, LocalCam()).look(truth[None] + 0.4)
     judge = Judge(
         np.concatenate([z, 3 * z]), np.array(["A", "B"]), np.array([5.0, 1.0]), np.ones(2)
     )
