@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from contrastdiagnosis.errors import InputError
-from contrastdiagnosis.network import NoduleNet, distance, space_to_channels
+from contrastdiagnosis.network import NoduleNet, distance, inside_of, space_to_channels
 
 SIMILAR, DIFFERENT = -1, 1
 """Signs of the distance's gradient: what brings a pair together, what keeps it apart."""
@@ -31,13 +31,18 @@ class LocalCam:
     levels: tuple[int, ...] = (3, 2)
     """Pyramid levels whose maps are multiplied, deepest first. a4 has 4x4x4 cells of 10x11x11 mm:
     it blurs what the finer levels show (training/LOG.md, 2026-11-21)."""
-    window_cells: int | None = 1
+    window_cells: int | None = 3
     """Side of the cube over which gradients are averaged to weights: 1 is voxel-wise (LayerCAM,
-    HiResCAM), None the whole level (Grad-CAM)."""
+    HiResCAM), None the whole level (Grad-CAM). Averaged over neighbours, weights follow the
+    training more and the architecture less (training/LOG.md, 2026-11-21)."""
     rectified: bool = True
     """Drop negative weights, as LayerCAM does."""
     through_mask: bool = False
     """Let the gradient also go through the mask that features are pooled under."""
+    outside: float = 0.001
+    """Weight of what lies outside the network's mask; 1 weighs all alike. Features are pooled under
+    the mask, so the evidence is theirs times the mask's. Without a rest outside, nothing would
+    order the nodule's surroundings."""
 
     def __post_init__(self) -> None:
         deepest_first = tuple(sorted(set(self.levels) & {1, 2, 3, 4}, reverse=True))
@@ -45,6 +50,8 @@ class LocalCam:
             raise InputError(f"levels must be of a1...a4, deepest first, got {self.levels}")
         if self.window_cells is not None and (self.window_cells < 1 or self.window_cells % 2 == 0):
             raise InputError(f"window_cells must be odd or None, got {self.window_cells}")
+        if not 0 <= self.outside <= 1:
+            raise InputError(f"outside must lie between 0 and 1, got {self.outside}")
 
 
 class SideMaps(NamedTuple):
@@ -113,7 +120,7 @@ def pair_maps(
     place = torch.tensor([0] * count + list(range(1, shown + 1)), device=query.device)
     views = torch.stack([images, images.flip(-1)])[:, :, None]  # (2, 1 + M, 1, D, H, W)
     with torch.enable_grad():
-        levels, z = _embed(network, views, place, min(options.levels), options.through_mask)
+        levels, mask, z = _embed(network, views, place, min(options.levels), options.through_mask)
         case = embedding.index_copy(
             0, torch.tensor(with_pixels, dtype=torch.long, device=query.device), z[count:]
         )
@@ -123,11 +130,12 @@ def pair_maps(
     activations = [a.detach() for a in wanted]
     differs = (d > IDENTICAL * torch.linalg.vector_norm(z[:count], dim=1)).detach().float()
     differs = torch.cat([differs, differs[list(with_pixels)]])[:, None, None, None]
+    weight = options.outside + (1 - options.outside) * inside_of(mask.detach().float())
     sides = []
     for sign in (SIMILAR, DIFFERENT):
         maps = level_product(activations, gradients, sign, options)
         maps = functional.interpolate(maps, query.shape, mode="trilinear", align_corners=False)
-        straight, mirrored = maps[:, 0].chunk(2)
+        straight, mirrored = (weight * maps)[:, 0].chunk(2)
         sides.append(differs * (straight + mirrored.flip(-1)) / 2)
     similar, different = (_scaled(maps) for maps in sides)
     return PairMaps(
@@ -141,8 +149,8 @@ def pair_maps(
 
 def _embed(
     network: NoduleNet, views: Tensor, place: Tensor, lowest: int, through_mask: bool
-) -> tuple[dict[int, Tensor], Tensor]:
-    """Levels from `lowest` on, (2 B, ...), and mean embeddings (B, p) of the placed patches."""
+) -> tuple[dict[int, Tensor], Tensor, Tensor]:
+    """Levels from `lowest` on and mask logits, (2 B, ...), and mean embeddings (B, p)."""
     flat = views.flatten(0, 1)
     with torch.no_grad():
         encoded = network.encode([network.stem(space_to_channels(flat))])
@@ -156,7 +164,7 @@ def _embed(
     levels = network.encode(below)
     mask = network.decode(levels) if through_mask else placed(logits)
     z = network.align(network.code_of(placed(flat), levels, mask))
-    return dict(enumerate(levels, start=1)), z.unflatten(0, (2, len(place))).mean(dim=0)
+    return dict(enumerate(levels, start=1)), mask, z.unflatten(0, (2, len(place))).mean(dim=0)
 
 
 def level_product(
@@ -191,7 +199,13 @@ def window_mean(x: Tensor, cells: int | None) -> Tensor:
         return x.mean(dim=(2, 3, 4), keepdim=True)
     if cells == 1:
         return x
-    return functional.avg_pool3d(x, cells, stride=1, padding=cells // 2, count_include_pad=False)
+    # Padded by hand: `avg_pool3d` refuses windows larger than the level.
+    there = x.new_ones(1, 1, *x.shape[2:])
+    total, count = (
+        functional.avg_pool3d(functional.pad(a, [cells // 2] * 6), cells, stride=1)
+        for a in (x, there)
+    )
+    return total / count
 
 
 def _scaled(maps: Tensor) -> tuple[Tensor, Tensor]:

@@ -142,8 +142,7 @@ class NoduleNet(nn.Module):
         # Pooling runs in float32: half precision loses the small nodules' volume.
         with torch.autocast(mask_logits.device.type, enabled=False):
             pooled = [encoded[-1].float().mean(dim=(2, 3, 4))]
-            # Exactly 0 away from the nodule: a faint haze over 131,072 voxels outweighs a nodule.
-            inside = functional.relu(torch.sigmoid(mask_logits.float()) - HAZE) / (1 - HAZE)
+            inside = inside_of(mask_logits.float())
             if self.training:
                 inside = inside.detach()  # The mask learns from the readers' marks alone.
             if self.config.mask_pooling:
@@ -196,6 +195,14 @@ def load_network(file: Path, config: NoduleNetConfig) -> NoduleNet:
 
 def _full(weight: Tensor) -> torch.dtype:
     return torch.float32 if weight.is_floating_point() else weight.dtype
+
+
+def inside_of(mask_logits: Tensor) -> Tensor:
+    """Weights in [0, 1] that features are pooled with, of mask logits.
+
+    Exactly 0 away from the nodule: a faint haze over 131,072 voxels outweighs a nodule.
+    """
+    return functional.relu(torch.sigmoid(mask_logits) - HAZE) / (1 - HAZE)
 
 
 def pool_under_mask(features: Tensor, inside: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from contrastdiagnosis.local_cam import (
     pair_maps,
     window_mean,
 )
-from contrastdiagnosis.network import NoduleNet, NoduleNetConfig, distance
+from contrastdiagnosis.network import NoduleNet, NoduleNetConfig, distance, inside_of
 from contrastdiagnosis.patch import crop_patch
 from contrastdiagnosis.phantom import DEMO_NODULES, make_phantom
 from monai.visualize import GradCAM
@@ -31,7 +31,7 @@ PUBLISHED = replace(TINY, mask_pooling=False, statistics=False, code_norm=False)
 """Global average pooling and a linear map: what C4, C5 and C8 hold for."""
 SHAPE = (16, 32, 48)
 
-SIGNED = LocalCam(rectified=False)
+SIGNED = LocalCam(window_cells=1, rectified=False)
 
 
 def net(config=TINY, seed=0):
@@ -269,6 +269,28 @@ def test_window_means_from_voxel_to_everything():
     middle = window_mean(x, 3)
     assert_close(middle[:, :, 2, 3, 4], x[:, :, 1:4, 2:5, 3:6].mean(dim=(2, 3, 4)))
     assert_close(middle[:, :, 0, 0, 0], x[:, :, :2, :2, :2].mean(dim=(2, 3, 4)))
+    small = x[:, :, :2, :2, :2]
+    for cells in (3, 5):
+        assert_close(window_mean(small, cells), window_mean(small, None).expand_as(small))
+
+
+def test_evidence_outside_the_mask_weighs_what_the_option_says():
+    network, query, cases = net(), patches(1)[0], patches(2, seed=2)
+    # A mask with some voxels of weight 0.
+    network.mask_head.weight.mul_(300)
+    images = torch.stack([query, query.flip(-1)])[:, None]
+    inside = inside_of(network(images).mask_logits)[:, 0]
+    outside = (inside[0] == 0) & (inside[1].flip(-1) == 0)
+    assert 0.02 < outside.float().mean() < 0.98
+    raw = {
+        weight: maps.query.similar * maps.query.similar_max[:, None, None, None]
+        for weight in (0.0, 0.25, 1.0)
+        for maps in [explain(network, query, cases, LocalCam(outside=weight))]
+    }
+    assert raw[1.0][:, outside].any()
+    assert not raw[0.0][:, outside].any()
+    # What the weight multiplies is the same map: linear in it.
+    assert_close(raw[0.25], 0.25 * raw[1.0] + 0.75 * raw[0.0], rtol=1e-4, atol=1e-6)
 
 
 def test_a_batch_of_cases_gives_what_each_gives_alone():
@@ -328,6 +350,7 @@ def test_c11_the_shipped_maps_are_not_what_the_architecture_alone_makes():
         ({"levels": (3, 0)}, "levels must be of a1...a4, deepest first"),
         ({"levels": (5,)}, "levels must be of a1...a4, deepest first"),
         ({"window_cells": 2}, "window_cells must be odd or None, got 2"),
+        ({"outside": 1.5}, "outside must lie between 0 and 1, got 1.5"),
     ],
 )
 def test_options_that_cannot_be_are_refused(options, message):

@@ -132,6 +132,7 @@ def test_the_bundle_is_judged_on_any_folder(runs, folder, tmp_path, capsys):
     assert "60 are of patients it was made from: no held-out figure" in figures["protocol"]
     assert figures["variant"] == {
         "levels": [4, 3], "window_cells": 3, "rectified": True, "through_mask": False,
+        "outside": 0.001,
     }  # fmt: skip
     printed = capsys.readouterr().out
     for text in ("deletion AUC on the distance", "pointing game, off-centre", "stability shift"):
