@@ -92,7 +92,8 @@ def evaluate_crossfit(run: Path) -> dict[str, Any]:
     ]
     figures |= context_figures(once_each([*others, *parts]))
     thresholds = [
-        embedding_scale(judge.embedding) * nearness([p for p in parts if p[1] is not readings])
+        embedding_scale(judge.embedding)
+        * nearness([p for p in parts if p[1] is not readings], judge.vote.k)
         for judge, readings in parts
     ]
     figures |= confidence_figures(parts, thresholds, BundleInfo.split_vote)
@@ -248,9 +249,15 @@ def context_figures(parts: Sequence[Part]) -> dict[str, Any]:
     }
 
 
-def nearness(parts: Sequence[Part]) -> float:
-    """Distance, in embedding scales, within which 95 % of the correctly matched cases lie."""
-    return float(np.quantile(scaled_matched_distances(parts), BundleInfo.similarity_quantile))
+def nearness(parts: Sequence[Part], k: int) -> float:
+    """Distance, in embedding scales, within which 95 % of the correctly matched cases lie.
+
+    Args:
+        parts: Judges and the nodules that are new to them.
+        k: How many of the nearest count: the more, the further away the last of them lie.
+    """
+    alike = [(replace(judge, vote=replace(judge.vote, k=k)), readings) for judge, readings in parts]
+    return float(np.quantile(scaled_matched_distances(alike), BundleInfo.similarity_quantile))
 
 
 def confidence_figures(

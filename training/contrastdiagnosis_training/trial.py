@@ -80,7 +80,7 @@ def crossfit_trials(
                 case_ratings=ratings_of([by_id[i] for i in ids]),
                 rows=[by_id[i] for i in readings.case_id],
                 readings=readings,
-                threshold=embedding_scale(judge.embedding) * nearness(others),
+                threshold=embedding_scale(judge.embedding) * nearness(others, judge.vote.k),
                 split_vote=BundleInfo.split_vote,
             )
         )
