@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -182,6 +183,14 @@ class CaseLibrary:
         if not series_uid:
             return None
         return next((c.patient_id for c in self.cases if c.series_uid == series_uid), None)
+
+    def patient_of_hashed_series(self, series_sha256: str) -> str | None:
+        """As `patient_of_series`, of the SHA-256 (hex) of a series UID that is not told."""
+        if not series_sha256:
+            return None
+        uids = {c.series_uid: c.patient_id for c in self.cases if c.series_uid}
+        hashed = {hashlib.sha256(uid.encode()).hexdigest(): p for uid, p in uids.items()}
+        return hashed.get(series_sha256.lower())
 
     def count_of_patient(self, patient_id: str) -> int:
         """How many cases a patient has."""

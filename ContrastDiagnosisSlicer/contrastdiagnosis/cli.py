@@ -1,4 +1,4 @@
-"""The command `contrastdiagnosis`: demo, diagnose, cases, bundle."""
+"""The command `contrastdiagnosis`: demo, diagnose, serve, cases, bundle."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ import tyro
 from contrastdiagnosis import RESEARCH_USE_NOTICE
 from contrastdiagnosis.errors import InputError
 from contrastdiagnosis.output import check_image_name, check_writable, write_file, write_image
+from contrastdiagnosis.serve import Serve
 
 if TYPE_CHECKING:
     from contrastdiagnosis.bundle import Bundle
@@ -222,6 +223,7 @@ class Cases:
 Command = (
     Annotated[Demo, tyro.conf.subcommand("demo")]
     | Annotated[Diagnose, tyro.conf.subcommand("diagnose")]
+    | Annotated[Serve, tyro.conf.subcommand("serve")]
     | Annotated[Cases, tyro.conf.subcommand("cases")]
     | Annotated[BundleCommand, tyro.conf.subcommand("bundle")]
 )

@@ -236,7 +236,8 @@ class Diagnoser:
         """Looks at the voxels around the point, and at all only where these hold no air."""
         near = voxels_under_patch(volume, point, self.geometry)
         check_finite(near)
-        if len(volume.hu) < MIN_SLICES or near.min() >= 0 or not holds_air(near):
+        low = near.min()
+        if len(volume.hu) < MIN_SLICES or low >= 0 or low == near.max() or not holds_air(near):
             check_ct(volume.hu)
 
     def _similar(self, neighbour: Neighbour) -> SimilarCase:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from contrastdiagnosis.diagnoser import Diagnosis
 from contrastdiagnosis.explanation import EvidenceMap
@@ -26,6 +26,9 @@ MAP_COLOURS = {
     "different": ((90, 0, 70), (220, 40, 90), (255, 170, 120)),
 }
 """Colour of weak, middling and strong evidence; neither looks like the yellow contour."""
+
+
+OUTLINE = (255, 214, 0)
 
 
 class Picture(NamedTuple):
@@ -133,6 +136,24 @@ def evidence_picture(
     )
 
 
+def thumbnail(
+    intensity: NDArray, mask: NDArray, strength: NDArray | None = None, sign: str = "similar"
+) -> Image.Image:
+    """(4 H, 4 W) picture of an (H, W) slice, its mask's outline, and a map laid over it."""
+    height, width = intensity.shape
+    size = 4 * width, 4 * height
+    grey = Image.fromarray(np.round(np.clip(intensity, 0, 1) * 255).astype(np.uint8))
+    picture = grey.resize(size, Image.Resampling.BICUBIC).convert("RGBA")
+    if strength is not None:
+        overlay = _map_image(strength, sign).resize(size, Image.Resampling.BILINEAR)
+        picture = Image.alpha_composite(picture, overlay)
+    picture = picture.convert("RGB")
+    pen = ImageDraw.Draw(picture)
+    for line in contours(mask.astype(np.float32)):
+        pen.line([(4 * x + 2, 4 * y + 2) for x, y in [*line, line[0]]], fill=OUTLINE, width=2)
+    return picture
+
+
 def middle_slice(mask: NDArray) -> int:
     """The slice (k) with the largest cross-section of a mask, the middle one if it is empty."""
     area = (mask >= 0.5).sum(axis=(1, 2))
@@ -140,12 +161,16 @@ def middle_slice(mask: NDArray) -> int:
 
 
 def _map_png(strength: NDArray, sign: str) -> str:
+    return data_uri(_map_image(strength, sign))
+
+
+def _map_image(strength: NDArray, sign: str) -> Image.Image:
     """(H, W) values in [0, 1] as colours that grow more opaque with strength."""
     stops = np.array(MAP_COLOURS[sign], dtype=np.float64)
     places = np.linspace(0, 1, len(stops))
     channels = [np.interp(strength, places, stops[:, c]) for c in range(3)]
     rgba = np.stack([*channels, 255 * 0.8 * np.sqrt(strength)], axis=-1)
-    return _data_uri(Image.fromarray(np.round(rgba).astype(np.uint8), mode="RGBA"))
+    return Image.fromarray(np.round(rgba).astype(np.uint8), mode="RGBA")
 
 
 def _picture(
@@ -170,10 +195,11 @@ def _svg_path(lines: Sequence[NDArray]) -> str:
 
 def _png(image: NDArray) -> str:
     grey = np.round(np.clip(image, 0, 1) * 255).astype(np.uint8)
-    return _data_uri(Image.fromarray(grey))
+    return data_uri(Image.fromarray(grey))
 
 
-def _data_uri(image: Image.Image) -> str:
+def data_uri(image: Image.Image) -> str:
+    """A PNG that stands in the page itself."""
     stream = io.BytesIO()
     image.save(stream, format="PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()

@@ -52,15 +52,20 @@ class SignView(NamedTuple):
 
 
 def render_report(
-    diagnosis: Diagnosis, volume: Volume, bundle: Bundle, explanations: Sequence[Explanation]
+    diagnosis: Diagnosis,
+    volume: Volume,
+    bundle: Bundle,
+    explanations: Sequence[Explanation],
+    overview: Volume | None = None,
 ) -> str:
     """HTML text of the report; no script, no link to anything outside the file.
 
     Args:
         diagnosis: What is reported.
-        volume: The CT, for the overview slice.
+        volume: The CT, or a crop of it around the point.
         bundle: The bundle that gave the diagnosis.
         explanations: Of the shown cases, in their order, as `Diagnoser.explain` gives them.
+        overview: Where the overview slice is taken from instead of the volume.
     """
     geometry = bundle.info.geometry
     environment = Environment(
@@ -72,7 +77,7 @@ def render_report(
         diagnosis=diagnosis,
         info=bundle.info,
         created=date.today().isoformat(),
-        overview=overview_picture(diagnosis, volume),
+        overview=overview_picture(diagnosis, overview or volume),
         planes=plane_pictures(
             diagnosis.encoding.patch.intensity,
             diagnosis.encoding.probability * diagnosis.nodule,

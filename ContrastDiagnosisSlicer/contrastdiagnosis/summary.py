@@ -7,6 +7,7 @@ from typing import Any
 
 from contrastdiagnosis import RESEARCH_USE_NOTICE, __version__
 from contrastdiagnosis.bundle import BundleInfo
+from contrastdiagnosis.cases import Case
 from contrastdiagnosis.diagnoser import Diagnosis, SimilarCase
 from contrastdiagnosis.explanation import NO_PICTURE, SIGNS, Explanation
 from contrastdiagnosis.volume import Volume
@@ -59,20 +60,26 @@ def summarise(
     }
 
 
-def _case(similar: SimilarCase, explanation: Explanation | None) -> dict[str, Any]:
-    case = similar.case
-    maps = {"maps": _maps(explanation)} if explanation else {}
+def case_summary(case: Case) -> dict[str, Any]:
+    """What is known of a case."""
     return {
         "case_id": case.case_id,
         "patient_id": case.patient_id,
         "label": "malignant" if case.malignant else "benign",
-        "distance": round(similar.distance, 4),
-        "similarity": round(similar.similarity, 4),
         "diameter_mm": round(case.diameter_mm, 1),
         "ratings": {name: round(value, 2) for name, value in case.ratings.items()},
         "series_uid": case.series_uid,
         "center_ras_mm": list(case.center_ras_mm) if case.center_ras_mm else None,
         "source": case.source,
+    }
+
+
+def _case(similar: SimilarCase, explanation: Explanation | None) -> dict[str, Any]:
+    maps = {"maps": _maps(explanation)} if explanation else {}
+    return {
+        **case_summary(similar.case),
+        "distance": round(similar.distance, 4),
+        "similarity": round(similar.similarity, 4),
         **maps,
     }
 
@@ -86,8 +93,13 @@ def _maps(explanation: Explanation) -> dict[str, Any]:
             name: {sign: side.of_sign(sign).highest for sign in SIGNS} if side else None
             for name, side in sides.items()
         },
-        "remarks": [*explanation.remarks, *([] if explanation.case else [NO_PICTURE])],
+        "remarks": remarks_of(explanation),
     }
+
+
+def remarks_of(explanation: Explanation) -> list[str]:
+    """Sentences about what there is no evidence of, or no picture."""
+    return [*explanation.remarks, *([] if explanation.case else [NO_PICTURE])]
 
 
 def summary_text(summary: Mapping[str, Any]) -> str:

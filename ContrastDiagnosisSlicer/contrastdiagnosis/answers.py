@@ -1,0 +1,145 @@
+"""What the server answers: diagnoses, maps and cases as bodies and tables."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from contrastdiagnosis import RESEARCH_USE_NOTICE, __version__
+from contrastdiagnosis.bundle import Bundle
+from contrastdiagnosis.cases import Case
+from contrastdiagnosis.engine_queue import Engine
+from contrastdiagnosis.explanation import SIGNS, SideExplanation
+from contrastdiagnosis.pictures import middle_slice, thumbnail
+from contrastdiagnosis.pixels import CasePixels
+from contrastdiagnosis.print_report import render_print_report
+from contrastdiagnosis.report import render_report
+from contrastdiagnosis.summary import case_summary, remarks_of, summarise
+from contrastdiagnosis.wire import NoduleRequest, pack
+
+
+def diagnosis_body(engine: Engine, request: NoduleRequest) -> bytes:
+    """Tensor `mask` (d, h, w) uint8, a box of the crop's own grid; JSON of `summarise`.
+
+    The JSON also says where the box begins (`mask_start_kji`), beyond which distance a case is too
+    far (`threshold`) and which cases have pictures (`has_pixels`).
+    """
+    diagnosis, bundle = engine.diagnose(request), engine.bundle
+    summary = summarise(diagnosis, request.volume, bundle.info)
+    for row in summary["cases"]:
+        row["has_pixels"] = bundle.pixels.has(row["case_id"])
+    summary["mask_start_kji"] = list(diagnosis.mask.start)
+    summary["threshold"] = bundle.indicator.threshold
+    return pack({"mask": diagnosis.mask.values.astype(np.uint8)}, summary)
+
+
+def maps_body(engine: Engine, request: NoduleRequest) -> bytes:
+    """Maps on patch grids, (D, H, W) float16 in [0, 1]; pictures of the cases where there are any.
+
+    Tensors `N.query.similar`, `N.query.different` and, of cases with pixels, `N.case.similar`,
+    `N.case.different`, `N.case.intensity` and `N.case.mask`, N being the place in the JSON's
+    `pairs`. `patch_ijk_to_ras` places the query's maps in the patient; a case has the same grid
+    around its own centre. `notices` are those of the diagnosis and of the maps.
+    """
+    diagnosis, explanations = engine.explain(request)
+    tensors: dict[str, NDArray] = {}
+    pairs = []
+    for n, explanation in enumerate(explanations):
+        pair: dict[str, Any] = {
+            "case_id": explanation.case_id,
+            "distance": explanation.distance,
+            "remarks": remarks_of(explanation),
+            "query": _side(tensors, f"{n}.query", explanation.query),
+            "case": None,
+        }
+        if explanation.case and explanation.pixels:
+            pair["case"] = _side(tensors, f"{n}.case", explanation.case)
+            tensors[f"{n}.case.intensity"] = explanation.pixels.intensity.astype(np.float16)
+            tensors[f"{n}.case.mask"] = explanation.pixels.mask.astype(np.uint8)
+        pairs.append(pair)
+    document = {
+        "patch_ijk_to_ras": diagnosis.encoding.patch.ijk_to_ras.tolist(),
+        "pairs": pairs,
+        "notices": list(diagnosis.notices),
+    }
+    return pack(tensors, document)
+
+
+def _side(tensors: dict[str, NDArray], name: str, side: SideExplanation) -> dict[str, Any]:
+    facts = {}
+    for sign in SIGNS:
+        evidence = side.of_sign(sign)
+        tensors[f"{name}.{sign}"] = evidence.values.astype(np.float16)
+        facts[sign] = {
+            "highest": evidence.highest,
+            "contour_level": evidence.contour_level,
+            "slice_index": evidence.slice_index,
+        }
+    return facts
+
+
+def report_html(engine: Engine, request: NoduleRequest) -> str:
+    """The report with the maps of all shown cases, whichever the request names."""
+    diagnosis, explanations = engine.explain(replace(request, case_ids=()))
+    return render_report(
+        diagnosis, request.volume, engine.bundle, explanations, overview=request.overview
+    )
+
+
+def print_report_html(engine: Engine, request: NoduleRequest) -> str:
+    """The same for paper."""
+    diagnosis, explanations = engine.explain(replace(request, case_ids=()))
+    return render_print_report(diagnosis, request.volume, engine.bundle, explanations)
+
+
+def bundle_facts(bundle: Bundle) -> dict[str, Any]:
+    """What a user should know of the bundle before trusting it."""
+    info, library = bundle.info, bundle.library
+    figures = info.metrics.get("exclude3") or {}
+    wanted = ("auc", "auc_ci", "auc_diameter", "auc_6_12mm", "accuracy")
+    return {
+        "name": info.name,
+        "version": info.version,
+        "engine_version": __version__,
+        "created": info.created,
+        "cases": len(library),
+        "malignant_cases": int(library.malignant.sum()),
+        "cases_with_pixels": sum(bundle.pixels.has(case.case_id) for case in library.cases),
+        "voters": info.vote.k,
+        "training_data": info.training_data,
+        "citation": info.citation,
+        "licence": info.licence,
+        "intended_use": info.intended_use,
+        "figures": {name: figures[name] for name in wanted if name in figures},
+        "protocol": info.metrics.get("protocol", ""),
+        "notice": RESEARCH_USE_NOTICE,
+    }
+
+
+def case_row(bundle: Bundle, case: Case) -> dict[str, Any]:
+    """One line of the case table."""
+    return {**case_summary(case), "has_pixels": bundle.pixels.has(case.case_id)}
+
+
+def pixels_body(pixels: CasePixels) -> bytes:
+    """Tensors `intensity` (D, H, W) float16, `valid` and `mask` uint8."""
+    return pack(
+        {
+            "intensity": pixels.intensity.astype(np.float16),
+            "valid": pixels.valid.astype(np.uint8),
+            "mask": pixels.mask.astype(np.uint8),
+        },
+        {},
+    )
+
+
+def picture_png(pixels: CasePixels) -> bytes:
+    """The case's largest cross-section, its outline drawn, 4 screen pixels a voxel."""
+    k = middle_slice(pixels.mask)
+    stream = io.BytesIO()
+    thumbnail(pixels.intensity[k], pixels.mask[k]).save(stream, format="PNG")
+    return stream.getvalue()

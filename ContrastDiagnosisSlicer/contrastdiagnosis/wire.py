@@ -1,0 +1,248 @@
+"""What travels between panel and server: tensors and JSON in one safetensors body, no pickle."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import reprlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from contrastdiagnosis.errors import InputError
+from contrastdiagnosis.patch import DEFAULT_GEOMETRY
+from contrastdiagnosis.volume import Volume, apply_affine, check_finite
+
+CONTENT_TYPE = "application/vnd.safetensors"
+
+JSON_KEY = "json"
+"""Where the JSON stands in the metadata of a body."""
+
+HEADER_BYTES = 100_000
+"""Longest header of a body: JSON takes many times its length in memory. One of a request that names
+six cases takes 1000."""
+
+VOXEL_TYPES = ("int16", "float32")
+HU_RANGE = (-32768.0, 32767.0)
+"""What an int16 holds; no scanner gives more, and squares of it stay finite."""
+SPACING_MM = (0.01, 100.0)
+FARTHEST_MM = 1e5
+"""No scanner's coordinates reach further."""
+LEAST_DETERMINANT = 0.01
+"""Of the axes' directions: 1 if they are orthogonal, 0.87 for a gantry tilted by 30 degrees."""
+
+MARGIN = 2
+"""Voxels around those that a patch reaches; interpolation needs one."""
+
+TENSORS = {"hu", "overview_hu"}
+FIELDS = {
+    "ijk_to_ras",
+    "point_ras_mm",
+    "patient_id",
+    "series_sha256",
+    "case_ids",
+    "overview_ijk_to_ras",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class NoduleRequest:
+    """A question about one nodule.
+
+    Attributes:
+        volume: The crop of the CT around the point.
+        point_ras_mm: (3,) the click.
+        patient_id: Whose cases must not vote, if that is known.
+        series_sha256: SHA-256 (hex) of the CT's series UID: tells a bundle's own scan without
+            naming it; empty if not known.
+        case_ids: Which cases maps are wanted for; empty takes all that are shown.
+        overview: A thin slab of the CT at the point, for the report's overview.
+        key: SHA-256 of all that the diagnosis depends on.
+    """
+
+    volume: Volume
+    point_ras_mm: tuple[float, float, float]
+    patient_id: str | None
+    series_sha256: str
+    case_ids: tuple[str, ...]
+    overview: Volume | None
+    key: str
+
+
+def pack(tensors: Mapping[str, NDArray], document: Mapping[str, Any]) -> bytes:
+    """A body of named arrays and a JSON document."""
+    contiguous = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
+    return save(contiguous, {JSON_KEY: json.dumps(document)})
+
+
+def unpack(body: bytes) -> tuple[dict[str, NDArray], dict[str, Any]]:
+    """The arrays and the JSON document of a body.
+
+    Raises:
+        InputError: The body is no safetensors file with a JSON object in its metadata.
+    """
+    length = int.from_bytes(body[:8], "little")
+    if len(body) < 8 + length or length > HEADER_BYTES:
+        raise InputError(
+            f"wanted a safetensors body with a header of at most {HEADER_BYTES} bytes, got"
+            f" {len(body)} bytes that announce a header of {length}"
+        )
+    try:
+        tensors = load(body)
+    except KeyError as error:
+        raise InputError(f"a tensor of the body is of type {error}, which is not known") from error
+    except (SafetensorError, ValueError) as error:
+        raise InputError(f"wanted a safetensors body, got {len(body)} bytes: {error}") from error
+    metadata = json.loads(body[8 : 8 + length].decode()).get("__metadata__") or {}
+    if JSON_KEY not in metadata:
+        raise InputError(f"the body's metadata has no {JSON_KEY!r}")
+    try:
+        document = json.loads(metadata[JSON_KEY], parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"the JSON in the body's metadata is damaged: {error}") from error
+    if not isinstance(document, dict):
+        raise InputError(f"wanted a JSON object in the metadata, got {reprlib.repr(document)}")
+    return tensors, document
+
+
+def request_body(
+    volume: Volume,
+    point_ras_mm: ArrayLike,
+    patient_id: str | None = None,
+    case_ids: Sequence[str] = (),
+) -> bytes:
+    """The body that asks for the nodule at a point: only voxels around it leave the machine.
+
+    Args:
+        volume: The whole CT.
+        point_ras_mm: (3,) the click.
+        patient_id: Whose cases must not vote.
+        case_ids: Which cases maps are wanted for; all that are shown if empty.
+    """
+    crop = crop_around(volume, point_ras_mm)
+    hu = crop.hu if crop.hu.dtype.name in VOXEL_TYPES else crop.hu.astype(np.float32)
+    document = {
+        "ijk_to_ras": crop.ijk_to_ras.tolist(),
+        "point_ras_mm": np.asarray(point_ras_mm, dtype=np.float64).tolist(),
+        "patient_id": patient_id,
+        "case_ids": list(case_ids),
+    }
+    return pack({"hu": hu}, document)
+
+
+def crop_around(volume: Volume, point_ras_mm: ArrayLike) -> Volume:
+    """The part of a CT that a diagnosis at a point reads; empty where the CT does not reach."""
+    ends = ((0, n - 1) for n in DEFAULT_GEOMETRY.shape[::-1])
+    patch_to_volume = np.linalg.inv(volume.ijk_to_ras) @ DEFAULT_GEOMETRY.ijk_to_ras(point_ras_mm)
+    reached = apply_affine(patch_to_volume, list(product(*ends)))[:, ::-1]
+    size = np.array(volume.hu.shape)
+    low = np.clip(np.floor(reached.min(axis=0)).astype(int) - MARGIN, 0, size)
+    high = np.clip(np.ceil(reached.max(axis=0)).astype(int) + MARGIN + 1, low, size)
+    affine = volume.ijk_to_ras.copy()
+    affine[:3, 3] = volume.ras_from_ijk(low[::-1])
+    k, j, i = (slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
+    return Volume(volume.hu[k, j, i], affine)
+
+
+def read_request(body: bytes) -> NoduleRequest:
+    """The question in a body.
+
+    Args:
+        body: Tensor `hu` (D, H, W) and optionally `overview_hu`, int16 or float32 Hounsfield units
+            in (k, j, i) order; JSON with `ijk_to_ras` (4x4), `point_ras_mm` (3) and optionally
+            `patient_id`, `series_sha256`, `case_ids` and `overview_ijk_to_ras`.
+
+    Raises:
+        InputError: Something is missing, unknown or out of range.
+    """
+    tensors, document = unpack(body)
+    unknown = (set(document) - FIELDS) | (set(tensors) - TENSORS)
+    if unknown:
+        raise InputError(f"the request holds unknown fields: {reprlib.repr(sorted(unknown))}")
+    volume = _volume(tensors, document, "hu", "ijk_to_ras")
+    overview = None
+    if "overview_hu" in tensors:
+        overview = _volume(tensors, document, "overview_hu", "overview_ijk_to_ras")
+    r, a, s = _numbers(document, "point_ras_mm", (3,)).tolist()
+    patient_id = document.get("patient_id")
+    series = document.get("series_sha256", "")
+    case_ids = document.get("case_ids", [])
+    if not (patient_id is None or isinstance(patient_id, str)):
+        raise InputError(f"patient_id must be a text, got {reprlib.repr(patient_id)}")
+    if not (isinstance(series, str) and re.fullmatch("([0-9a-fA-F]{64})?", series)):
+        raise InputError(f"series_sha256 must be 64 hex digits, got {reprlib.repr(series)}")
+    if not (isinstance(case_ids, list) and all(isinstance(c, str) for c in case_ids)):
+        raise InputError(f"case_ids must be a list of texts, got {reprlib.repr(case_ids)}")
+    told = [volume.hu.dtype.str, volume.hu.shape, volume.ijk_to_ras.tolist(), r, a, s]
+    digest = hashlib.sha256(json.dumps([*told, patient_id, series.lower()]).encode())
+    digest.update(np.ascontiguousarray(volume.hu).data)
+    return NoduleRequest(
+        volume, (r, a, s), patient_id, series, tuple(case_ids), overview, digest.hexdigest()
+    )
+
+
+def _volume(
+    tensors: Mapping[str, NDArray], document: Mapping[str, Any], name: str, affine_name: str
+) -> Volume:
+    if name not in tensors:
+        raise InputError(f"the request lacks the tensor {name!r}")
+    hu = tensors[name]
+    if hu.dtype.name not in VOXEL_TYPES:
+        raise InputError(f"{name} must be {' or '.join(VOXEL_TYPES)}, got {hu.dtype.name}")
+    if hu.ndim != 3 or hu.size == 0:
+        raise InputError(f"{name} must have 3 dimensions (k, j, i) with voxels, got {hu.shape}")
+    check_finite(hu)
+    low, high = float(hu.min()), float(hu.max())
+    if low < HU_RANGE[0] or high > HU_RANGE[1]:
+        raise InputError(f"{name} must lie within {HU_RANGE} HU, got {low:g} to {high:g}")
+    return Volume(hu, _affine(document, affine_name))
+
+
+def _affine(document: Mapping[str, Any], name: str) -> NDArray[np.float64]:
+    affine = _numbers(document, name, (4, 4))
+    if affine[3].tolist() != [0, 0, 0, 1]:
+        raise InputError(f"the last row of {name} must be 0 0 0 1, got {affine[3].tolist()}")
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    low, high = SPACING_MM
+    if spacing.min() < low or spacing.max() > high:
+        raise InputError(
+            f"the spacing of {name} must lie between {low:g} and {high:g} mm, got"
+            f" {spacing.tolist()}"
+        )
+    if abs(np.linalg.det(affine[:3, :3] / spacing)) < LEAST_DETERMINANT:
+        raise InputError(f"the axes of {name} lie in one plane: {affine[:3, :3].tolist()}")
+    return affine
+
+
+def _numbers(document: Mapping[str, Any], name: str, shape: tuple[int, ...]) -> NDArray[np.float64]:
+    if name not in document:
+        raise InputError(f"the request lacks {name!r}")
+    if not _is_numbers(document[name], shape):
+        raise InputError(
+            f"{name} must be {' x '.join(map(str, shape))} numbers of at most {FARTHEST_MM:g}, got"
+            f" {reprlib.repr(document[name])}"
+        )
+    return np.array(document[name], dtype=np.float64)
+
+
+def _is_numbers(value: object, shape: tuple[int, ...]) -> bool:
+    """Whether JSON is an array of a shape; told before NumPy guesses a type."""
+    if not shape:
+        # `bool` is an `int`, and no number is within bounds that is not finite.
+        return type(value) in (int, float) and abs(value) <= FARTHEST_MM  # type: ignore[arg-type]
+    return (
+        isinstance(value, list)
+        and len(value) == shape[0]
+        and all(_is_numbers(part, shape[1:]) for part in value)
+    )
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is no number")

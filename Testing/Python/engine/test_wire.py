@@ -1,0 +1,226 @@
+"""What travels: every voxel arrives, nothing odd gets through."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from contrastdiagnosis.errors import InputError
+from contrastdiagnosis.patch import crop_patch
+from contrastdiagnosis.volume import Volume
+from contrastdiagnosis.wire import (
+    HEADER_BYTES,
+    crop_around,
+    pack,
+    read_request,
+    request_body,
+    unpack,
+)
+from hypothesis import HealthCheck, given, settings
+from scipy.spatial.transform import Rotation
+
+from engine.mutations import allowed, mutated, raw, with_document
+
+HU = np.arange(-60, 0, dtype=np.int16).reshape(3, 4, 5) * 10
+AFFINE = [[-0.7, 0, 0, 10], [0, -0.7, 0, 20], [0, 0, 1.25, 30], [0, 0, 0, 1]]
+DOCUMENT = {"ijk_to_ras": AFFINE, "point_ras_mm": [9, 19, 31]}
+SOUND = pack({"hu": HU}, DOCUMENT)
+
+
+def asked(hu=HU, **fields):
+    return read_request(pack({"hu": hu}, DOCUMENT | fields))
+
+
+def oblique_volume(seed, shape=(40, 60, 50)):
+    random = np.random.default_rng(seed)
+    affine = np.eye(4)
+    affine[:3, :3] = Rotation.random(random_state=seed).as_matrix()
+    affine[:3, :3] *= random.uniform(0.5, 2.5, 3) * random.choice([-1, 1], 3)
+    affine[:3, 3] = random.uniform(-300, 300, 3)
+    return Volume(random.integers(-1000, 400, shape).astype(np.int16), affine)
+
+
+def test_arrays_and_json_come_back():
+    arrays = {"a": HU[:, ::-1], "b": np.array([True]), "c": np.zeros((0, 2), np.float16)}
+    tensors, document = unpack(pack(arrays, {"x": [1, "ü", None]}))
+    assert document == {"x": [1, "ü", None]}
+    assert set(tensors) == set(arrays)
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(tensors[name], array)
+        assert tensors[name].dtype == array.dtype
+
+
+def test_a_request_is_read():
+    request = read_request(
+        pack(
+            {"hu": HU, "overview_hu": HU[:1].astype(np.float32)},
+            DOCUMENT
+            | {
+                "overview_ijk_to_ras": AFFINE,
+                "patient_id": "P",
+                "series_sha256": "aB" * 32,
+                "case_ids": ["x", "y"],
+            },
+        )
+    )
+    np.testing.assert_array_equal(request.volume.hu, HU)
+    np.testing.assert_array_equal(request.volume.ijk_to_ras, AFFINE)
+    assert request.volume.name == request.volume.series_uid == ""
+    assert request.point_ras_mm == (9.0, 19.0, 31.0)
+    assert request.overview.hu.shape == (1, 4, 5)
+    assert (request.patient_id, request.case_ids) == ("P", ("x", "y"))
+
+
+def test_the_key_tells_apart_what_the_diagnosis_depends_on():
+    moved = [[*row] for row in AFFINE]
+    moved[0][3] = 11
+    other = HU.copy()
+    other[0, 0, 0] += 1
+    keys = [
+        asked().key,
+        asked(hu=other).key,
+        asked(hu=HU.astype(np.float32)).key,
+        asked(hu=HU.reshape(3, 5, 4)).key,
+        asked(ijk_to_ras=moved).key,
+        asked(point_ras_mm=[9, 19, 32]).key,
+        asked(patient_id="P").key,
+        asked(series_sha256="0" * 64).key,
+    ]
+    assert len(set(keys)) == len(keys)
+    assert asked(case_ids=["x"]).key == asked(patient_id=None, series_sha256="").key == keys[0]
+
+
+@pytest.mark.parametrize("seed", range(25))
+def test_a_crop_holds_all_that_the_patch_sees_bit_for_bit(seed):
+    volume = oblique_volume(seed)
+    size = np.array(volume.hu.shape[::-1])
+    point = volume.ras_from_ijk(np.random.default_rng(seed).uniform(-0.5, size - 0.5))
+    request = read_request(request_body(volume, point))
+    whole, cropped = crop_patch(volume, point), crop_patch(request.volume, request.point_ras_mm)
+    np.testing.assert_array_equal(cropped.intensity, whole.intensity)
+    np.testing.assert_array_equal(cropped.valid, whole.valid)
+
+
+def test_a_crop_holds_little_else(phantom):
+    crop = crop_around(phantom.volume, (60, -10, 8))
+    extent_mm = np.array(crop.hu.shape) * crop.spacing_mm
+    assert (extent_mm <= np.array([40, 45, 45]) + 6 * np.array(crop.spacing_mm)).all()
+
+
+def test_a_crop_beyond_the_volume_is_empty_and_refused(phantom):
+    with pytest.raises(InputError, match="must have 3 dimensions"):
+        read_request(request_body(phantom.volume, (9000, 0, 0)))
+
+
+def test_other_voxel_types_are_sent_as_float32(phantom):
+    volume = replace(phantom.volume, hu=phantom.volume.hu.astype(np.int32))
+    assert read_request(request_body(volume, (60, -10, 8))).volume.hu.dtype == np.float32
+
+
+DEEP = "[" * 30_000 + "]" * 30_000
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (b"", "got 0 bytes that announce a header of 0"),
+        (b"12345678", "announce a header of"),
+        (raw(b"{}", length=2**63), "announce a header of 9223372036854775808"),
+        (raw(b"{}" + b" " * HEADER_BYTES), "with a header of at most 100000 bytes"),
+        (raw(b"[]"), "wanted a safetensors body, got 10 bytes"),
+        (raw(b"{}"), "the body's metadata has no 'json'"),
+        (raw(b'{"__metadata__":null}'), "the body's metadata has no 'json'"),
+        (raw(b'{"a":{"dtype":"BF16","shape":[1],"data_offsets":[0,2]}}', b"xx"), "type 'BF16'"),
+        (raw(b'{"a":{"dtype":"I16","shape":[0,%d],"data_offsets":[0,0]}}' % (2**63)), "wanted a s"),
+        (with_document(SOUND, "{"), "the JSON in the body's metadata is damaged"),
+        (with_document(SOUND, '{"a": NaN}'), "NaN is no number"),
+        (with_document(SOUND, '{"a": %s}' % ("9" * 5000)), "is damaged: Exceeds the limit"),
+        (with_document(SOUND, DEEP), "is damaged|wanted a JSON object"),
+        (with_document(SOUND, "[1]"), r"wanted a JSON object in the metadata, got \[1\]"),
+        (pack({"overview_hu": HU}, DOCUMENT), "the request lacks the tensor 'hu'"),
+        (pack({"hu": HU, "HU": HU}, DOCUMENT), r"unknown fields: \['HU'\]"),
+        (pack({"hu": HU}, {"point_ras_mm": [0, 0, 0]}), "the request lacks 'ijk_to_ras'"),
+        (pack({"hu": HU}, {"ijk_to_ras": AFFINE}), "the request lacks 'point_ras_mm'"),
+        (pack({"hu": HU, "overview_hu": HU}, DOCUMENT), "lacks 'overview_ijk_to_ras'"),
+    ],
+)
+def test_a_body_that_is_none_is_refused(body, message):
+    with pytest.raises(InputError, match=message):
+        read_request(body)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (
+            {"point_ras_mm": [0, 0]},
+            r"point_ras_mm must be 3 numbers of at most 100000, got \[0, 0\]",
+        ),
+        ({"point_ras_mm": [0, 0, True]}, "must be 3 numbers"),
+        ({"point_ras_mm": [0, 0, "1"]}, "must be 3 numbers"),
+        ({"point_ras_mm": [0, 0, 10**400]}, "must be 3 numbers"),
+        ({"point_ras_mm": [0, 0, 100_001]}, "must be 3 numbers"),
+        ({"point_ras_mm": {"0": 1}}, "must be 3 numbers"),
+        ({"ijk_to_ras": AFFINE[:3]}, "ijk_to_ras must be 4 x 4 numbers"),
+        ({"ijk_to_ras": [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 1, 1]]}, "last row"),
+        ({"ijk_to_ras": np.diag([1, 1, 0.001, 1]).tolist()}, "spacing of ijk_to_ras must lie"),
+        ({"ijk_to_ras": np.diag([1, 1, 0, 1]).tolist()}, "spacing of ijk_to_ras must lie"),
+        ({"ijk_to_ras": np.diag([1, 1, 101, 1]).tolist()}, "between 0.01 and 100 mm"),
+        (
+            {"ijk_to_ras": [[1, 1, 0, 0], [0, 0.001, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]},
+            "the axes of ijk_to_ras lie in one plane",
+        ),
+        ({"patient_id": 7}, "patient_id must be a text, got 7"),
+        ({"series_sha256": "1.2.3"}, "series_sha256 must be 64 hex digits, got '1.2.3'"),
+        ({"series_sha256": None}, "series_sha256 must be 64 hex digits"),
+        ({"case_ids": "x"}, "case_ids must be a list of texts, got 'x'"),
+        ({"case_ids": [1]}, r"case_ids must be a list of texts, got \[1\]"),
+        ({"rm": 1}, r"unknown fields: \['rm'\]"),
+    ],
+)
+def test_odd_fields_are_refused(fields, message):
+    with pytest.raises(InputError, match=message):
+        asked(**fields)
+
+
+@pytest.mark.parametrize(
+    ("hu", "message"),
+    [
+        (HU.astype(np.float64), "hu must be int16 or float32, got float64"),
+        (HU.astype(bool), "got bool"),
+        (HU[0], r"hu must have 3 dimensions \(k, j, i\) with voxels, got \(4, 5\)"),
+        (HU[:0], "with voxels"),
+        (np.where(HU == -10, np.nan, HU).astype(np.float32), "got 1 NaN or infinite voxels"),
+        (np.where(HU == -10, 1e30, HU).astype(np.float32), "must lie within"),
+    ],
+)
+def test_odd_voxels_are_refused(hu, message):
+    with pytest.raises(InputError, match=message):
+        asked(hu)
+
+
+def test_a_refusal_quotes_little():
+    with pytest.raises(InputError) as refused:
+        asked(**{"x" * 90_000: 1})
+    assert len(str(refused.value)) < 300
+
+
+@given(body=mutated(SOUND))
+@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
+def test_every_body_is_read_or_refused(body):
+    try:
+        request = read_request(body)
+    except InputError as error:
+        told = str(error)
+        assert 5 < len(told) < 1000
+    else:
+        json.dumps([request.point_ras_mm, request.volume.ijk_to_ras.tolist()], allow_nan=False)
+        assert np.isfinite(request.volume.hu).all()
+
+
+@given(body=allowed())
+@settings(max_examples=50, deadline=None)
+def test_an_odd_but_sound_body_is_read(body):
+    assert read_request(body).volume.hu.size
