@@ -1,0 +1,1 @@
+"""Stand-ins for what the Slicer application offers to Python."""
