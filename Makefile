@@ -8,7 +8,17 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 OUT ?= out/demo
 
-.PHONY: demo test bench lint clean
+SLICER ?=
+MODULES := ContrastDiagnosis
+FOLDER := ContrastDiagnosisSlicer
+
+define check_slicer
+	@program=$$(command -v "$(SLICER)") && [ -f "$$program" ] && [ -x "$$program" ] || { \
+		echo "Name the Slicer 5.12 (or newer) program: make $@ SLICER=/path/to/Slicer" >&2; \
+		[ -z "$(SLICER)" ] || echo "'$(SLICER)' is not a program that can be run." >&2; exit 1; }
+endef
+
+.PHONY: demo test bench lint slicer slicer-test clean
 
 demo: $(READY)  ## diagnose a nodule of the phantom CT with the bundled weights; report in out/demo
 	$(BIN)/contrastdiagnosis demo --out $(OUT)
@@ -23,6 +33,21 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+slicer:  ## Slicer with the modules of this folder: make slicer SLICER=/path/to/Slicer
+	$(check_slicer)
+	"$(SLICER)" --additional-module-paths "$(CURDIR)/$(FOLDER)"
+
+slicer-test:  ## each module's self test in Slicer, with its window and without
+	$(check_slicer)
+	@failed=; for module in $(MODULES); do for window in "" --no-main-window; do \
+		echo "== $$module $$window"; \
+		"$(SLICER)" --no-splash --testing $$window \
+			--additional-module-paths "$(CURDIR)/$(FOLDER)" \
+			--python-code "import slicer.testing; slicer.testing.runUnitTest([], '$$module')" \
+			|| failed="$$failed $$module$${window:+ ($$window)}"; \
+	done; done; \
+	[ -z "$$failed" ] || { echo "failed in Slicer:$$failed" >&2; exit 1; }
 
 $(READY): pyproject.toml
 	@$(or $(PYTHON),false) -c '$(NEW_ENOUGH)' || \

@@ -1,0 +1,281 @@
+"""ContrastDiagnosis: click a lung nodule, see the diagnosis and the cases it is voted by."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from typing import Any
+
+import slicer
+import vtk
+from ContrastDiagnosisLib.Parameter import ContrastDiagnosisParameterNode
+from slicer.i18n import tr as _
+from slicer.i18n import translate
+from slicer.ScriptedLoadableModule import (
+    ScriptedLoadableModule,
+    ScriptedLoadableModuleLogic,
+    ScriptedLoadableModuleTest,
+    ScriptedLoadableModuleWidget,
+)
+from slicer.util import VTKObservationMixin
+
+ANSWER_LIMIT_S = 180
+"""The first answer waits for the engine to start."""
+
+
+class ContrastDiagnosis(ScriptedLoadableModule):
+    """What Slicer shows of the module before it is opened."""
+
+    def __init__(self, parent: Any) -> None:
+        ScriptedLoadableModule.__init__(self, parent)
+        self.parent.title = _("Contrast Diagnosis")
+        self.parent.categories = [translate("qSlicerAbstractCoreModule", "Diagnosis")]
+        self.parent.dependencies = []
+        self.parent.contributors = ["ContrastDiagnosis developers"]
+        self.parent.helpText = _(
+            "Click a nodule on a chest CT: its segmentation, a malignancy score voted by the most"
+            " similar of the known cases, how far it can be trusted, and maps of what makes nodule"
+            " and case alike. Research use only, not for clinical use."
+        )
+        self.parent.acknowledgementText = _(
+            "Method: ContrastDiagnosis, arXiv:2403.05280. Cases: LIDC-IDRI (Armato et al.,"
+            " doi:10.7937/K9/TCIA.2015.LO9QL9SX, CC BY 3.0)."
+        )
+        slicer.app.connect("startupCompleted()", registerSampleData)
+
+
+def registerSampleData() -> None:
+    """The phantom CT in the Sample Data module."""
+    from ContrastDiagnosisLib.SamplePhantom import registerSampleData
+
+    registerSampleData(__file__)
+
+
+class ContrastDiagnosisWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
+    """Life cycle; what the panel does is in ContrastDiagnosisLib/Panel.py."""
+
+    def __init__(self, parent: Any = None) -> None:
+        ScriptedLoadableModuleWidget.__init__(self, parent)
+        VTKObservationMixin.__init__(self)
+        self.logic: Any = None
+        self.panel: Any = None
+        self._parameterNode: Any = None
+        self._parameterNodeGuiTag: Any = None
+
+    def setup(self) -> None:
+        """Builds the panel; nothing is installed, imported or started yet."""
+        ScriptedLoadableModuleWidget.setup(self)
+        from ContrastDiagnosisLib.Panel import Panel
+
+        uiWidget = slicer.util.loadUI(self.resourcePath("UI/ContrastDiagnosis.ui"))
+        self.layout.addWidget(uiWidget)
+        self.ui = slicer.util.childWidgetVariables(uiWidget)
+        uiWidget.setMRMLScene(slicer.mrmlScene)
+        self.logic = ContrastDiagnosisLogic()
+        folder = os.path.dirname(slicer.util.modulePath(self.moduleName))
+        self.panel = Panel(self.ui, folder, self.resourcePath("requirements.txt"))
+        self.panel.addShortcuts()
+        for event, method in (
+            (slicer.mrmlScene.StartCloseEvent, self.onSceneStartClose),
+            (slicer.mrmlScene.EndCloseEvent, self.onSceneEndClose),
+            (slicer.mrmlScene.EndImportEvent, self.onSceneEndImport),
+        ):
+            self.addObserver(slicer.mrmlScene, event, method)
+        self.initializeParameterNode()
+
+    def cleanup(self) -> None:
+        """The application closes, or the module is reloaded."""
+        self.setParameterNode(None)
+        self.removeObservers()
+        if self.panel:
+            self.panel.cleanup()
+            self.panel = None
+
+    def enter(self) -> None:
+        """The user opens the module."""
+        self.initializeParameterNode()
+
+    def exit(self) -> None:
+        """The user opens another module; a running diagnosis goes on."""
+        if self._parameterNode:
+            self._parameterNode.disconnectGui(self._parameterNodeGuiTag)
+            self._parameterNodeGuiTag = None
+
+    def onSceneStartClose(self, caller: Any, event: Any) -> None:
+        """What is on its way is dropped."""
+        self.setParameterNode(None)
+
+    def onSceneEndClose(self, caller: Any, event: Any) -> None:
+        """Starts anew if the module is shown."""
+        if self.parent.isEntered:
+            self.initializeParameterNode()
+
+    def onSceneEndImport(self, caller: Any, event: Any) -> None:
+        """A loaded scene brings its own choices and results."""
+        if self._parameterNode or self.parent.isEntered:
+            self.initializeParameterNode()
+
+    def initializeParameterNode(self) -> None:
+        """The first volume is selected to save a click."""
+        self.setParameterNode(self.logic.getParameterNode())
+        if not self._parameterNode.inputVolume:
+            self._parameterNode.inputVolume = self.logic.firstVolume()
+
+    def setParameterNode(self, parameterNode: Any) -> None:
+        """Connects widgets and panel to the scene's choices."""
+        if self._parameterNode:
+            if self._parameterNodeGuiTag is not None:
+                self._parameterNode.disconnectGui(self._parameterNodeGuiTag)
+                self._parameterNodeGuiTag = None
+            self.removeObserver(
+                self._parameterNode, vtk.vtkCommand.ModifiedEvent, self.onParameterNodeModified
+            )
+        self._parameterNode = parameterNode
+        if parameterNode:
+            self._parameterNodeGuiTag = parameterNode.connectGui(self.ui)
+            self.addObserver(
+                parameterNode, vtk.vtkCommand.ModifiedEvent, self.onParameterNodeModified
+            )
+        if self.panel:
+            self.panel.setParameterNode(parameterNode)
+
+    def onParameterNodeModified(self, caller: Any = None, event: Any = None) -> None:
+        """By the user, a script, or a loaded scene."""
+        self.panel.onParameterNodeModified()
+
+
+class ContrastDiagnosisLogic(ScriptedLoadableModuleLogic):
+    """Diagnoses without widgets, for scripts and tests."""
+
+    def __init__(self) -> None:
+        ScriptedLoadableModuleLogic.__init__(self)
+
+    def getParameterNode(self) -> ContrastDiagnosisParameterNode:
+        """The scene's choices."""
+        return ContrastDiagnosisParameterNode(super().getParameterNode())
+
+    def firstVolume(self) -> Any:
+        """The first CT-like volume of the scene, None if there is none."""
+        return next(
+            (
+                node
+                for node in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")
+                if node.GetClassName() == "vtkMRMLScalarVolumeNode"
+                and not node.GetHideFromEditors()
+                and not (node.GetAttribute("ContrastDiagnosis.role") or "")
+            ),
+            None,
+        )
+
+    def addNodule(self, pointRas: tuple[float, float, float]) -> str:
+        """Places a point at a world position and returns its ID."""
+        from ContrastDiagnosisLib import NoduleScene
+
+        points = NoduleScene.ensurePoints(self.getParameterNode())
+        index = points.AddControlPointWorld(*pointRas)
+        return points.GetNthControlPointID(index)
+
+
+class ContrastDiagnosisTest(ScriptedLoadableModuleTest):
+    """The user's story, in Slicer with its window or without."""
+
+    def setUp(self) -> None:
+        """An empty scene."""
+        slicer.mrmlScene.Clear()
+
+    def runTest(self) -> None:
+        """Every part of the story."""
+        for test in (
+            self.test_ClickSaveReload,
+            self.test_CloseSceneWhileRunning,
+            self.test_UnusableInput,
+        ):
+            self.setUp()
+            test()
+
+    def test_ClickSaveReload(self) -> None:
+        """Load the phantom, click, see segment, score, cases and maps; save, close, load again."""
+        from ContrastDiagnosisLib import NoduleScene
+
+        panel = self._panelWithPhantom()
+        node, pointId = self._click(panel)
+        document = self._wait(panel, lambda: NoduleScene.documentOf(node, pointId))
+        self.assertTrue(document["nodule"]["found"])
+        self.assertGreater(document["probability"], 0.5)
+        self.assertEqual(len(document["cases"]), 6)
+        self.assertIn("Research use only", document["notice"])
+        segment = node.segmentation.GetSegmentation().GetSegment(NoduleScene.segmentIdOf(pointId))
+        self.assertIn("Nodule", segment.GetTerminology())
+        self.assertGreater(segment.GetRepresentation("Closed surface").GetNumberOfPoints(), 100)
+        panel.onCaseSelected(0)
+        self._wait(panel, lambda: panel.compare.node(node, "queryMap"))
+        self.assertGreater(
+            panel.compare.node(node, "queryMap").GetImageData().GetScalarRange()[1], 0
+        )
+        file = os.path.join(slicer.app.temporaryPath, "ContrastDiagnosisTest.mrb")
+        self.assertTrue(slicer.util.saveScene(file))
+        slicer.mrmlScene.Clear()
+        slicer.util.loadScene(file)
+        os.remove(file)
+        node = ContrastDiagnosisLogic().getParameterNode()
+        self.assertEqual(NoduleScene.documentOf(node, node.nodule), document)
+        self.assertIsNotNone(
+            node.segmentation.GetSegmentation().GetSegment(NoduleScene.segmentIdOf(node.nodule))
+        )
+        self.assertIsNotNone(panel.compare.node(node, "queryMap"))
+
+    def test_CloseSceneWhileRunning(self) -> None:
+        """The answer finds no scene to go to, and the panel is ready for the next click."""
+        panel = self._panelWithPhantom()
+        self._click(panel)
+        self.assertTrue(panel.session.isRunning)
+        slicer.mrmlScene.Clear()
+        self.assertFalse(panel.session.isRunning)
+        panel = self._panelWithPhantom()
+        self._click(panel)
+        self._wait(panel, lambda: not panel.session.isRunning)
+        self.assertTrue(panel.ui.applyButton.enabled)
+
+    def test_UnusableInput(self) -> None:
+        """A point outside the CT: a message, an unchanged scene, a usable button."""
+        panel = self._panelWithPhantom()
+        node, _pointId = self._click(panel, (5000.0, 0.0, 0.0))
+        self._wait(panel, lambda: panel.ui.messageLabel.text)
+        self.assertIn("outside", panel.ui.messageLabel.text)
+        self.assertIsNone(node.segmentation)
+        self.assertTrue(panel.ui.applyButton.enabled)
+        self.assertFalse(panel.session.isRunning)
+
+    def _panelWithPhantom(self) -> Any:
+        """The module's panel with the phantom CT selected."""
+        import unittest
+
+        from ContrastDiagnosisLib.SamplePhantom import loadPhantom
+
+        widget = slicer.modules.contrastdiagnosis.widgetRepresentation().self()
+        settings = widget.panel.setup.settings()
+        missing = widget.panel.setup.missingPackages()
+        if settings.location == "local" and not settings.python and missing:
+            raise unittest.SkipTest(f"not installed in Slicer's Python: {', '.join(missing)}")
+        volume = loadPhantom()
+        widget.initializeParameterNode()
+        widget.logic.getParameterNode().inputVolume = volume
+        return widget.panel
+
+    def _click(self, panel: Any, pointRas: Any = None) -> tuple[Any, str]:
+        """Places a point, as a click does."""
+        from ContrastDiagnosisLib.SamplePhantom import NODULE_CENTERS_RAS
+
+        logic = ContrastDiagnosisLogic()
+        return logic.getParameterNode(), logic.addNodule(pointRas or NODULE_CENTERS_RAS[0])
+
+    def _wait(self, panel: Any, condition: Callable[[], Any]) -> Any:
+        """What the condition gives when it holds; the panel stays alive meanwhile."""
+        end = time.monotonic() + ANSWER_LIMIT_S
+        while time.monotonic() < end:
+            slicer.app.processEvents()
+            if found := condition():
+                return found
+            time.sleep(0.01)
+        raise AssertionError(f"nothing came: {panel.ui.messageLabel.text}")

@@ -1,0 +1,263 @@
+"""The layout "Contrast comparison": the nodule beside a case, each with its map and contour."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import slicer
+from slicer.i18n import tr as _
+
+from ContrastDiagnosisLib.NoduleScene import LABELMAP, placeUnder
+from ContrastDiagnosisLib.VolumeBridge import labelmapOf, pointInWorld
+
+LAYOUT_ID = 20403
+QUERY_VIEW, CASE_VIEW = "ContrastQuery", "ContrastCase"
+WINDOW_HU = (-1000.0, 400.0)
+MAP_COLOURS = "vtkMRMLColorTableNodeFileColdToHotRainbow.txt"
+WEAKEST_SHOWN = 0.02
+"""Weaker evidence is left transparent."""
+CONTOUR_COLOUR = (1.0, 0.84, 0.0)
+FIELD_MM = 48.0
+
+_VIEW = """
+<item><view class="vtkMRMLSliceNode" singletontag="{tag}">
+ <property name="orientation" action="default">Axial</property>
+ <property name="viewlabel" action="default">{label}</property>
+ <property name="viewcolor" action="default">{colour}</property>
+</view></item>"""
+
+LAYOUT = (
+    '<layout type="vertical" split="true"><item><layout type="horizontal" split="true">'
+    + _VIEW.format(tag=QUERY_VIEW, label="N", colour="#1B7A8C")
+    + _VIEW.format(tag=CASE_VIEW, label="C", colour="#8A6D1B")
+    + '</layout></item><item><layout type="horizontal" split="true">'
+    + _VIEW.format(tag="Red", label="R", colour="#F34A33")
+    + '<item><view class="vtkMRMLViewNode" singletontag="1">'
+    + '<property name="viewlabel" action="default">1</property></view></item>'
+    + "</layout></item></layout>"
+)
+
+
+class CompareView:
+    """Makes and fills the two views; the nodes it makes are kept by reference and saved."""
+
+    def showLayout(self) -> bool:
+        """Switches to the layout; False where there is no window to switch."""
+        manager = slicer.app.layoutManager()
+        if not manager:
+            return False
+        node = manager.layoutLogic().GetLayoutNode()
+        if not node.IsLayoutDescription(LAYOUT_ID):
+            node.AddLayoutDescription(LAYOUT_ID, LAYOUT)
+        manager.setLayout(LAYOUT_ID)
+        return manager.sliceWidget(QUERY_VIEW) is not None
+
+    def showPair(
+        self, parameterNode: Any, pair: dict[str, Any], tensors: dict[str, np.ndarray]
+    ) -> None:
+        """Shows the maps of one pair, as `/maps` answered.
+
+        Args:
+            parameterNode: With the volume, the sign and the opacity.
+            pair: An entry of `pairs`, with its `patch_ijk_to_ras` and number `n` added.
+            tensors: All of the answer.
+        """
+        sign = parameterNode.sign.value
+        affine = np.array(pair["patch_ijk_to_ras"])
+        n = pair["n"]
+        facts = pair["query"][sign]
+        highest = max(
+            side[sign]["highest"] for side in (pair["query"], pair["case"]) if side is not None
+        )
+        volume = parameterNode.inputVolume
+        query = tensors[f"{n}.query.{sign}"]
+        self._showMap(parameterNode, "queryMap", _("nodule map"), query, affine, facts, highest)
+        self._showContour(parameterNode, "queryContour", query, affine, facts, QUERY_VIEW)
+        self._show(QUERY_VIEW, volume, self.node(parameterNode, "queryMap"), parameterNode)
+        if pair["case"] is None:
+            for role in ("casePicture", "caseMap", "caseContour"):
+                self._remove(parameterNode, role)
+            self._show(CASE_VIEW, None, None, parameterNode)
+        else:
+            facts = pair["case"][sign]
+            values = tensors[f"{n}.case.{sign}"]
+            low, high = WINDOW_HU
+            hu = tensors[f"{n}.case.intensity"].astype(np.float32) * (high - low) + low
+            picture = self._volume(parameterNode, "casePicture", _("case picture"), hu, affine)
+            _setWindow(picture, *WINDOW_HU)
+            self._showMap(parameterNode, "caseMap", _("case map"), values, affine, facts, highest)
+            self._showContour(parameterNode, "caseContour", values, affine, facts, CASE_VIEW)
+            self._show(CASE_VIEW, picture, self.node(parameterNode, "caseMap"), parameterNode)
+        self._aim(parameterNode, affine, pair, sign, query.shape)
+
+    def node(self, parameterNode: Any, role: str) -> Any:
+        """The node that plays a role, None if there is none."""
+        return parameterNode.parameterNode.GetNodeReference(f"ContrastDiagnosis.{role}")
+
+    def setOpacity(self, opacity: float) -> None:
+        """Of both maps."""
+        for name in (QUERY_VIEW, CASE_VIEW):
+            if composite := _compositeOf(name):
+                composite.SetForegroundOpacity(opacity)
+
+    def clear(self, parameterNode: Any) -> None:
+        """Removes all nodes of the comparison."""
+        for role in (
+            "queryMap", "queryContour", "casePicture", "caseMap", "caseContour",
+        ):  # fmt: skip
+            self._remove(parameterNode, role)
+
+    def _remove(self, parameterNode: Any, role: str) -> None:
+        if node := self.node(parameterNode, role):
+            slicer.mrmlScene.RemoveNode(node)
+
+    def _keep(self, parameterNode: Any, role: str, node: Any) -> None:
+        reference = f"ContrastDiagnosis.{role}"
+        parameterNode.parameterNode.SetNodeReferenceID(reference, node.GetID())
+        node.SetAttribute("ContrastDiagnosis.role", role)
+        placeUnder(parameterNode.inputVolume, node)
+
+    def _volume(
+        self, parameterNode: Any, role: str, name: str, values: np.ndarray, affine: np.ndarray
+    ) -> Any:
+        """A float volume on the patch grid, under the CT's transform."""
+        node = self.node(parameterNode, role)
+        if not node:
+            node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", name)
+            self._keep(parameterNode, role, node)
+        node.SetIJKToRASMatrix(slicer.util.vtkMatrixFromArray(affine))
+        slicer.util.updateVolumeFromArray(node, values.astype(np.float32))
+        node.CreateDefaultDisplayNodes()
+        node.SetAndObserveTransformNodeID(parameterNode.inputVolume.GetTransformNodeID())
+        return node
+
+    def _showMap(
+        self,
+        parameterNode: Any,
+        role: str,
+        name: str,
+        values: np.ndarray,
+        affine: np.ndarray,
+        facts: dict[str, Any],
+        highest: float,
+    ) -> None:
+        """The map in colour; both sides of a pair share one scale."""
+        scaled = values.astype(np.float32) * (facts["highest"] / highest if highest else 0.0)
+        node = self._volume(parameterNode, role, name, scaled, affine)
+        display = node.GetDisplayNode()
+        display.SetAndObserveColorNodeID(MAP_COLOURS)
+        display.SetAutoWindowLevel(False)
+        display.SetWindowLevelMinMax(0.0, 1.0)
+        display.SetThreshold(WEAKEST_SHOWN, 1.0)
+        display.ApplyThresholdOn()
+        colours = getattr(slicer.modules, "colors", None)
+        if colours:
+            colours.logic().AddDefaultColorLegendDisplayNode(node)
+
+    def _showContour(
+        self,
+        parameterNode: Any,
+        role: str,
+        values: np.ndarray,
+        affine: np.ndarray,
+        facts: dict[str, Any],
+        view: str,
+    ) -> None:
+        """The outline of the strongest tenth of a map, in its own view alone."""
+        self._remove(parameterNode, role)
+        # float16 may round a voxel at the level to just below it.
+        inside = values.astype(np.float32) >= facts["contour_level"] * (1 - 1e-3)
+        if facts["highest"] == 0:
+            return
+        node = slicer.mrmlScene.AddNewNodeByClass(
+            "vtkMRMLSegmentationNode", _("strongest evidence")
+        )
+        self._keep(parameterNode, role, node)
+        _addSegment(node, inside.astype(np.uint8), affine)
+        node.CreateDefaultDisplayNodes()
+        display = node.GetDisplayNode()
+        display.SetVisibility2DFill(False)
+        display.SetVisibility3D(False)
+        display.SetAllSegmentsOpacity(1.0)
+        node.SetAndObserveTransformNodeID(parameterNode.inputVolume.GetTransformNodeID())
+        if sliceNode := _sliceNodeOf(view):
+            display.AddViewNodeID(sliceNode.GetID())
+
+    def _show(self, view: str, background: Any, foreground: Any, parameterNode: Any) -> None:
+        """One view alone; `setSliceViewerLayers` would change them all."""
+        composite = _compositeOf(view)
+        if not composite:
+            return
+        composite.SetBackgroundVolumeID(background.GetID() if background else None)
+        composite.SetForegroundVolumeID(foreground.GetID() if foreground else None)
+        composite.SetLabelVolumeID(None)
+        composite.SetForegroundOpacity(parameterNode.mapOpacity)
+
+    def _aim(
+        self,
+        parameterNode: Any,
+        affine: np.ndarray,
+        pair: dict[str, Any],
+        sign: str,
+        shape: Sequence[int],
+    ) -> None:
+        """Each view at the slice that holds most of its map, zoomed to the patch."""
+        middle = [(n - 1) / 2 for n in shape[::-1]]
+        for view, side in ((QUERY_VIEW, pair["query"]), (CASE_VIEW, pair["case"])):
+            node = _sliceNodeOf(view)
+            if not node or side is None:
+                continue
+            ijk = [middle[0], middle[1], side[sign]["slice_index"], 1]
+            x, y, z = pointInWorld(parameterNode.inputVolume, (affine @ ijk)[:3])
+            node.JumpSliceByCentering(x, y, z)
+            width, height, depth = node.GetFieldOfView()
+            # A view that was never drawn has no width yet.
+            ratio = height / width if width else 1.0
+            node.SetFieldOfView(FIELD_MM, FIELD_MM * ratio, depth)
+        for name in ("points", "segmentation"):
+            _hideFromCaseView(getattr(parameterNode, name))
+
+
+def _addSegment(node: Any, mask: np.ndarray, affine: np.ndarray) -> None:
+    segment = slicer.vtkSegment()
+    segment.SetName(_("strongest tenth"))
+    segment.SetColor(*CONTOUR_COLOUR)
+    segment.AddRepresentation(LABELMAP, labelmapOf(mask, affine))
+    node.GetSegmentation().AddSegment(segment, "strongest")
+
+
+def _setWindow(volume: Any, low: float, high: float) -> None:
+    display = volume.GetDisplayNode()
+    display.SetAutoWindowLevel(False)
+    display.SetWindowLevelMinMax(low, high)
+
+
+def _hideFromCaseView(node: Any) -> None:
+    """The case lies where the nodule does: the nodule's outline must not show over it."""
+    display = node.GetDisplayNode() if node else None
+    caseNode = _sliceNodeOf(CASE_VIEW)
+    if not display or not caseNode:
+        return
+    views = [
+        view.GetID()
+        for className in ("vtkMRMLSliceNode", "vtkMRMLViewNode")
+        for view in slicer.util.getNodesByClass(className)
+        if view is not caseNode
+    ]
+    wasModifying = display.StartModify()
+    display.RemoveAllViewNodeIDs()
+    for view in views:
+        display.AddViewNodeID(view)
+    display.EndModify(wasModifying)
+
+
+def _sliceNodeOf(name: str) -> Any:
+    """The slice node of a view, None where it does not exist."""
+    return slicer.mrmlScene.GetSingletonNode(name, "vtkMRMLSliceNode")
+
+
+def _compositeOf(name: str) -> Any:
+    """The slice composite node of a view, None where it does not exist."""
+    return slicer.mrmlScene.GetSingletonNode(name, "vtkMRMLSliceCompositeNode")

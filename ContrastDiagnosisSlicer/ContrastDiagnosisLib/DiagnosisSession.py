@@ -1,0 +1,265 @@
+"""From points to diagnoses in the scene: asks the engine, one nodule after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import slicer
+from slicer.i18n import tr as _
+
+from ContrastDiagnosisLib import NoduleScene
+from ContrastDiagnosisLib.NoduleScene import Diagnosed
+from ContrastDiagnosisLib.Tensors import unpackTensors
+from ContrastDiagnosisLib.VolumeBridge import (
+    Crop,
+    InputError,
+    cropAround,
+    ijkToRasOf,
+    requestBody,
+    sequenceRemark,
+)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What was asked, to tell whether the answer still fits the scene.
+
+    Attributes:
+        pointId: ID of the control point.
+        point: Where it was, world RAS.
+        volumeId: The CT.
+        voxelsTime: Modification time of its voxels.
+        crop: What was sent.
+    """
+
+    pointId: str
+    point: tuple[float, float, float]
+    volumeId: str
+    voxelsTime: int
+    crop: Crop
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a diagnosis replaced; None if the point had none."""
+
+    pointId: str
+    before: Diagnosed | None
+
+
+class DiagnosisSession:
+    """Diagnoses of one parameter node; without widgets, so that scripts can use it too."""
+
+    def __init__(
+        self,
+        client: Any,
+        onChanged: Callable[[], None],
+        onError: Callable[[str], None],
+    ) -> None:
+        """Nothing is started yet.
+
+        Args:
+            client: Asks the engine, as `EngineClient` does.
+            onChanged: Called when a result or the progress changed.
+            onError: Called with a message for the user; the scene is as it was.
+        """
+        self.client = client
+        self.parameterNode: Any = None
+        self._onChanged, self._onError = onChanged, onError
+        self._queue: list[str] = []
+        self._running: str = ""
+        self._question: Any = None
+        self._mapsQuestion: Any = None
+        self._done = self._total = 0
+        self._steps: list[Step] = []
+
+    @property
+    def isRunning(self) -> bool:
+        """Whether a diagnosis is awaited."""
+        return bool(self._running or self._queue)
+
+    @property
+    def progress(self) -> tuple[int, int]:
+        """How many are done of how many."""
+        return self._done, self._total
+
+    @property
+    def canUndo(self) -> bool:
+        """Whether there is a diagnosis to take back."""
+        return bool(self._steps)
+
+    def setParameterNode(self, parameterNode: Any) -> None:
+        """Another scene or none: what is on its way is dropped."""
+        held = self.parameterNode
+        if held and parameterNode and held.parameterNode is parameterNode.parameterNode:
+            self.parameterNode = parameterNode
+            return
+        self.cancel()
+        self._steps.clear()
+        self.parameterNode = parameterNode
+
+    def diagnose(self, pointIds: Sequence[str]) -> None:
+        """Queues points; one that waits already is not queued twice."""
+        new = [p for p in pointIds if p not in self._queue]
+        if not new:
+            return
+        if not self.isRunning:
+            self._done = self._total = 0
+        self._queue += new
+        self._total += len(new)
+        if not self._running:
+            self._next()
+
+    def cancel(self) -> None:
+        """Drops what is waiting and what is on its way; the scene stays as it is."""
+        self._queue.clear()
+        self._running = ""
+        for question in (self._question, self._mapsQuestion):
+            if question:
+                question.cancel()
+        self._question = self._mapsQuestion = None
+
+    def removePoint(self, pointId: str) -> None:
+        """The user deleted a point: its diagnosis goes too."""
+        self._queue = [p for p in self._queue if p != pointId]
+        self._steps = [s for s in self._steps if s.pointId != pointId]
+        NoduleScene.removeDiagnosis(self.parameterNode, pointId)
+        if self.parameterNode.nodule == pointId:
+            self.parameterNode.nodule = ""
+
+    def undo(self) -> None:
+        """Takes back the last diagnosis: the one before it returns, if there was one."""
+        if not self._steps:
+            return
+        step = self._steps.pop()
+        if step.before is None:
+            NoduleScene.removeDiagnosis(self.parameterNode, step.pointId)
+            self.parameterNode.nodule = ""
+        else:
+            NoduleScene.storeDiagnosis(self.parameterNode, step.before)
+            self.parameterNode.nodule = step.pointId
+        self._onChanged()
+
+    def requestMaps(
+        self, caseId: str, onMaps: Callable[[dict[str, Any], dict[str, np.ndarray]], None]
+    ) -> None:
+        """Asks for the maps of the shown nodule against a case; the last request wins."""
+        if self._mapsQuestion:
+            self._mapsQuestion.cancel()
+        asked = self._asked(self.parameterNode.nodule)
+        if asked is None:
+            return
+        volume = self.parameterNode.inputVolume
+
+        def onAnswer(body: bytes) -> None:
+            self._mapsQuestion = None
+            if not self._stillFits(asked):
+                return
+            tensors, document = unpackTensors(body)
+            pair = document["pairs"][0]
+            onMaps({**pair, "n": 0, "patch_ijk_to_ras": document["patch_ijk_to_ras"]}, tensors)
+
+        self._mapsQuestion = self.client.ask(
+            "/maps", requestBody(volume, asked.crop, [caseId]), onAnswer, self._onMessage
+        )
+
+    def requestReport(self, pointId: str, forPaper: bool, onHtml: Callable[[bytes], None]) -> None:
+        """Asks for the HTML report of a nodule, for the screen or plain enough for Qt to print."""
+        asked = self._asked(pointId)
+        if asked is not None:
+            body = requestBody(self.parameterNode.inputVolume, asked.crop, overview=True)
+            path = "/report?form=print" if forPaper else "/report"
+            self.client.ask(path, body, onHtml, self._onMessage)
+
+    def requestPicture(self, caseId: str, onPng: Callable[[bytes], None]) -> None:
+        """Asks for the picture of a case; that there is none is no error."""
+        self.client.ask(f"/cases/{caseId}/picture", None, onPng, lambda _message, _reached: None)
+
+    def _onMessage(self, message: str, _reached: bool) -> None:
+        self._onError(message)
+
+    def _next(self) -> None:
+        """Sends the next point that can be sent."""
+        while self._queue:
+            pointId = self._queue.pop(0)
+            asked = self._asked(pointId)
+            if asked is None:
+                self._done += 1
+                continue
+            self._running = pointId
+            self._question = self.client.ask(
+                "/diagnose",
+                requestBody(self.parameterNode.inputVolume, asked.crop),
+                lambda body, asked=asked: self._onDiagnosis(asked, body),
+                self._onFailure,
+            )
+            break
+        self._onChanged()
+
+    def _asked(self, pointId: str) -> Asked | None:
+        """The question about a point; None, and a message, where there is nothing to ask."""
+        point = NoduleScene.pointWorld(self.parameterNode, pointId)
+        if point is None:
+            return None
+        volume = self.parameterNode.inputVolume
+        try:
+            crop = cropAround(volume, point)
+        except InputError as error:
+            self._onError(str(error))
+            return None
+        return Asked(pointId, point, volume.GetID(), volume.GetImageData().GetMTime(), crop)
+
+    def _onDiagnosis(self, asked: Asked, body: bytes) -> None:
+        self._question, self._running = None, ""
+        self._done += 1
+        if self._stillFits(asked):
+            try:
+                self._store(asked, body)
+            except (KeyError, ValueError) as error:
+                self._onError(_("The engine's answer cannot be used: {e}").format(e=error))
+        self._next()
+
+    def _store(self, asked: Asked, body: bytes) -> None:
+        tensors, document = unpackTensors(body)
+        node = self.parameterNode
+        remark = sequenceRemark(node.inputVolume)
+        if remark:
+            document["notices"] = [*document["notices"], remark]
+        diagnosed = NoduleScene.diagnosedOf(asked.pointId, asked.crop, tensors["mask"], document)
+        before = NoduleScene.readDiagnosed(node, asked.pointId)
+        NoduleScene.storeDiagnosis(node, diagnosed)
+        self._steps.append(Step(asked.pointId, before))
+        # One event, so that the panel follows once.
+        with slicer.util.NodeModify(node.parameterNode):
+            node.nodule = asked.pointId
+            node.caseId = ""
+
+    def _onFailure(self, message: str, reached: bool) -> None:
+        """The other points go on, unless the engine is lost."""
+        self._question, self._running = None, ""
+        self._done += 1
+        if not reached:
+            self._queue.clear()
+        self._onError(message)
+        self._next()
+
+    def _stillFits(self, asked: Asked) -> bool:
+        """Whether the volume and the point are as they were when it was asked."""
+        node = self.parameterNode
+        volume = slicer.mrmlScene.GetNodeByID(asked.volumeId)
+        if not (
+            node and volume and node.inputVolume and node.inputVolume.GetID() == asked.volumeId
+        ):
+            return False
+        image = volume.GetImageData()
+        if not image or image.GetMTime() != asked.voxelsTime:
+            return False
+        point = NoduleScene.pointWorld(node, asked.pointId)
+        if point is None or not np.allclose(point, asked.point):
+            return False
+        k, j, i = asked.crop.startKji
+        begins = (ijkToRasOf(volume) @ [i, j, k, 1])[:3]
+        return np.allclose(begins, asked.crop.ijkToRas[:3, 3])

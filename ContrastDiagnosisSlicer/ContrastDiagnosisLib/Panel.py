@@ -1,0 +1,350 @@
+"""The module's panel: wires widgets, points and the session."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import qt
+import slicer
+from slicer.i18n import tr as _
+from slicer.util import VTKObservationMixin
+
+from ContrastDiagnosisLib import NoduleScene
+from ContrastDiagnosisLib.CompareView import CompareView
+from ContrastDiagnosisLib.DiagnosisSession import DiagnosisSession
+from ContrastDiagnosisLib.EngineClient import EngineClient
+from ContrastDiagnosisLib.EngineProcess import EngineOptions, LocalEngine, RemoteEngine
+from ContrastDiagnosisLib.Installer import Installer
+from ContrastDiagnosisLib.Parameter import Sign
+from ContrastDiagnosisLib.Reports import ReportWriter
+from ContrastDiagnosisLib.ResultPanel import ResultPanel
+from ContrastDiagnosisLib.Settings import Settings, readSettings
+from ContrastDiagnosisLib.SetupPanel import SetupPanel
+from ContrastDiagnosisLib.VolumeBridge import InputError, checkVolume
+
+SIGNS = (Sign.SIMILAR, Sign.DIFFERENT)
+
+
+def makeEngine(settings: Settings, modulePath: str) -> Any:
+    """The engine that the user set up; nothing is started yet."""
+    if settings.location == "remote":
+        agreed = settings.remoteUrl and settings.remoteAllowed == settings.remoteUrl
+        return RemoteEngine(settings.remoteUrl, settings.remoteToken, bool(agreed))
+    options = EngineOptions(settings.python, settings.bundle, settings.device)
+    return LocalEngine(options, modulePath)
+
+
+class Panel(VTKObservationMixin):
+    """What happens when something is clicked, placed, moved, or answered."""
+
+    def __init__(
+        self,
+        ui: Any,
+        modulePath: str,
+        requirementsFile: str,
+        engineFactory: Callable[[Settings, str], Any] = makeEngine,
+    ) -> None:
+        """Fills the collapsible buttons and connects everything.
+
+        Args:
+            ui: The widgets of ContrastDiagnosis.ui.
+            modulePath: Folder of the packages.
+            requirementsFile: What the engine needs.
+            engineFactory: Gives the engine for settings; tests give their own.
+        """
+        VTKObservationMixin.__init__(self)
+        self.ui = ui
+        self._modulePath = modulePath
+        self._engineFactory = engineFactory
+        self._parameterNode: Any = None
+        self._updating = False
+        self.client = EngineClient(engineFactory(readSettings(), modulePath))
+        self.session = DiagnosisSession(self.client, self.refresh, self.showError)
+        self.compare = CompareView()
+        self.reports = ReportWriter(self.session, self.showError)
+        self.setup = SetupPanel(
+            Installer(requirementsFile),
+            self.onEngineChanged,
+            lambda path, onAnswer, onError: self.client.ask(path, None, onAnswer, onError),
+        )
+        self.result = ResultPanel(self.onNoduleSelected, self.onCaseSelected)
+        self._maps: tuple[Any, Any] | None = None
+        self._pictures: dict[str, bytes] = {}
+        self._shortcuts: list[Any] = []
+        self._observed: Any = None
+        ui.setupLayout.addWidget(self.setup.widget)
+        ui.resultLayout.addWidget(self.result.widget)
+        self._connect()
+
+    def cleanup(self) -> None:
+        """Leaves nothing behind: no observer, no process."""
+        self.setParameterNode(None)
+        self.client.stop()
+        self.removeObservers()
+        for shortcut in self._shortcuts:
+            shortcut.setParent(None)
+        self._shortcuts.clear()
+
+    def setParameterNode(self, parameterNode: Any) -> None:
+        """Shows another scene's state; None while a scene closes."""
+        self._observePoints(None)
+        self._parameterNode = parameterNode
+        self.session.setParameterNode(parameterNode)
+        self._maps = None
+        if parameterNode:
+            self._onParametersChanged()
+        else:
+            self.result.showNodules([], -1)
+            self.result.showDiagnosis(None)
+            self._checkCanApply()
+
+    def refresh(self, *_event: Any) -> None:
+        """Brings all widgets up to date with the scene and the session."""
+        node = self._parameterNode
+        if not node:
+            return
+        points = NoduleScene.pointIds(node)
+        documents = [NoduleScene.documentOf(node, p) for p in points]
+        row = points.index(node.nodule) if node.nodule in points else -1
+        self.result.showNodules(documents, row)
+        document = documents[row] if row >= 0 else None
+        self._showDiagnosis(document)
+        self._showProgress()
+        self._checkCanApply()
+        self.ui.undoButton.enabled = self.session.canUndo and not self.session.isRunning
+        self.ui.reportButton.enabled = document is not None
+        self.ui.allReportsButton.enabled = any(documents)
+
+    def showError(self, message: str) -> None:
+        """In the panel; no dialog that has to be clicked away, nothing in the scene."""
+        self.ui.messageLabel.setText(message)
+        self._showProgress()
+        self._checkCanApply()
+
+    def onApply(self, _checked: bool = False) -> None:
+        """Diagnoses what is not diagnosed yet, or cancels."""
+        if self.session.isRunning:
+            self.session.cancel()
+            self.ui.messageLabel.setText(_("cancelled"))
+            self.refresh()
+            return
+        self.ui.messageLabel.setText("")
+        node = self._parameterNode
+        points = NoduleScene.pointIds(node)
+        waiting = [p for p in points if NoduleScene.isStale(node, p)]
+        self.session.diagnose(waiting or points)
+        self.refresh()
+
+    def onUndo(self, _checked: bool = False) -> None:
+        """Takes back the last diagnosis."""
+        self.session.undo()
+
+    def onEngineChanged(self) -> None:
+        """The set-up changed: the old engine ends, the next request starts the new one."""
+        self.session.cancel()
+        self.client.replaceEngine(self._engineFactory(readSettings(), self._modulePath))
+        self._pictures.clear()
+        self.refresh()
+
+    def onNoduleSelected(self, row: int) -> None:
+        """Shows another nodule and centres the views on it."""
+        node = self._parameterNode
+        points = NoduleScene.pointIds(node)
+        if row < len(points):
+            node.nodule, node.caseId = points[row], ""
+            position = NoduleScene.pointWorld(node, points[row])
+            slicer.vtkMRMLSliceNode.JumpAllSlices(slicer.mrmlScene, *position)
+            self.refresh()
+
+    def onCaseSelected(self, place: int) -> None:
+        """Asks for the maps against a case and shows them."""
+        node = self._parameterNode
+        document = NoduleScene.documentOf(node, node.nodule)
+        if document is None or place >= len(document["cases"]):
+            return
+        node.caseId = document["cases"][place]["case_id"]
+        self._requestMaps()
+
+    def _requestMaps(self) -> None:
+        self.ui.remarksLabel.setText(_("asking for the maps..."))
+        self.session.requestMaps(self._parameterNode.caseId, self._onMaps)
+
+    def onSign(self, index: int) -> None:
+        """Switches between what is alike and what differs."""
+        if self._updating or not self._parameterNode:
+            return
+        self._parameterNode.sign = SIGNS[index]
+        if self._maps:
+            self._showMaps()
+        elif self._parameterNode.caseId:
+            self._requestMaps()
+
+    def onReport(self, _checked: bool = False) -> None:
+        """Saves the report of the shown nodule."""
+        file = qt.QFileDialog.getSaveFileName(
+            self.ui.reportButton, _("Save report"), "report.html", "HTML (*.html);;PDF (*.pdf)"
+        )
+        # PySide gives a pair, PythonQt the name.
+        file = file[0] if isinstance(file, tuple) else file
+        if file:
+            self.reports.save({self._parameterNode.nodule: Path(file)}, self._onReports)
+
+    def onAllReports(self, _checked: bool = False) -> None:
+        """Saves the reports of all nodules into a folder."""
+        folder = qt.QFileDialog.getExistingDirectory(self.ui.reportButton, _("Folder for reports"))
+        if folder:
+            node = self._parameterNode
+            files = {
+                p: Path(folder) / f"nodule{NoduleScene.numberOfPoint(node, p)}.html"
+                for p in NoduleScene.diagnosedPoints(node)
+            }
+            self.reports.save(files, self._onReports)
+
+    def addShortcuts(self) -> None:
+        """Keys that work in the whole window, where there is one."""
+        window = slicer.util.mainWindow()
+        if not window:
+            return
+        for keys, method in (
+            ("Ctrl+Shift+N", self.startPlacing),
+            ("Ctrl+Shift+Z", self.onUndo),
+        ):
+            shortcut = qt.QShortcut(qt.QKeySequence(keys), window)
+            shortcut.connect("activated()", method)
+            self._shortcuts.append(shortcut)
+
+    def startPlacing(self) -> None:
+        """The shortcut: the next click in a slice is a point."""
+        if self._parameterNode and self._parameterNode.inputVolume:
+            self.ui.placeWidget.setPlaceModeEnabled(True)
+
+    def _connect(self) -> None:
+        ui = self.ui
+        ui.applyButton.clicked.connect(self.onApply)
+        ui.undoButton.clicked.connect(self.onUndo)
+        ui.reportButton.clicked.connect(self.onReport)
+        ui.allReportsButton.clicked.connect(self.onAllReports)
+        ui.signComboBox.currentIndexChanged.connect(self.onSign)
+        ui.setupCollapsibleButton.contentsCollapsed.connect(self._onSetupCollapsed)
+
+    def _onSetupCollapsed(self, collapsed: bool) -> None:
+        if not collapsed:
+            self.setup.refreshPackages()
+
+    def onParameterNodeModified(self, *_event: Any) -> None:
+        """A choice changed, by the user, a script, or a loaded scene."""
+        if self._parameterNode and not self._updating:
+            self._onParametersChanged()
+
+    def _onParametersChanged(self) -> None:
+        node = self._parameterNode
+        self._updating = True
+        try:
+            points = NoduleScene.ensurePoints(node) if node.inputVolume else None
+            if not node.inputVolume:
+                NoduleScene.selectVolume(node)
+            self._observePoints(points)
+            if self.ui.placeWidget.currentNode() is not points:
+                self.ui.placeWidget.setCurrentNode(points)
+            self.ui.signComboBox.setCurrentIndex(SIGNS.index(node.sign))
+            self.compare.setOpacity(node.mapOpacity)
+        finally:
+            self._updating = False
+        self.refresh()
+
+    def _observePoints(self, points: Any) -> None:
+        """Follows the points of one node alone."""
+        observed = self._observed
+        if observed is points:
+            return
+        events = (
+            (slicer.vtkMRMLMarkupsNode.PointPositionDefinedEvent, self._onPointPlaced),
+            (slicer.vtkMRMLMarkupsNode.PointEndInteractionEvent, self._onPointPlaced),
+            (slicer.vtkMRMLMarkupsNode.PointRemovedEvent, self._onPointRemoved),
+        )
+        for event, method in events:
+            if observed and self.hasObserver(observed, event, method):
+                self.removeObserver(observed, event, method)
+            if points:
+                self.addObserver(points, event, method)
+        self._observed = points
+
+    def _onPointPlaced(self, _caller: Any, _event: Any) -> None:
+        """Diagnoses new points and those that no longer lie where they were diagnosed."""
+        node = self._parameterNode
+        if not node:
+            return
+        self.ui.messageLabel.setText("")
+        points = NoduleScene.pointIds(node)
+        waiting = [p for p in points if node.live and NoduleScene.isStale(node, p)]
+        if waiting:
+            self.session.diagnose(waiting)
+        else:
+            self.refresh()
+
+    def _onPointRemoved(self, _caller: Any, _event: Any) -> None:
+        node = self._parameterNode
+        if node:
+            for pointId in NoduleScene.orphans(node):
+                self.session.removePoint(pointId)
+            self.refresh()
+
+    def _showDiagnosis(self, document: Any) -> None:
+        node = self._parameterNode
+        cases = [c["case_id"] for c in document["cases"]] if document else []
+        place = cases.index(node.caseId) if node.caseId in cases else -1
+        self.result.showDiagnosis(document, place)
+        for case in document["cases"] if document else ():
+            caseId = case["case_id"]
+            if caseId in self._pictures:
+                self.result.showPicture(caseId, self._pictures[caseId])
+            elif case["has_pixels"] and not self.session.isRunning:
+                self._pictures[caseId] = b""
+                self.session.requestPicture(
+                    caseId, lambda png, caseId=caseId: self._onPicture(caseId, png)
+                )
+
+    def _onPicture(self, caseId: str, png: bytes) -> None:
+        self._pictures[caseId] = png
+        self.result.showPicture(caseId, png)
+
+    def _onMaps(self, pair: Any, tensors: Any) -> None:
+        self._maps = (pair, tensors)
+        self.compare.showLayout()
+        self._showMaps()
+
+    def _showMaps(self) -> None:
+        node = self._parameterNode
+        if self._maps and self._maps[0]["case_id"] == node.caseId:
+            pair, tensors = self._maps
+            self.compare.showPair(node, pair, tensors)
+            told = _("distance {distance:.3f}. The yellow line holds the strongest tenth.")
+            self.ui.remarksLabel.setText(
+                " ".join([told.format(distance=pair["distance"]), *pair["remarks"]])
+            )
+
+    def _onReports(self, files: list[Path]) -> None:
+        names = ", ".join(str(f) for f in files)
+        self.ui.messageLabel.setText(_("wrote {names}").format(names=names))
+
+    def _showProgress(self) -> None:
+        done, total = self.session.progress
+        running = self.session.isRunning
+        self.ui.progressBar.visible = running
+        # One nodule has no steps to tell: the bar moves to and fro.
+        self.ui.progressBar.maximum = total if total > 1 else 0
+        self.ui.progressBar.value = done
+        self.ui.applyButton.text = _("Cancel") if running else _("Diagnose")
+
+    def _checkCanApply(self) -> None:
+        node, button = self._parameterNode, self.ui.applyButton
+        try:
+            checkVolume(node.inputVolume if node else None)
+            reason = "" if NoduleScene.pointIds(node) else _("Place a point on a nodule.")
+        except InputError as error:
+            reason = str(error)
+        running = self.session.isRunning
+        button.enabled = running or not reason
+        button.toolTip = reason or _("Diagnose the points that are not diagnosed yet.")

@@ -1,0 +1,209 @@
+"""The panel "Set-up": what is installed, which bundle and device, on this computer or another."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import ctk
+import qt
+import slicer
+from slicer.i18n import tr as _
+
+from ContrastDiagnosisLib.Installer import Installer
+from ContrastDiagnosisLib.Settings import Settings, readSettings, writeSettings
+
+DEVICES = ("auto", "cpu", "cuda")
+LOCATIONS = ("local", "remote")
+
+PRIVACY = _(
+    "A remote server gets the voxels in a box of about 50 mm around each point, for a report also"
+    " three thinned slices, and nothing else: no name, no identifier, no date. Nothing is sent"
+    " unless this box is ticked."
+)
+
+
+class SetupPanel:
+    """Widgets for `Settings`; nothing is installed, started or sent before a button is pressed."""
+
+    def __init__(
+        self,
+        installer: Installer,
+        onChanged: Callable[[], None],
+        ask: Callable[[str, Callable[[bytes], None], Callable[[str, bool], None]], Any],
+    ) -> None:
+        """Makes the widgets.
+
+        Args:
+            installer: Looks for packages.
+            onChanged: Called when the engine has to be started anew.
+            ask: Sends a GET request: path, what to do with the answer, and with an error.
+        """
+        self._installer = installer
+        self._onChanged = onChanged
+        self._ask = ask
+        self.widget = qt.QWidget()
+        form = qt.QFormLayout(self.widget)
+        self.packages = qt.QLabel()
+        self.packages.setWordWrap(True)
+        self.installButton = qt.QPushButton(_("Install what is missing"))
+        self.installButton.setToolTip(
+            _("Installs PyTorch and the engine's packages into Slicer's Python, after asking.")
+        )
+        self.location = _combo([_("this computer"), _("a remote server")])
+        self.python = ctk.ctkPathLineEdit()
+        self.python.setToolTip(
+            _(
+                "Python program of another environment with the engine's packages; empty for"
+                " Slicer's own. Slicer's packages then stay as they are."
+            )
+        )
+        self.bundle = ctk.ctkPathLineEdit()
+        self.bundle.setToolTip(_("Folder of a bundle; empty for the one that comes along."))
+        self.device = _combo([_("GPU if there is one"), _("CPU"), _("GPU (CUDA)")])
+        self.url = qt.QLineEdit()
+        self.url.setPlaceholderText("https://")
+        self.token = qt.QLineEdit()
+        self.token.setEchoMode(qt.QLineEdit.Password)
+        self.allowed = qt.QCheckBox(_("I agree that voxels are sent to this server"))
+        privacy = qt.QLabel(PRIVACY)
+        privacy.setWordWrap(True)
+        self.checkButton = qt.QPushButton(_("Check"))
+        self.checkButton.setToolTip(_("Starts the engine and asks what it is."))
+        self.status = qt.QLabel()
+        self.status.setWordWrap(True)
+        self.status.setTextInteractionFlags(qt.Qt.TextSelectableByMouse)
+        urlLabel, tokenLabel = qt.QLabel(_("Server address:")), qt.QLabel(_("Token:"))
+        for label, field in (
+            (_("Packages:"), self.packages),
+            ("", self.installButton),
+            (_("Engine on:"), self.location),
+            (_("Python:"), self.python),
+            (_("Bundle:"), self.bundle),
+            (_("Device:"), self.device),
+            (urlLabel, self.url),
+            (tokenLabel, self.token),
+            ("", self.allowed),
+            ("", privacy),
+            ("", self.checkButton),
+            (_("Status:"), self.status),
+        ):
+            form.addRow(label, field)
+        self._localOnly = (self.python, self.bundle, self.device)
+        self._remoteOnly = (urlLabel, self.url, tokenLabel, self.token, self.allowed, privacy)
+        self._show(readSettings())
+        self.installButton.clicked.connect(self.onInstall)
+        self.checkButton.clicked.connect(self.onCheck)
+        for signal in (
+            self.location.currentIndexChanged,
+            self.device.currentIndexChanged,
+            self.python.currentPathChanged,
+            self.bundle.currentPathChanged,
+            self.url.editingFinished,
+            self.token.editingFinished,
+            self.allowed.toggled,
+        ):
+            signal.connect(self._onEdited)
+
+    def settings(self) -> Settings:
+        """As the widgets stand."""
+        url = self.url.text.strip()
+        return Settings(
+            location=LOCATIONS[self.location.currentIndex],
+            python=self.python.currentPath.strip(),
+            bundle=self.bundle.currentPath.strip(),
+            device=DEVICES[self.device.currentIndex],
+            remoteUrl=url,
+            remoteToken=self.token.text.strip(),
+            remoteAllowed=url if self.allowed.checked else "",
+        )
+
+    def missingPackages(self) -> list[str]:
+        """What Slicer's own Python lacks."""
+        return self._installer.missing()
+
+    def refreshPackages(self) -> None:
+        """Says what is missing; called when the panel is opened, not at start-up."""
+        if self.python.currentPath.strip():
+            self.packages.setText(_("Slicer's own packages are not used."))
+            self.installButton.setEnabled(False)
+            return
+        missing = self._installer.missing()
+        self.installButton.setEnabled(bool(missing))
+        told = _("missing: {names}").format(names=", ".join(missing)) + "\n"
+        self.packages.setText(
+            told + self._installer.offlineInstructions() if missing else _("all installed")
+        )
+
+    def onInstall(self, _checked: bool = False) -> None:
+        """Installs after asking; declining changes nothing."""
+        try:
+            self._installer.install()
+        except Exception as error:
+            # pip fails in many ways; each is shown, none may break the panel.
+            logging.error("installation failed: %s", error)
+            slicer.util.errorDisplay(_("The packages were not installed."), detailedText=str(error))
+        self.refreshPackages()
+
+    def onCheck(self, _checked: bool = False) -> None:
+        """Asks the engine what it is."""
+        self.status.setText(_("asking..."))
+        self._ask("/health", self._onHealth, self._onError)
+
+    def _onHealth(self, body: bytes) -> None:
+        health = json.loads(body)
+        self._ask("/bundle", lambda b: self._onBundle(health, json.loads(b)), self._onError)
+
+    def _onError(self, message: str, _reached: bool) -> None:
+        self.status.setText(message)
+
+    def _onBundle(self, health: dict[str, Any], bundle: dict[str, Any]) -> None:
+        lines = [
+            _("engine {version} on {device}").format(**health),
+            _("bundle {name} {version}: {cases} cases, {malignant_cases} malignant").format(
+                **bundle
+            ),
+            _("pictures of {count} cases").format(count=bundle["cases_with_pixels"]),
+        ]
+        if "auc" in bundle["figures"]:
+            told = _("AUC {auc:.3f} on unseen patients; the diameter alone {auc_diameter:.3f}")
+            lines.append(told.format(**bundle["figures"]))
+        lines.append(bundle["notice"])
+        self.status.setText("\n".join(lines))
+
+    def _onEdited(self, *_values: Any) -> None:
+        settings = self.settings()
+        if settings != readSettings():
+            writeSettings(settings)
+            self._enable(settings)
+            self.status.setText("")
+            self._onChanged()
+
+    def _show(self, settings: Settings) -> None:
+        known = settings.location in LOCATIONS and settings.device in DEVICES
+        settings = settings if known else Settings()
+        self.location.setCurrentIndex(LOCATIONS.index(settings.location))
+        self.device.setCurrentIndex(DEVICES.index(settings.device))
+        self.python.setCurrentPath(settings.python)
+        self.bundle.setCurrentPath(settings.bundle)
+        self.url.setText(settings.remoteUrl)
+        self.token.setText(settings.remoteToken)
+        agreed = bool(settings.remoteUrl) and settings.remoteAllowed == settings.remoteUrl
+        self.allowed.setChecked(agreed)
+        self._enable(settings)
+
+    def _enable(self, settings: Settings) -> None:
+        remote = settings.location == "remote"
+        for widget in self._localOnly:
+            widget.setEnabled(not remote)
+        for widget in self._remoteOnly:
+            widget.setVisible(remote)
+
+
+def _combo(texts: list[str]) -> Any:
+    box = qt.QComboBox()
+    for text in texts:
+        box.addItem(text)
+    return box

@@ -1,0 +1,67 @@
+"""Diagnoses as tables of the scene: a line a nodule, a line a case."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import vtk
+from slicer.i18n import tr as _
+
+
+def fillFindings(table: Any, documents: Mapping[int, dict[str, Any]]) -> None:
+    """One line a diagnosed nodule.
+
+    Args:
+        table: vtkMRMLTableNode; what stands in it is replaced.
+        documents: What the engine said, by the nodule's number.
+    """
+    rows = []
+    for number, document in documents.items():
+        nodule, vote = document["nodule"], document["vote"]
+        rows.append(
+            {
+                _("nodule"): str(number),
+                _("finding"): document["verdict"],
+                _("probability"): f"{document['probability']:.2f}",
+                _("malignant cases"): f"{vote['malignant']} / {vote['cases']}",
+                _("confident"): _("yes") if document["confident"] else _("no"),
+                _("why not"): "; ".join(document["reasons"]),
+                _("long axis (mm)"): f"{nodule['long_axis_mm']:.1f}",
+                _("short axis (mm)"): f"{nodule['short_axis_mm']:.1f}",
+                _("volume (mm3)"): f"{nodule['volume_mm3']:.0f}",
+                _("notice"): document["notice"],
+            }
+        )
+    _fill(table, rows)
+
+
+def fillCases(table: Any, cases: Sequence[dict[str, Any]]) -> None:
+    """One line a similar case, nearest first."""
+    rows = []
+    for rank, case in enumerate(cases, start=1):
+        rows.append(
+            {
+                _("rank"): str(rank),
+                _("case"): case["case_id"],
+                _("label"): case["label"],
+                _("diameter (mm)"): f"{case['diameter_mm']:.1f}",
+                _("distance"): f"{case['distance']:.3f}",
+                _("similarity"): f"{case['similarity']:.2f}",
+                **{name: f"{value:.2f}" for name, value in case["ratings"].items()},
+            }
+        )
+    _fill(table, rows)
+
+
+def _fill(table: Any, rows: Sequence[dict[str, str]]) -> None:
+    """Text columns, replaced in one step."""
+    wasModifying = table.StartModify()
+    table.RemoveAllColumns()
+    for name in rows[0] if rows else ():
+        column = vtk.vtkStringArray()
+        column.SetName(name)
+        for row in rows:
+            column.InsertNextValue(row.get(name, ""))
+        table.AddColumn(column)
+    table.EndModify(wasModifying)

@@ -1,0 +1,1 @@
+"""The Slicer side: MRML to requests, answers to nodes, panels. No torch here."""
