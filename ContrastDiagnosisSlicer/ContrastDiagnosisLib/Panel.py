@@ -209,7 +209,7 @@ class Panel(VTKObservationMixin):
             return
         for keys, method in (
             ("Ctrl+Shift+N", self.startPlacing),
-            ("Ctrl+Shift+Z", self.onUndo),
+            ("Ctrl+Shift+U", self.onUndo),
         ):
             shortcut = qt.QShortcut(qt.QKeySequence(keys), window)
             shortcut.connect("activated()", method)
