@@ -18,11 +18,13 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 THREADS = 2
 os.environ["OMP_NUM_THREADS"] = str(THREADS)
+sys.path.insert(0, str(Path(__file__).parent / "Python"))
 warnings.filterwarnings("ignore")
 
 import numpy as np  # noqa: E402
@@ -31,13 +33,14 @@ import torch  # noqa: E402
 from contrastdiagnosis.bundle import default_bundle_folder, load_bundle  # noqa: E402
 from contrastdiagnosis.case_folder import Nodule  # noqa: E402
 from contrastdiagnosis.cases import Case, CaseLibrary  # noqa: E402
-from contrastdiagnosis.diagnoser import SHOWN_CASES, Diagnoser  # noqa: E402
+from contrastdiagnosis.diagnoser import SHOWN_CASES, Diagnoser, Diagnosis  # noqa: E402
 from contrastdiagnosis.local_cam import LocalCam, pair_maps  # noqa: E402
 from contrastdiagnosis.network import distance  # noqa: E402
 from contrastdiagnosis.patch import DEFAULT_GEOMETRY, crop_patch  # noqa: E402
 from contrastdiagnosis.phantom import DEMO_NODULES, make_phantom  # noqa: E402
 from contrastdiagnosis.pixels import CasePixels, PixelStore  # noqa: E402
 from contrastdiagnosis.volume import Volume, sitk_from_array  # noqa: E402
+from contrastdiagnosis.wire import read_request, request_body, unpack  # noqa: E402
 from contrastdiagnosis_training.fit import has_bfloat16  # noqa: E402
 from contrastdiagnosis_training.objective import Targets, objective  # noqa: E402
 from contrastdiagnosis_training.patch_store import (  # noqa: E402
@@ -47,11 +50,23 @@ from contrastdiagnosis_training.patch_store import (  # noqa: E402
 from contrastdiagnosis_training.recipe import Recipe  # noqa: E402
 from contrastdiagnosis_training.splits import Split  # noqa: E402
 from contrastdiagnosis_training.trainer import Trainer  # noqa: E402
+from engine.mutations import make_body, mutated  # noqa: E402
+from engine.running import Running, check_document  # noqa: E402
+from hypothesis import HealthCheck, Phase, given, settings  # noqa: E402
+from hypothesis import strategies as st  # noqa: E402
 from lightning.fabric import Fabric  # noqa: E402
 from sklearn.neighbors import NearestNeighbors  # noqa: E402
 
 PHANTOM_POINT = DEMO_NODULES[0].center_ras_mm
 LARGE_SHAPE = (600, 512, 512)
+BARE_START = """
+import sys, torch, monai
+from safetensors.torch import load_file
+load_file(sys.argv[1])
+"""
+CLIENTS, REQUESTS = 16, 200
+BODIES, DOCUMENTED = 8000, 2000
+"""Fuzzing: changed bodies, and requests that the OpenAPI document allows or forbids."""
 
 
 @dataclass(frozen=True)
@@ -258,11 +273,136 @@ def _report_memory(diagnoser: Diagnoser) -> float:
         return statistics.median(memory for _, memory in runs)
 
 
+def server() -> Iterator[Figure]:
+    """The server's start, idle memory, what it adds to a diagnosis, many clients at once."""
+    model = default_bundle_folder() / "model.safetensors"
+    starts: dict[str, list[float]] = {"bare": [], "server": []}
+    idle = []
+    for _ in range(3):
+        start = time.perf_counter()
+        subprocess.run([sys.executable, "-c", BARE_START, str(model)], check=True)
+        starts["bare"].append(time.perf_counter() - start)
+        start = time.perf_counter()
+        with Running(["--device", "cpu"], threads=THREADS) as running:
+            starts["server"].append(time.perf_counter() - start)
+            idle.append(running.memory_mb() / 1000)
+    bare, ready = (statistics.median(starts[name]) for name in ("bare", "server"))
+    yield Figure("bare import of torch and monai, weights loaded", bare, "s")
+    yield Figure("server start to ready", ready, "s")
+    yield _at_most("server start to ready over the bare start", ready / bare, "ratio", 2.0)
+    yield _at_most("idle memory of the server", statistics.median(idle), "GB", 1.5)
+    with Running(["--device", "cpu"], threads=THREADS) as running:
+        yield from _request_cost(running)
+        yield from _many_clients(running)
+
+
+def _request_cost(running: Running) -> Iterator[Figure]:
+    """A diagnosis over the socket: of a new crop, and of one whose diagnosis is remembered."""
+    volume = make_phantom(seed=0).volume
+    points = (np.add(PHANTOM_POINT, (0, 0, 0.01 * n)) for n in range(1000))
+    known = request_body(volume, PHANTOM_POINT)
+    connection = running.connect()
+    times = _medians(
+        {
+            "new": lambda: running.diagnose(request_body(volume, next(points)), connection),
+            "known": lambda: running.diagnose(known, connection),
+        },
+        repeats=41,
+    )
+    connection.close()
+    yield Figure("a diagnosis by the server", 1e3 * times["new"], "ms")
+    yield Figure("  all of it but the engine's own work", 1e3 * times["known"], "ms")
+
+
+def _many_clients(running: Running) -> Iterator[Figure]:
+    """Diagnoses, maps and reports at once; answers compared with the engine's."""
+    volume = make_phantom(seed=0).volume
+    diagnoser = Diagnoser(load_bundle(default_bundle_folder()), "cpu")
+    points = np.add(PHANTOM_POINT, np.random.default_rng(0).uniform(-4, 4, (40, 3)))
+    bodies = [request_body(volume, point) for point in points]
+    truth = [diagnoser.diagnose(volume, read_request(b).point_ras_mm) for b in bodies]
+
+    def client(first: int) -> list[bool]:
+        connection = running.connect()
+        right = []
+        for n in range(first, REQUESTS, CLIENTS):
+            path = ("/diagnose", "/diagnose", "/maps", "/report")[n // CLIENTS % 4]
+            which = n % len(bodies)
+            status, body = running.ask("POST", path, bodies[which], connection=connection)
+            right.append(status == 200 and _is_right(path, body, truth[which]))
+        connection.close()
+        return right
+
+    def all_clients() -> list[bool]:
+        with ThreadPoolExecutor(CLIENTS) as clients:
+            return [r for told in clients.map(client, range(CLIENTS)) for r in told]
+
+    all_clients()
+    before, start = running.memory_mb(), time.perf_counter()
+    right = all_clients()
+    seconds, after = time.perf_counter() - start, running.memory_mb()
+    name = f"{REQUESTS} requests from {CLIENTS} clients"
+    yield Figure(name, seconds, "s")
+    yield _at_most(f"{name}: lost", REQUESTS - len(right), "requests", 0)
+    yield _at_most(f"{name}: wrong", right.count(False), "requests", 0)
+    yield Figure(f"{name}: memory before, warm", before, "MB")
+    yield Figure(f"{name}: memory after", after, "MB")
+    yield _at_most(f"{name}: memory after over before", after / before, "ratio", 1.1)
+
+
+def _is_right(path: str, body: bytes, truth: Diagnosis) -> bool:
+    cases = [similar.case.case_id for similar in truth.cases]
+    if path == "/report":
+        return b"</html>" in body and all(case.encode() in body for case in cases)
+    told = unpack(body)[1]
+    if path == "/maps":
+        return [pair["case_id"] for pair in told["pairs"]] == cases
+    found = [case["case_id"] for case in told["cases"]]
+    return (found, told["probability"]) == (cases, round(truth.probability, 4))
+
+
+def fuzz() -> Iterator[Figure]:
+    """Bodies that no sound client sends, to the real server; its memory before and after."""
+    with Running(["--device", "cpu"], threads=THREADS) as running:
+        connection = running.connect()
+        statuses: dict[int, int] = {}
+
+        @given(path=st.sampled_from(["/diagnose", "/maps"]), body=mutated(make_body()))
+        @settings(
+            max_examples=BODIES, deadline=None, database=None, phases=[Phase.generate],
+            suppress_health_check=list(HealthCheck),
+        )  # fmt: skip
+        def send(path: str, body: bytes) -> None:
+            status, _ = running.ask("POST", path, body, connection=connection)
+            statuses[status] = statuses.get(status, 0) + 1
+
+        for body in (make_body(), b"x"):
+            running.ask("POST", "/maps", body)
+        before = running.memory_mb()
+        send()
+        connection.close()
+        asked = check_document(running, DOCUMENTED // 8)
+        after = running.memory_mb()
+        lines = [json.loads(line) for line in running.logged().splitlines()]
+        failed = sum((line.get("status") or 0) >= 500 for line in lines)
+        print(f"statuses {statuses}; by the document {asked}")
+        yield Figure("changed bodies sent", sum(statuses.values()), "requests")
+        yield Figure("requests by the OpenAPI document", sum(asked.values()), "requests")
+        yield _at_most("answers of 500 and above", failed, "requests", 0)
+        warned = sum(line["level"] == "warning" for line in lines)
+        yield _at_most("warnings in the log", warned, "lines", 0)
+        yield _at_most("crashes", running.process.poll() is not None, "", 0)
+        yield Figure("memory before", before, "MB")
+        yield Figure("memory after", after, "MB")
+
+
 SECTIONS: dict[str, Callable[[], Iterator[Figure]]] = {
     "click": click,
     "process": process,
     "search": search,
     "explain": explain,
+    "server": server,
+    "fuzz": fuzz,
     "training": training,
 }
 
