@@ -1,0 +1,191 @@
+"""The panel "Set-up": what it stores, says, installs and asks."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import qt
+import slicer
+import slicer.packaging
+from ContrastDiagnosisLib.EngineProcess import LocalEngine, RemoteEngine
+from ContrastDiagnosisLib.Installer import Installer
+from ContrastDiagnosisLib.Panel import makeEngine
+from ContrastDiagnosisLib.Settings import Settings, readSettings, writeSettings
+from ContrastDiagnosisLib.SetupPanel import SetupPanel
+
+REQUIREMENTS = (
+    Path(__file__).parents[3] / "ContrastDiagnosisSlicer" / "Resources" / "requirements.txt"
+)
+
+
+class Asked:
+    """Keeps what the panel asks."""
+
+    def __init__(self):
+        self.paths, self.answers = [], {}
+
+    def __call__(self, path, onAnswer, onError):
+        self.paths.append(path)
+        answer = self.answers.get(path, "the engine is gone")
+        if isinstance(answer, str):
+            onError(answer, False)
+        else:
+            onAnswer(json.dumps(answer).encode())
+
+
+@pytest.fixture
+def asked():
+    return Asked()
+
+
+@pytest.fixture
+def changes():
+    return []
+
+
+@pytest.fixture
+def panel(scene, asked, changes):
+    made = SetupPanel(Installer(str(REQUIREMENTS)), lambda: changes.append(1), asked)
+    yield made
+    made.widget.deleteLater()
+
+
+def test_settings_survive_a_restart(scene):
+    settings = Settings("remote", "/p", "/b", "cuda", "https://x", "t" * 20, "https://x")
+    writeSettings(settings)
+    assert readSettings() == settings
+
+
+def test_without_settings_there_are_defaults(scene):
+    assert readSettings() == Settings()
+
+
+def test_an_edit_is_stored_and_told_once(panel, changes):
+    panel.device.setCurrentIndex(1)
+    assert readSettings().device == "cpu"
+    assert len(changes) == 1
+    panel.python.setCurrentPath("/some/python")
+    assert readSettings().python == "/some/python"
+    assert len(changes) == 2
+
+
+def test_what_is_stored_is_shown(scene, asked, changes):
+    writeSettings(Settings(location="remote", remoteUrl="https://x", remoteAllowed="https://x"))
+    panel = SetupPanel(Installer(str(REQUIREMENTS)), lambda: None, asked)
+    assert panel.location.currentIndex == 1
+    assert panel.url.text == "https://x"
+    assert panel.allowed.checked
+    assert not panel.python.enabled
+
+
+def test_consent_is_for_one_address(panel):
+    panel.location.setCurrentIndex(1)
+    panel.url.setText("https://one")
+    panel.allowed.setChecked(True)
+    assert readSettings().remoteAllowed == "https://one"
+    stored = readSettings()
+    writeSettings(Settings(**{**stored.__dict__, "remoteUrl": "https://two"}))
+    engine = makeEngine(readSettings(), "/modules")
+    failures = []
+    engine.token = "t" * 20
+    engine.whenReady(lambda *_: failures.append("sent"), failures.append)
+    assert "Nothing was sent" in failures[0]
+
+
+def test_the_engine_follows_the_settings():
+    local = makeEngine(Settings(python="/p", bundle="/b", device="cpu"), "/modules")
+    assert isinstance(local, LocalEngine)
+    assert (local.options.python, local.options.bundle, local.options.device) == ("/p", "/b", "cpu")
+    remote = makeEngine(Settings(location="remote", remoteUrl="https://x/"), "/modules")
+    assert isinstance(remote, RemoteEngine)
+    assert remote.url == "https://x"
+
+
+def test_the_remote_fields_show_only_for_a_remote_server(panel):
+    panel.widget.show()
+    assert not panel.url.visible
+    panel.location.setCurrentIndex(1)
+    assert panel.url.visible
+    assert not panel.bundle.enabled
+    panel.widget.hide()
+
+
+def test_missing_packages_are_named_with_offline_instructions(panel, monkeypatch):
+    monkeypatch.setattr(slicer.packaging, "pip_check", lambda r: "monai" not in str(r))
+    panel.refreshPackages()
+    assert "missing: monai" in panel.packages.text
+    assert "pip install --no-index" in panel.packages.text
+    assert panel.installButton.enabled
+    monkeypatch.setattr(slicer.packaging, "pip_check", lambda r: True)
+    panel.refreshPackages()
+    assert panel.packages.text == "all installed"
+    assert not panel.installButton.enabled
+
+
+def test_with_another_python_slicers_packages_do_not_matter(panel):
+    panel.python.setCurrentPath("/some/python")
+    panel.refreshPackages()
+    assert "not used" in panel.packages.text
+    assert not panel.installButton.enabled
+
+
+def test_declining_the_installation_is_told_and_changes_nothing(panel, monkeypatch):
+    def declined(*_arguments, **_options):
+        raise RuntimeError("User declined package installation")
+
+    told = []
+    monkeypatch.setattr(slicer.packaging, "pip_ensure", declined)
+    monkeypatch.setattr(slicer.packaging, "pip_check", lambda r: "monai" not in str(r))
+    monkeypatch.setattr(slicer.util, "errorDisplay", lambda text, **_: told.append(text))
+    panel.onInstall()
+    assert told == ["The packages were not installed."]
+    assert panel.installButton.enabled
+
+
+def test_torch_comes_first_and_by_its_extension(panel, monkeypatch):
+    import sys
+    import types
+
+    order = []
+
+    class Logic:
+        def installTorch(self, askConfirmation, torchVersionRequirement):
+            order.append(f"torch{torchVersionRequirement}")
+            return object()
+
+    monkeypatch.setitem(sys.modules, "PyTorchUtils", types.SimpleNamespace(PyTorchUtilsLogic=Logic))
+    monkeypatch.setattr(slicer.packaging, "pip_check", lambda r: False)
+    monkeypatch.setattr(
+        slicer.packaging, "pip_ensure", lambda wanted, **_: order.append(len(wanted))
+    )
+    slicer.app.setTestingEnabled(False)
+    Installer(str(REQUIREMENTS)).install()
+    assert order[0] == "torch>=2.4"
+    assert len(order) == 2
+    assert order[1] >= 10
+
+
+def test_check_says_what_answers(panel, asked):
+    asked.answers = {
+        "/health": {"version": "0.1", "device": "cuda"},
+        "/bundle": {
+            "name": "lidc", "version": "3", "cases": 758, "malignant_cases": 297,
+            "cases_with_pixels": 5, "figures": {"auc": 0.92, "auc_diameter": 0.899},
+            "notice": "Research use only",
+        },
+    }  # fmt: skip
+    panel.onCheck()
+    assert asked.paths == ["/health", "/bundle"]
+    for text in ("0.1 on cuda", "lidc 3: 758 cases", "0.920", "diameter alone 0.899", "Research"):
+        assert text in panel.status.text
+
+
+def test_check_says_why_nothing_answers(panel):
+    panel.onCheck()
+    assert panel.status.text == "the engine is gone"
+
+
+def test_a_token_is_not_shown(panel):
+    assert panel.token.echoMode == qt.QLineEdit.Password
