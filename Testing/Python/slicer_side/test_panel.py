@@ -12,7 +12,10 @@ import numpy as np
 import pytest
 import qt
 import slicer
+from contrastdiagnosis.bundle import load_bundle
+from contrastdiagnosis.patch import DEFAULT_GEOMETRY
 from contrastdiagnosis.phantom import PhantomNodule, make_phantom
+from contrastdiagnosis.pixels import CasePixels
 from ContrastDiagnosisLib import NoduleScene
 from ContrastDiagnosisLib.EngineProcess import EngineOptions, LocalEngine
 from ContrastDiagnosisLib.Settings import Settings, writeSettings
@@ -507,3 +510,44 @@ def test_the_self_tests_that_slicer_runs(load_module, name):
     case = module.python.ContrastDiagnosisTest()
     case.setUp()
     getattr(case, name)()
+
+
+def test_a_case_with_pixels_stands_beside_the_nodule(load_module, tmp_path, click, wait_until):
+    folder = write_tiny_bundle(tmp_path / "tiny")
+    store = load_bundle(folder).pixels
+    shape = DEFAULT_GEOMETRY.shape
+    mask = np.zeros(shape, bool)
+    mask[10:20, 20:40, 20:40] = True
+    for n in range(40):
+        intensity = np.random.default_rng(n).random(shape).astype(np.float32)
+        store.write(f"P{n // 2}_{n % 2}", CasePixels(intensity, np.ones(shape, bool), mask))
+    writeSettings(Settings(python=sys.executable, bundle=str(folder), device="cpu"))
+    widget = load_module(MODULE).widget
+    widget.parent.enter()
+    click(widget)
+    node, compare, gallery = (
+        widget.logic.getParameterNode(), widget.panel.compare, widget.panel.result.cases,
+    )  # fmt: skip
+    wait_until(lambda: not gallery.item(0, 0).icon().isNull(), LIMIT_S)
+    assert not gallery.isColumnHidden(0)
+    gallery.selectRow(0)
+    wait_until(lambda: compare.node(node, "casePicture") is not None, LIMIT_S)
+    hu = slicer.util.arrayFromVolume(compare.node(node, "casePicture"))
+    assert -1000 <= hu.min() < -900
+    assert 300 < hu.max() <= 400
+    picture, caseMap = compare.node(node, "casePicture"), compare.node(node, "caseMap")
+    composite = slicer.mrmlScene.GetSingletonNode("ContrastCase", "vtkMRMLSliceCompositeNode")
+    assert composite.GetBackgroundVolumeID() == picture.GetID()
+    assert composite.GetForegroundVolumeID() == caseMap.GetID()
+    # Both sides of a pair share one scale: the stronger one reaches 1.
+    highest = [
+        slicer.util.arrayFromVolume(compare.node(node, role)).max()
+        for role in ("queryMap", "caseMap")
+    ]
+    assert max(highest) == pytest.approx(1, abs=0.01)
+    # The contours show each in its own view, the nodule's own outline not over the case.
+    caseView = slicer.mrmlScene.GetSingletonNode("ContrastCase", "vtkMRMLSliceNode")
+    for role, shown in (("queryContour", False), ("caseContour", True)):
+        display = compare.node(node, role).GetDisplayNode()
+        assert display.IsDisplayableInView(caseView.GetID()) == shown
+    assert not node.points.GetDisplayNode().IsDisplayableInView(caseView.GetID())
