@@ -96,7 +96,7 @@ def click(widget, point) -> float:
     widget.logic.addNodule(point)
     while widget.panel.session.isRunning:
         slicer.app.processEvents()
-        time.sleep(0.0005)
+        time.sleep(0.002)
     return time.perf_counter() - begun
 
 
