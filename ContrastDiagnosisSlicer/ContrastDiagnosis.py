@@ -42,13 +42,15 @@ class ContrastDiagnosis(ScriptedLoadableModule):
             "Method: ContrastDiagnosis, arXiv:2403.05280. Cases: LIDC-IDRI (Armato et al.,"
             " doi:10.7937/K9/TCIA.2015.LO9QL9SX, CC BY 3.0)."
         )
-        slicer.app.connect("startupCompleted()", registerSampleData)
+        slicer.app.connect("startupCompleted()", onStartupCompleted)
 
 
-def registerSampleData() -> None:
-    """The phantom CT in the Sample Data module."""
+def onStartupCompleted() -> None:
+    """The phantom CT in the Sample Data module, and the layout that a saved scene may ask for."""
+    from ContrastDiagnosisLib.CompareView import registerLayout
     from ContrastDiagnosisLib.SamplePhantom import registerSampleData
 
+    registerLayout()
     registerSampleData(__file__)
 
 
@@ -62,6 +64,7 @@ class ContrastDiagnosisWidget(ScriptedLoadableModuleWidget, VTKObservationMixin)
         self.panel: Any = None
         self._parameterNode: Any = None
         self._parameterNodeGuiTag: Any = None
+        self._modifiedTag: Any = None
 
     def setup(self) -> None:
         """Builds the panel; nothing is installed, imported or started yet."""
@@ -86,11 +89,13 @@ class ContrastDiagnosisWidget(ScriptedLoadableModuleWidget, VTKObservationMixin)
 
     def cleanup(self) -> None:
         """The application closes, or the module is reloaded."""
-        self.setParameterNode(None)
-        self.removeObservers()
-        if self.panel:
-            self.panel.cleanup()
-            self.panel = None
+        try:
+            self.setParameterNode(None)
+        finally:
+            self.removeObservers()
+            if self.panel:
+                self.panel.cleanup()
+                self.panel = None
 
     def enter(self) -> None:
         """The user opens the module."""
@@ -108,7 +113,8 @@ class ContrastDiagnosisWidget(ScriptedLoadableModuleWidget, VTKObservationMixin)
 
     def onSceneEndClose(self, caller: Any, event: Any) -> None:
         """Starts anew if the module is shown."""
-        if self.parent.isEntered:
+        # Loading a scene closes the old one first; its nodes and EndImport are still to come.
+        if self.parent.isEntered and not slicer.mrmlScene.IsBatchProcessing():
             self.initializeParameterNode()
 
     def onSceneEndImport(self, caller: Any, event: Any) -> None:
@@ -128,21 +134,23 @@ class ContrastDiagnosisWidget(ScriptedLoadableModuleWidget, VTKObservationMixin)
             if self._parameterNodeGuiTag is not None:
                 self._parameterNode.disconnectGui(self._parameterNodeGuiTag)
                 self._parameterNodeGuiTag = None
-            self.removeObserver(
-                self._parameterNode, vtk.vtkCommand.ModifiedEvent, self.onParameterNodeModified
-            )
+            # VTKObservationMixin would keep every wrapper that was ever observed.
+            self._parameterNode.RemoveObserver(self._modifiedTag)
         self._parameterNode = parameterNode
         if parameterNode:
             self._parameterNodeGuiTag = parameterNode.connectGui(self.ui)
-            self.addObserver(
-                parameterNode, vtk.vtkCommand.ModifiedEvent, self.onParameterNodeModified
+            self._modifiedTag = parameterNode.AddObserver(
+                vtk.vtkCommand.ModifiedEvent, self.onParameterNodeModified
             )
         if self.panel:
             self.panel.setParameterNode(parameterNode)
 
     def onParameterNodeModified(self, caller: Any = None, event: Any = None) -> None:
-        """By the user, a script, or a loaded scene."""
-        self.panel.onParameterNodeModified()
+        """By the user or a script."""
+        # References are not final while a scene comes or goes: making nodes for those that are not
+        # there yet would go on for ever. EndImport starts anew.
+        if not (slicer.mrmlScene.IsImporting() or slicer.mrmlScene.IsClosing()):
+            self.panel.onParameterNodeModified()
 
 
 class ContrastDiagnosisLogic(ScriptedLoadableModuleLogic):

@@ -40,19 +40,27 @@ LAYOUT = (
 )
 
 
+def registerLayout() -> Any:
+    """Tells Slicer of the layout; gives the layout node, None where there is no window."""
+    manager = slicer.app.layoutManager()
+    node = manager.layoutLogic().GetLayoutNode() if manager else None
+    if node and not node.IsLayoutDescription(LAYOUT_ID):
+        node.AddLayoutDescription(LAYOUT_ID, LAYOUT)
+    return node
+
+
 class CompareView:
     """Makes and fills the two views; the nodes it makes are kept by reference and saved."""
 
     def showLayout(self) -> bool:
         """Switches to the layout; False where there is no window to switch."""
-        manager = slicer.app.layoutManager()
-        if not manager:
+        node = registerLayout()
+        if not node:
             return False
-        node = manager.layoutLogic().GetLayoutNode()
-        if not node.IsLayoutDescription(LAYOUT_ID):
-            node.AddLayoutDescription(LAYOUT_ID, LAYOUT)
-        manager.setLayout(LAYOUT_ID)
-        return manager.sliceWidget(QUERY_VIEW) is not None
+        slicer.app.layoutManager().setLayout(LAYOUT_ID)
+        # After loading a scene the number may be there already, without what it stands for.
+        node.SetViewArrangement(LAYOUT_ID)
+        return slicer.app.layoutManager().sliceWidget(QUERY_VIEW) is not None
 
     def showPair(
         self, parameterNode: Any, pair: dict[str, Any], tensors: dict[str, np.ndarray]

@@ -46,6 +46,7 @@ class Asked:
 class Step:
     """What a diagnosis replaced; None if the point had none."""
 
+    volumeId: str
     pointId: str
     before: Diagnosed | None
 
@@ -125,7 +126,9 @@ class DiagnosisSession:
     def removePoint(self, pointId: str) -> None:
         """The user deleted a point: its diagnosis goes too."""
         self._queue = [p for p in self._queue if p != pointId]
-        self._steps = [s for s in self._steps if s.pointId != pointId]
+        volumeId = self.parameterNode.inputVolume.GetID()
+        gone = volumeId, pointId
+        self._steps = [s for s in self._steps if (s.volumeId, s.pointId) != gone]
         NoduleScene.removeDiagnosis(self.parameterNode, pointId)
         if self.parameterNode.nodule == pointId:
             self.parameterNode.nodule = ""
@@ -135,6 +138,14 @@ class DiagnosisSession:
         if not self._steps:
             return
         step = self._steps.pop()
+        volume = slicer.mrmlScene.GetNodeByID(step.volumeId)
+        if not volume:
+            self._onChanged()
+            return
+        if self.parameterNode.inputVolume is not volume:
+            # Points of two CTs have the same IDs.
+            self.parameterNode.inputVolume = volume
+            NoduleScene.selectVolume(self.parameterNode)
         if step.before is None:
             NoduleScene.removeDiagnosis(self.parameterNode, step.pointId)
             self.parameterNode.nodule = ""
@@ -231,7 +242,7 @@ class DiagnosisSession:
         diagnosed = NoduleScene.diagnosedOf(asked.pointId, asked.crop, tensors["mask"], document)
         before = NoduleScene.readDiagnosed(node, asked.pointId)
         NoduleScene.storeDiagnosis(node, diagnosed)
-        self._steps.append(Step(asked.pointId, before))
+        self._steps.append(Step(asked.volumeId, asked.pointId, before))
         # One event, so that the panel follows once.
         with slicer.util.NodeModify(node.parameterNode):
             node.nodule = asked.pointId

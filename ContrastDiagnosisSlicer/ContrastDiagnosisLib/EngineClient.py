@@ -117,7 +117,8 @@ class EngineClient:
         late = not timer.isActive()
         timer.stop()
         status = reply.attribute(qt.QNetworkRequest.HttpStatusCodeAttribute)
-        body = bytes(reply.readAll().data())
+        # After an abort the reply is closed.
+        body = b"" if late or question.done else bytes(reply.readAll().data())
         reason = _("no answer in time") if late else reply.errorString()
         question.reply = None
         reply.deleteLater()

@@ -174,9 +174,10 @@ class LocalEngine:
         return environment
 
     def _onOutput(self, process: Any) -> None:
+        data = process.readAllStandardOutput().data()
         if process is not self._process or self._url:
             return
-        self._buffer += process.readAllStandardOutput().data()
+        self._buffer += data
         line, end, _rest = self._buffer.partition(b"\n")
         if not end:
             return

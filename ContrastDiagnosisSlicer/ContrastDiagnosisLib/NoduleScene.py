@@ -152,8 +152,10 @@ def pointIds(parameterNode: Any) -> list[str]:
 
 
 def numberOfPoint(parameterNode: Any, pointId: str) -> int:
-    """1, 2, ... in the order of the points; 0 if there is none of that ID."""
-    return parameterNode.points.GetNthControlPointIndexByID(pointId) + 1
+    """The number that the views show beside the point; 0 if there is none of that ID."""
+    index = parameterNode.points.GetNthControlPointIndexByID(pointId)
+    # Slicer numbers both IDs and labels by the points that ever were.
+    return int(pointId) if index >= 0 and pointId.isdigit() else index + 1
 
 
 def pointWorld(parameterNode: Any, pointId: str) -> tuple[float, float, float] | None:

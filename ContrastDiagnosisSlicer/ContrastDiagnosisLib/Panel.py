@@ -9,7 +9,6 @@ from typing import Any
 import qt
 import slicer
 from slicer.i18n import tr as _
-from slicer.util import VTKObservationMixin
 
 from ContrastDiagnosisLib import NoduleScene
 from ContrastDiagnosisLib.CompareView import CompareView
@@ -36,7 +35,7 @@ def makeEngine(settings: Settings, modulePath: str) -> Any:
     return LocalEngine(options, modulePath)
 
 
-class Panel(VTKObservationMixin):
+class Panel:
     """What happens when something is clicked, placed, moved, or answered."""
 
     def __init__(
@@ -54,7 +53,6 @@ class Panel(VTKObservationMixin):
             requirementsFile: What the engine needs.
             engineFactory: Gives the engine for settings; tests give their own.
         """
-        VTKObservationMixin.__init__(self)
         self.ui = ui
         self._modulePath = modulePath
         self._engineFactory = engineFactory
@@ -74,15 +72,17 @@ class Panel(VTKObservationMixin):
         self._pictures: dict[str, bytes] = {}
         self._shortcuts: list[Any] = []
         self._observed: Any = None
+        self._pointTags: list[int] = []
+        self._volumeId = ""
         ui.setupLayout.addWidget(self.setup.widget)
         ui.resultLayout.addWidget(self.result.widget)
         self._connect()
 
     def cleanup(self) -> None:
-        """Leaves nothing behind: no observer, no process."""
-        self.setParameterNode(None)
+        """Leaves nothing behind: no process, no observer."""
+        self.setup.cleanup()
         self.client.stop()
-        self.removeObservers()
+        self.setParameterNode(None)
         for shortcut in self._shortcuts:
             shortcut.setParent(None)
         self._shortcuts.clear()
@@ -93,9 +93,11 @@ class Panel(VTKObservationMixin):
         self._parameterNode = parameterNode
         self.session.setParameterNode(parameterNode)
         self._maps = None
+        self._volumeId = ""
         if parameterNode:
             self._onParametersChanged()
         else:
+            self.ui.placeWidget.setCurrentNode(None)
             self.result.showNodules([], -1)
             self.result.showDiagnosis(None)
             self._checkCanApply()
@@ -107,9 +109,14 @@ class Panel(VTKObservationMixin):
             return
         points = NoduleScene.pointIds(node)
         documents = [NoduleScene.documentOf(node, p) for p in points]
+        moved = [
+            d is not None and NoduleScene.isStale(node, p)
+            for p, d in zip(points, documents, strict=True)
+        ]
         row = points.index(node.nodule) if node.nodule in points else -1
-        self.result.showNodules(documents, row)
-        document = documents[row] if row >= 0 else None
+        numbers = [NoduleScene.numberOfPoint(node, p) for p in points]
+        self.result.showNodules(list(zip(numbers, documents, moved, strict=True)), row)
+        document = documents[row] if row >= 0 and not moved[row] else None
         self._showDiagnosis(document)
         self._showProgress()
         self._checkCanApply()
@@ -153,10 +160,10 @@ class Panel(VTKObservationMixin):
         node = self._parameterNode
         points = NoduleScene.pointIds(node)
         if row < len(points):
-            node.nodule, node.caseId = points[row], ""
+            with slicer.util.NodeModify(node.parameterNode):
+                node.nodule, node.caseId = points[row], ""
             position = NoduleScene.pointWorld(node, points[row])
             slicer.vtkMRMLSliceNode.JumpAllSlices(slicer.mrmlScene, *position)
-            self.refresh()
 
     def onCaseSelected(self, place: int) -> None:
         """Asks for the maps against a case and shows them."""
@@ -209,7 +216,7 @@ class Panel(VTKObservationMixin):
             return
         for keys, method in (
             ("Ctrl+Shift+N", self.startPlacing),
-            ("Ctrl+Shift+U", self.onUndo),
+            ("Ctrl+Shift+B", self.onUndo),
         ):
             shortcut = qt.QShortcut(qt.QKeySequence(keys), window)
             shortcut.connect("activated()", method)
@@ -240,11 +247,17 @@ class Panel(VTKObservationMixin):
 
     def _onParametersChanged(self) -> None:
         node = self._parameterNode
+        observed = self._observed
+        if observed is not None and observed.GetScene() is None and not node.points:
+            # The user deleted the points, and the scene is in the middle of it.
+            self._observePoints(None)
+            self.ui.placeWidget.setCurrentNode(None)
+            qt.QTimer.singleShot(0, self._afterPointsDeleted)
+            return
         self._updating = True
         try:
-            points = NoduleScene.ensurePoints(node) if node.inputVolume else None
-            if not node.inputVolume:
-                NoduleScene.selectVolume(node)
+            self._followVolume()
+            points = self._pointsOfVolume()
             self._observePoints(points)
             if self.ui.placeWidget.currentNode() is not points:
                 self.ui.placeWidget.setCurrentNode(points)
@@ -254,21 +267,48 @@ class Panel(VTKObservationMixin):
             self._updating = False
         self.refresh()
 
+    def _followVolume(self) -> None:
+        """Another CT: what was asked of the last one and its maps are not of this one."""
+        node = self._parameterNode
+        volumeId = node.inputVolume.GetID() if node.inputVolume else ""
+        if self._volumeId and volumeId != self._volumeId:
+            self.session.cancel()
+            self._maps = None
+            node.caseId = ""
+        self._volumeId = volumeId
+
+    def _pointsOfVolume(self) -> Any:
+        """The points of the selected CT, made where it can be diagnosed; None elsewhere."""
+        try:
+            checkVolume(self._parameterNode.inputVolume)
+        except InputError:
+            NoduleScene.selectVolume(self._parameterNode)
+            return self._parameterNode.points
+        return NoduleScene.ensurePoints(self._parameterNode)
+
+    def _afterPointsDeleted(self) -> None:
+        """The diagnoses go with the points they belong to."""
+        node = self._parameterNode
+        if node and not slicer.mrmlScene.IsBatchProcessing():
+            for pointId in NoduleScene.orphans(node):
+                self.session.removePoint(pointId)
+            self._onParametersChanged()
+
     def _observePoints(self, points: Any) -> None:
         """Follows the points of one node alone."""
-        observed = self._observed
-        if observed is points:
+        if self._observed is points:
             return
+        for tag in self._pointTags:
+            self._observed.RemoveObserver(tag)
+        markups = slicer.vtkMRMLMarkupsNode
         events = (
-            (slicer.vtkMRMLMarkupsNode.PointPositionDefinedEvent, self._onPointPlaced),
-            (slicer.vtkMRMLMarkupsNode.PointEndInteractionEvent, self._onPointPlaced),
-            (slicer.vtkMRMLMarkupsNode.PointRemovedEvent, self._onPointRemoved),
+            (markups.PointPositionDefinedEvent, self._onPointPlaced),
+            (markups.PointEndInteractionEvent, self._onPointPlaced),
+            (markups.PointRemovedEvent, self._onPointRemoved),
+            (markups.PointPositionUndefinedEvent, self._onPointRemoved),
         )
-        for event, method in events:
-            if observed and self.hasObserver(observed, event, method):
-                self.removeObserver(observed, event, method)
-            if points:
-                self.addObserver(points, event, method)
+        # VTKObservationMixin would keep the points of every scene that was closed.
+        self._pointTags = [points.AddObserver(e, m) for e, m in events] if points else []
         self._observed = points
 
     def _onPointPlaced(self, _caller: Any, _event: Any) -> None:
@@ -286,9 +326,11 @@ class Panel(VTKObservationMixin):
 
     def _onPointRemoved(self, _caller: Any, _event: Any) -> None:
         node = self._parameterNode
-        if node:
-            for pointId in NoduleScene.orphans(node):
-                self.session.removePoint(pointId)
+        gone = NoduleScene.orphans(node) if node else []
+        for pointId in gone:
+            self.session.removePoint(pointId)
+        # The preview of a point that is being placed comes and goes with the mouse.
+        if gone or (node and len(NoduleScene.pointIds(node)) != self.result.nodules.rowCount):
             self.refresh()
 
     def _showDiagnosis(self, document: Any) -> None:

@@ -53,17 +53,21 @@ class ResultPanel:
         self.cases.itemSelectionChanged.connect(self._onCaseSelected)
         self.showDiagnosis(None)
 
-    def showNodules(self, rows: Sequence[dict[str, Any] | None], selected: int) -> None:
+    def showNodules(
+        self, rows: Sequence[tuple[int, dict[str, Any] | None, bool]], selected: int
+    ) -> None:
         """Fills the list of nodules.
 
         Args:
-            rows: The documents; None for a point that is not diagnosed yet.
+            rows: Number and document of each, and whether the point was moved since; the document
+                is None for a point that is not diagnosed yet.
             selected: Row that is shown; -1 for none.
         """
         table = []
-        for number, document in enumerate(rows, start=1):
-            if document is None:
-                table.append([str(number), _("not diagnosed"), "", "", "", ""])
+        for number, document, moved in rows:
+            if document is None or moved:
+                told = _("not diagnosed") if document is None else _("point moved: diagnose anew")
+                table.append([str(number), told, "", "", "", ""])
                 continue
             nodule = document["nodule"]
             axes = f"{nodule['long_axis_mm']:.1f} x {nodule['short_axis_mm']:.1f}"
@@ -144,12 +148,12 @@ class ResultPanel:
         self._filling = False
 
     def _onNoduleSelected(self) -> None:
-        row = self.nodules.currentRow()
+        row = _selectedRow(self.nodules)
         if not self._filling and row >= 0:
             self._onNodule(row)
 
     def _onCaseSelected(self) -> None:
-        row = self.cases.currentRow()
+        row = _selectedRow(self.cases)
         if not self._filling and row >= 0:
             self._showRatings(row)
             self._onCase(row)
@@ -162,6 +166,12 @@ class ResultPanel:
         text = ", ".join(f"{name} {value:.1f}" for name, value in case["ratings"].items())
         told = _("Readers' ratings of {case}: {ratings}").format(case=case["case_id"], ratings=text)
         self.ratings.setText(told)
+
+
+def _selectedRow(table: Any) -> int:
+    """-1 if none; `currentRow` may still be the row before."""
+    items = table.selectedItems()
+    return items[0].row() if items else -1
 
 
 def _measuresText(document: dict[str, Any]) -> str:

@@ -18,6 +18,8 @@ from ContrastDiagnosisLib.Settings import Settings, readSettings, writeSettings
 DEVICES = ("auto", "cpu", "cuda")
 LOCATIONS = ("local", "remote")
 
+TYPING_MS = 800
+
 PRIVACY = _(
     "A remote server gets the voxels in a box of about 50 mm around each point, for a report also"
     " three thinned slices, and nothing else: no name, no identifier, no date. Nothing is sent"
@@ -60,7 +62,9 @@ class SetupPanel:
                 " Slicer's own. Slicer's packages then stay as they are."
             )
         )
+        self.python.filters = ctk.ctkPathLineEdit.Files
         self.bundle = ctk.ctkPathLineEdit()
+        self.bundle.filters = ctk.ctkPathLineEdit.Dirs
         self.bundle.setToolTip(_("Folder of a bundle; empty for the one that comes along."))
         self.device = _combo([_("GPU if there is one"), _("CPU"), _("GPU (CUDA)")])
         self.url = qt.QLineEdit()
@@ -91,6 +95,7 @@ class SetupPanel:
             (_("Status:"), self.status),
         ):
             form.addRow(label, field)
+        self._agreedUrl = ""
         self._localOnly = (self.python, self.bundle, self.device)
         self._remoteOnly = (urlLabel, self.url, tokenLabel, self.token, self.allowed, privacy)
         self._show(readSettings())
@@ -99,13 +104,19 @@ class SetupPanel:
         for signal in (
             self.location.currentIndexChanged,
             self.device.currentIndexChanged,
-            self.python.currentPathChanged,
-            self.bundle.currentPathChanged,
             self.url.editingFinished,
             self.token.editingFinished,
-            self.allowed.toggled,
         ):
             signal.connect(self._onEdited)
+        # A path changes with every letter that is typed: the engine waits for the last one.
+        self.allowed.toggled.connect(self._onAllowed)
+        self.allowed.toggled.connect(self._onEdited)
+        self._typing = qt.QTimer()
+        self._typing.setSingleShot(True)
+        self._typing.setInterval(TYPING_MS)
+        self._typing.connect("timeout()", self._onEdited)
+        for path in (self.python, self.bundle):
+            path.currentPathChanged.connect(lambda *_: self._typing.start())
 
     def settings(self) -> Settings:
         """As the widgets stand."""
@@ -173,7 +184,18 @@ class SetupPanel:
         lines.append(bundle["notice"])
         self.status.setText("\n".join(lines))
 
+    def cleanup(self) -> None:
+        """Nothing happens any more."""
+        self._typing.stop()
+
+    def _onAllowed(self, allowed: bool) -> None:
+        self._agreedUrl = self.url.text.strip() if allowed else ""
+
     def _onEdited(self, *_values: Any) -> None:
+        if self.allowed.checked and self.url.text.strip() != self._agreedUrl:
+            # Consent was given to another server.
+            self.allowed.setChecked(False)
+            return
         settings = self.settings()
         if settings != readSettings():
             writeSettings(settings)
@@ -191,6 +213,7 @@ class SetupPanel:
         self.url.setText(settings.remoteUrl)
         self.token.setText(settings.remoteToken)
         agreed = bool(settings.remoteUrl) and settings.remoteAllowed == settings.remoteUrl
+        self._agreedUrl = settings.remoteUrl if agreed else ""
         self.allowed.setChecked(agreed)
         self._enable(settings)
 

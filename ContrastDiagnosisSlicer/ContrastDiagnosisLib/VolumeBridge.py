@@ -67,6 +67,8 @@ def checkVolume(volumeNode: Any) -> None:
                 name=name, kind=volumeNode.GetNodeTagName()
             )
         )
+    if volumeNode.GetAttribute("ContrastDiagnosis.role"):
+        raise InputError(_("{name} is a map or a case's picture, not a CT.").format(name=name))
     image = volumeNode.GetImageData()
     if image is None or 0 in image.GetDimensions():
         raise InputError(_("The volume {name} has no voxels.").format(name=name))

@@ -61,10 +61,6 @@ class Serve:
     def run(self) -> None:
         """Loads the bundle, listens, says that it is ready, serves until told to end."""
         self._check()
-        # Before PyTorch loads OpenMP: its threads else spin while they wait. Beside a program that
-        # uses the cores too, as Slicer does, a diagnosis took 0.6 s (worst 3.4 s) instead of 0.12 s
-        # (worst 0.2 s) on two cores.
-        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         token = self._token()
         with self._socket() as listening:
             server = self._server(token)

@@ -482,6 +482,94 @@ def test_saving_and_loading_brings_the_panel_back(widget, click, wait_until, tmp
     assert widget.panel.result.cases.currentRow() == 1
 
 
+@pytest.mark.parametrize("clear", [True, False])
+def test_a_scene_is_loaded_while_the_module_is_open(
+    load_module, engine, monkeypatch, click, phantom, tmp_path, clear
+):
+    """The parameter node comes after the CT in the file, and the points after both."""
+    import ContrastDiagnosisLib.Panel as panel
+
+    monkeypatch.setattr(panel.Panel.__init__, "__defaults__", (lambda *_: Shared(engine),))
+    add_ct(phantom)
+    widget = load_module(MODULE).widget
+    widget.parent.enter()
+    (pointId,) = click(widget)
+    document = NoduleScene.documentOf(widget.logic.getParameterNode(), pointId)
+    file = str(tmp_path / "scene.mrb")
+    assert slicer.mrmlScene.WriteToMRB(file, None, None)
+    slicer.mrmlScene.Clear(False)
+    assert slicer.mrmlScene.ReadFromMRB(file, clear)
+    node = widget.logic.getParameterNode()
+    assert NoduleScene.documentOf(node, node.nodule) == document
+    assert NoduleScene.pointIds(node) == [pointId]
+    assert len(slicer.util.getNodesByClass("vtkMRMLMarkupsFiducialNode")) == 1
+    assert widget.panel.result.nodules.rowCount == 1
+
+
+def test_deleted_points_take_their_diagnoses_along(widget, click, wait_until):
+    click(widget, POINTS)
+    node = widget.logic.getParameterNode()
+    slicer.mrmlScene.RemoveNode(node.points)
+    wait_until(lambda: widget.panel.result.nodules.rowCount == 0, 10)
+    assert slicer.util.getNodesByClass("vtkMRMLTextNode") == []
+    node.live = False
+    (pointId,) = click(widget, [POINTS[1]])
+    assert NoduleScene.documentOf(node, pointId) is None
+
+
+def test_undo_returns_to_the_ct_it_is_about(widget, click, phantom):
+    first, second = add_ct(phantom, "first"), add_ct(phantom, "second")
+    click(widget, [POINTS[0]], volume=first)
+    node = widget.logic.getParameterNode()
+    node.inputVolume = second
+    node.live = False
+    widget.ui.undoButton.click()
+    assert node.inputVolume is first
+    assert NoduleScene.diagnosedPoints(node) == []
+
+
+def test_a_moved_point_does_not_keep_its_diagnosis(widget, click):
+    click(widget)
+    node = widget.logic.getParameterNode()
+    node.live = False
+    node.points.SetNthControlPointPositionWorld(0, np.add(POINTS[0], (3, 0, 0)))
+    node.points.InvokeEvent(slicer.vtkMRMLMarkupsNode.PointEndInteractionEvent)
+    assert "moved" in widget.panel.result.nodules.item(0, 1).text()
+    assert not widget.ui.reportButton.enabled
+    assert "Place a point" in widget.panel.result.headline.text
+
+
+def test_numbers_are_those_that_the_views_show(widget, click):
+    click(widget, POINTS)
+    node = widget.logic.getParameterNode()
+    node.points.RemoveNthControlPoint(0)
+    (left,) = NoduleScene.pointIds(node)
+    shown = node.points.GetNthControlPointLabel(0)
+    assert widget.panel.result.nodules.item(0, 0).text() == shown == "2"
+    segment = node.segmentation.GetSegmentation().GetSegment(NoduleScene.segmentIdOf(left))
+    assert segment.GetName() == f"Nodule {shown}"
+
+
+def test_an_unset_point_takes_its_diagnosis_along(widget, click):
+    click(widget)
+    node = widget.logic.getParameterNode()
+    node.points.UnsetNthControlPointPosition(0)
+    assert widget.panel.result.nodules.rowCount == 0
+    assert slicer.util.getNodesByClass("vtkMRMLTextNode") == []
+
+
+def test_our_own_pictures_are_no_ct(widget, click, wait_until):
+    click(widget)
+    node = widget.logic.getParameterNode()
+    widget.panel.result.cases.selectRow(0)
+    wait_until(lambda: widget.panel.compare.node(node, "queryMap") is not None, LIMIT_S)
+    count = node_count()
+    node.inputVolume = widget.panel.compare.node(node, "queryMap")
+    assert not widget.ui.applyButton.enabled
+    assert "not a CT" in widget.ui.applyButton.toolTip
+    assert node_count() == count
+
+
 def test_the_event_loop_is_never_held_up_by_the_engine(widget, click, wait_until):
     """The longest pause is compared with the engine's own time, not with the clock."""
     click(widget)

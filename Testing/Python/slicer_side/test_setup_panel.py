@@ -62,12 +62,14 @@ def test_without_settings_there_are_defaults(scene):
     assert readSettings() == Settings()
 
 
-def test_an_edit_is_stored_and_told_once(panel, changes):
+def test_an_edit_is_stored_and_told_once(panel, changes, wait_until):
     panel.device.setCurrentIndex(1)
     assert readSettings().device == "cpu"
     assert len(changes) == 1
-    panel.python.setCurrentPath("/some/python")
-    assert readSettings().python == "/some/python"
+    for typed in ("/some/py", "/some/pyth", "/some/python"):
+        panel.python.setCurrentPath(typed)
+    assert readSettings().python == ""
+    wait_until(lambda: readSettings().python == "/some/python", 5)
     assert len(changes) == 2
 
 
@@ -85,8 +87,10 @@ def test_consent_is_for_one_address(panel):
     panel.url.setText("https://one")
     panel.allowed.setChecked(True)
     assert readSettings().remoteAllowed == "https://one"
-    stored = readSettings()
-    writeSettings(Settings(**{**stored.__dict__, "remoteUrl": "https://two"}))
+    panel.url.setText("https://two")
+    panel.url.editingFinished.emit()
+    assert not panel.allowed.checked
+    assert readSettings().remoteAllowed == ""
     engine = makeEngine(readSettings(), "/modules")
     failures = []
     engine.token = "t" * 20
