@@ -364,52 +364,43 @@ def _is_right(path: str, body: bytes, truth: Diagnosis) -> bool:
 def fuzz() -> Iterator[Figure]:
     """Bodies that no sound client sends, to the real server; its memory before and after."""
     with Running(["--device", "cpu"], threads=THREADS) as running:
-        connection = running.connect()
-        statuses: dict[int, int] = {}
-
-        @given(path=st.sampled_from(["/diagnose", "/maps"]), body=mutated(make_body()))
-        @settings(
-            max_examples=BODIES, deadline=None, database=None, phases=[Phase.generate],
-            suppress_health_check=list(HealthCheck),
-        )  # fmt: skip
-        def send(path: str, body: bytes) -> None:
-            status, _ = running.ask("POST", path, body, connection=connection)
-            statuses[status] = statuses.get(status, 0) + 1
-
-        for body in (make_body(), b"x"):
-            running.ask("POST", "/maps", body)
+        _send_changed_bodies(running, BODIES // 20)
+        check_document(running, DOCUMENTED // 160)
         before = running.memory_mb()
-        send()
-        connection.close()
+        statuses = _send_changed_bodies(running, BODIES)
         asked = check_document(running, DOCUMENTED // 8)
         after = running.memory_mb()
         lines = [json.loads(line) for line in running.logged().splitlines()]
         failed = sum((line.get("status") or 0) >= 500 for line in lines)
+        warned = sum(line["level"] == "warning" for line in lines)
         print(f"statuses {statuses}; by the document {asked}")
         yield Figure("changed bodies sent", sum(statuses.values()), "requests")
         yield Figure("requests by the OpenAPI document", sum(asked.values()), "requests")
         yield _at_most("answers of 500 and above", failed, "requests", 0)
-        warned = sum(line["level"] == "warning" for line in lines)
         yield _at_most("warnings in the log", warned, "lines", 0)
         yield _at_most("crashes", running.process.poll() is not None, "", 0)
-        yield Figure("memory before", before, "MB")
+        yield Figure("memory before, warm", before, "MB")
         yield Figure("memory after", after, "MB")
+        yield _at_most("memory after over before", after / before, "ratio", 1.1)
 
 
-def panel() -> Iterator[Figure]:
-    """A click in the Slicer module, from the point to the result in the scene."""
-    script = Path(__file__).with_name("benchmark_panel.py")
-    # Both processes use all cores in turns: OpenMP's idle threads must not spin meanwhile.
-    environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE"}
-    done = subprocess.run(
-        [sys.executable, str(script)], env=environment, capture_output=True, text=True, check=True
-    )
-    told = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-    value = {line["name"]: line["value"] for line in told}
-    yield Figure("warm click in the panel to the result in the scene", value["click_s"], "s")
-    ratio = value["click_s"] / value["engine_s"]
-    yield _at_most("the same, of the engine's own time", ratio, "x", 1.15)
-    yield _at_most("longest block of the event loop", 1000 * value["longest_block_s"], "ms", 50)
+def _send_changed_bodies(running: Running, count: int) -> dict[int, int]:
+    """How often each status was answered."""
+    connection = running.connect()
+    statuses: dict[int, int] = {}
+
+    @given(path=st.sampled_from(["/diagnose", "/maps"]), body=mutated(make_body()))
+    @settings(
+        max_examples=count, deadline=None, database=None, phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )  # fmt: skip
+    def send(path: str, body: bytes) -> None:
+        status, _ = running.ask("POST", path, body, connection=connection)
+        statuses[status] = statuses.get(status, 0) + 1
+
+    send()
+    connection.close()
+    return statuses
 
 
 SECTIONS: dict[str, Callable[[], Iterator[Figure]]] = {

@@ -156,14 +156,16 @@ def check_ct(hu: NDArray) -> None:
     if low >= 0 and high > 255:
         raise InputError(
             f"wanted Hounsfield units (air near -1000), got values from {low:g} to {high:g}. If"
-            " this is a CT stored without its rescale intercept, pass --hu-offset -1024; if it is"
+            " this is a CT stored without its rescale intercept, add -1024 to its voxels"
+            " (--hu-offset -1024); if it is"
             " an MR or another modality it cannot be used"
         )
     if not holds_air(hu):
         raise InputError(
             f"wanted a chest CT in Hounsfield units, got values from {low:g} to {high:g} with no"
             f" voxel from {AIR_HU[0]} to {AIR_HU[1]} (air or lung): not a CT, not of the chest, or"
-            " stored without its rescale intercept (then pass --hu-offset -1024)"
+            " stored without its rescale intercept (then add -1024 to its voxels:"
+            " --hu-offset -1024)"
         )
 
 
