@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import qt
@@ -17,7 +16,8 @@ from ContrastDiagnosisLib.EngineClient import EngineClient
 from ContrastDiagnosisLib.EngineProcess import EngineOptions, LocalEngine, RemoteEngine
 from ContrastDiagnosisLib.Installer import Installer
 from ContrastDiagnosisLib.Parameter import Sign
-from ContrastDiagnosisLib.Reports import ReportWriter
+from ContrastDiagnosisLib.PointWatch import PointWatch
+from ContrastDiagnosisLib.Reports import ReportButtons, ReportWriter
 from ContrastDiagnosisLib.ResultPanel import ResultPanel
 from ContrastDiagnosisLib.Settings import Settings, readSettings
 from ContrastDiagnosisLib.SetupPanel import SetupPanel
@@ -62,6 +62,9 @@ class Panel:
         self.session = DiagnosisSession(self.client, self.refresh, self.showError)
         self.compare = CompareView()
         self.reports = ReportWriter(self.session, self.showError)
+        self._reportButtons = ReportButtons(
+            ui.reportButton, ui.allReportsButton, self.reports, ui.messageLabel.setText
+        )
         self.setup = SetupPanel(
             Installer(requirementsFile),
             self.onEngineChanged,
@@ -71,8 +74,7 @@ class Panel:
         self._maps: tuple[Any, Any] | None = None
         self._pictures: dict[str, bytes] = {}
         self._shortcuts: list[Any] = []
-        self._observed: Any = None
-        self._pointTags: list[int] = []
+        self._watch = PointWatch(self._onPointPlaced, self._onPointRemoved)
         self._volumeId = ""
         ui.setupLayout.addWidget(self.setup.widget)
         ui.resultLayout.addWidget(self.result.widget)
@@ -89,7 +91,7 @@ class Panel:
 
     def setParameterNode(self, parameterNode: Any) -> None:
         """Shows another scene's state; None while a scene closes."""
-        self._observePoints(None)
+        self._watch.follow(None)
         self._parameterNode = parameterNode
         self.session.setParameterNode(parameterNode)
         self._maps = None
@@ -121,8 +123,7 @@ class Panel:
         self._showProgress()
         self._checkCanApply()
         self.ui.undoButton.enabled = self.session.canUndo and not self.session.isRunning
-        self.ui.reportButton.enabled = document is not None
-        self.ui.allReportsButton.enabled = any(documents)
+        self._reportButtons.follow(node, document is not None, any(documents))
 
     def showError(self, message: str) -> None:
         """In the panel; no dialog that has to be clicked away, nothing in the scene."""
@@ -175,6 +176,7 @@ class Panel:
         self._requestMaps()
 
     def _requestMaps(self) -> None:
+        self._maps = None
         self.ui.remarksLabel.setText(_("asking for the maps..."))
         self.session.requestMaps(self._parameterNode.caseId, self._onMaps)
 
@@ -187,27 +189,6 @@ class Panel:
             self._showMaps()
         elif self._parameterNode.caseId:
             self._requestMaps()
-
-    def onReport(self, _checked: bool = False) -> None:
-        """Saves the report of the shown nodule."""
-        file = qt.QFileDialog.getSaveFileName(
-            self.ui.reportButton, _("Save report"), "report.html", "HTML (*.html);;PDF (*.pdf)"
-        )
-        # PySide gives a pair, PythonQt the name.
-        file = file[0] if isinstance(file, tuple) else file
-        if file:
-            self.reports.save({self._parameterNode.nodule: Path(file)}, self._onReports)
-
-    def onAllReports(self, _checked: bool = False) -> None:
-        """Saves the reports of all nodules into a folder."""
-        folder = qt.QFileDialog.getExistingDirectory(self.ui.reportButton, _("Folder for reports"))
-        if folder:
-            node = self._parameterNode
-            files = {
-                p: Path(folder) / f"nodule{NoduleScene.numberOfPoint(node, p)}.html"
-                for p in NoduleScene.diagnosedPoints(node)
-            }
-            self.reports.save(files, self._onReports)
 
     def addShortcuts(self) -> None:
         """Keys that work in the whole window, where there is one."""
@@ -231,8 +212,6 @@ class Panel:
         ui = self.ui
         ui.applyButton.clicked.connect(self.onApply)
         ui.undoButton.clicked.connect(self.onUndo)
-        ui.reportButton.clicked.connect(self.onReport)
-        ui.allReportsButton.clicked.connect(self.onAllReports)
         ui.signComboBox.currentIndexChanged.connect(self.onSign)
         ui.setupCollapsibleButton.contentsCollapsed.connect(self._onSetupCollapsed)
 
@@ -247,10 +226,9 @@ class Panel:
 
     def _onParametersChanged(self) -> None:
         node = self._parameterNode
-        observed = self._observed
-        if observed is not None and observed.GetScene() is None and not node.points:
-            # The user deleted the points, and the scene is in the middle of it.
-            self._observePoints(None)
+        if self._watch.isDeleted and not node.points:
+            # The scene is in the middle of it.
+            self._watch.follow(None)
             self.ui.placeWidget.setCurrentNode(None)
             qt.QTimer.singleShot(0, self._afterPointsDeleted)
             return
@@ -258,7 +236,7 @@ class Panel:
         try:
             self._followVolume()
             points = self._pointsOfVolume()
-            self._observePoints(points)
+            self._watch.follow(points)
             if self.ui.placeWidget.currentNode() is not points:
                 self.ui.placeWidget.setCurrentNode(points)
             self.ui.signComboBox.setCurrentIndex(SIGNS.index(node.sign))
@@ -294,24 +272,7 @@ class Panel:
                 self.session.removePoint(pointId)
             self._onParametersChanged()
 
-    def _observePoints(self, points: Any) -> None:
-        """Follows the points of one node alone."""
-        if self._observed is points:
-            return
-        for tag in self._pointTags:
-            self._observed.RemoveObserver(tag)
-        markups = slicer.vtkMRMLMarkupsNode
-        events = (
-            (markups.PointPositionDefinedEvent, self._onPointPlaced),
-            (markups.PointEndInteractionEvent, self._onPointPlaced),
-            (markups.PointRemovedEvent, self._onPointRemoved),
-            (markups.PointPositionUndefinedEvent, self._onPointRemoved),
-        )
-        # VTKObservationMixin would keep the points of every scene that was closed.
-        self._pointTags = [points.AddObserver(e, m) for e, m in events] if points else []
-        self._observed = points
-
-    def _onPointPlaced(self, _caller: Any, _event: Any) -> None:
+    def _onPointPlaced(self) -> None:
         """Diagnoses new points and those that no longer lie where they were diagnosed."""
         node = self._parameterNode
         if not node:
@@ -324,7 +285,7 @@ class Panel:
         else:
             self.refresh()
 
-    def _onPointRemoved(self, _caller: Any, _event: Any) -> None:
+    def _onPointRemoved(self) -> None:
         node = self._parameterNode
         gone = NoduleScene.orphans(node) if node else []
         for pointId in gone:
@@ -366,10 +327,6 @@ class Panel:
             self.ui.remarksLabel.setText(
                 " ".join([told.format(distance=pair["distance"]), *pair["remarks"]])
             )
-
-    def _onReports(self, files: list[Path]) -> None:
-        names = ", ".join(str(f) for f in files)
-        self.ui.messageLabel.setText(_("wrote {names}").format(names=names))
 
     def _showProgress(self) -> None:
         done, total = self.session.progress

@@ -10,6 +10,8 @@ from typing import Any
 import qt
 from slicer.i18n import tr as _
 
+from ContrastDiagnosisLib import NoduleScene
+
 
 class ReportWriter:
     """Asks for reports and writes them, whole or not at all."""
@@ -43,6 +45,55 @@ class ReportWriter:
             self._session.requestReport(
                 pointId, _isPdf(file), lambda html, file=file: onHtml(file, html)
             )
+
+
+class ReportButtons:
+    """The two buttons that ask where reports shall go."""
+
+    def __init__(
+        self, one: Any, every: Any, writer: ReportWriter, say: Callable[[str], None]
+    ) -> None:
+        """Connects the buttons.
+
+        Args:
+            one: Button for the shown nodule.
+            every: Button for all nodules.
+            writer: Saves.
+            say: Shows a message.
+        """
+        self._one, self._every, self._writer, self._say = one, every, writer, say
+        self._parameterNode: Any = None
+        one.clicked.connect(self.onOne)
+        every.clicked.connect(self.onEvery)
+
+    def follow(self, parameterNode: Any, isOne: bool, isAny: bool) -> None:
+        """The state of the panel: is the shown nodule diagnosed, is any?"""
+        self._parameterNode = parameterNode
+        self._one.enabled, self._every.enabled = isOne, isAny
+
+    def onOne(self, _checked: bool = False) -> None:
+        """Saves the report of the shown nodule."""
+        file = qt.QFileDialog.getSaveFileName(
+            self._one, _("Save report"), "report.html", "HTML (*.html);;PDF (*.pdf)"
+        )
+        # PySide gives a pair, PythonQt the name.
+        file = file[0] if isinstance(file, tuple) else file
+        if file:
+            self._writer.save({self._parameterNode.nodule: Path(file)}, self._onWritten)
+
+    def onEvery(self, _checked: bool = False) -> None:
+        """Saves the reports of all nodules into a folder."""
+        folder = qt.QFileDialog.getExistingDirectory(self._every, _("Folder for reports"))
+        if folder:
+            node = self._parameterNode
+            files = {
+                p: Path(folder) / f"nodule{NoduleScene.numberOfPoint(node, p)}.html"
+                for p in NoduleScene.diagnosedPoints(node)
+            }
+            self._writer.save(files, self._onWritten)
+
+    def _onWritten(self, files: list[Path]) -> None:
+        self._say(_("wrote {names}").format(names=", ".join(str(f) for f in files)))
 
 
 def writeReport(file: Path, html: bytes) -> None:

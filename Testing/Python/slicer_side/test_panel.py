@@ -347,6 +347,27 @@ def test_a_report_is_saved_whole_or_not_at_all(widget, click, wait_until, tmp_pa
     assert sorted(f.name for f in tmp_path.iterdir()) == ["report.html"]
 
 
+def test_the_buttons_ask_where_and_say_what_was_written(
+    widget, click, wait_until, tmp_path, monkeypatch
+):
+    click(widget, POINTS)
+    monkeypatch.setattr(qt.QFileDialog, "getExistingDirectory", lambda *_: str(tmp_path))
+    widget.ui.allReportsButton.click()
+    wait_until(lambda: message(widget), LIMIT_S)
+    assert sorted(f.name for f in tmp_path.iterdir()) == ["nodule1.html", "nodule2.html"]
+    assert "wrote" in message(widget)
+    widget.ui.messageLabel.setText("")
+    one = str(tmp_path / "one.html")
+    monkeypatch.setattr(qt.QFileDialog, "getSaveFileName", lambda *_: one)
+    widget.ui.reportButton.click()
+    wait_until(lambda: message(widget), LIMIT_S)
+    assert "</html>" in (tmp_path / "one.html").read_text()
+    monkeypatch.setattr(qt.QFileDialog, "getSaveFileName", lambda *_: "")
+    widget.ui.messageLabel.setText("")
+    widget.ui.reportButton.click()
+    assert message(widget) == ""
+
+
 def test_a_pdf_is_made_by_qt(widget, click, wait_until, tmp_path):
     (pointId,) = click(widget)
     files = []
