@@ -442,7 +442,7 @@ def test_the_document_describes_every_route(app):
 
 
 @given(path=st.sampled_from(POSTS[:2]), body=mutated(make_body()))
-@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=120, deadline=None, suppress_health_check=list(HealthCheck))
 def test_no_body_makes_the_server_fail(app, path, body):
     answer = ask(app, "POST", path, body)
     assert answer.status in (200, 422), answer.body
@@ -450,7 +450,7 @@ def test_no_body_makes_the_server_fail(app, path, body):
 
 
 @given(body=allowed())
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 def test_no_sound_body_makes_the_report_fail(app, body):
     answer = ask(app, "POST", "/report", body)
     assert answer.status in (200, 422), answer.body
