@@ -215,7 +215,8 @@ class ContrastDiagnosisTest(ScriptedLoadableModuleTest):
         self.assertIn("Research use only", document["notice"])
         segment = node.segmentation.GetSegmentation().GetSegment(NoduleScene.segmentIdOf(pointId))
         self.assertIn("Nodule", segment.GetTerminology())
-        self.assertGreater(segment.GetRepresentation("Closed surface").GetNumberOfPoints(), 100)
+        surface = self._wait(panel, lambda: segment.GetRepresentation("Closed surface"))
+        self.assertGreater(surface.GetNumberOfPoints(), 100)
         panel.onCaseSelected(0)
         self._wait(panel, lambda: panel.compare.node(node, "queryMap"))
         self.assertGreater(

@@ -1,12 +1,13 @@
 """Times of the panel for `make bench`, as JSON lines: it needs a Qt application of its own.
 
-A click is followed from the point to the result in the scene, and compared with the engine's own
-time for the same nodule in this process; the two take turns.
+A click is followed from the point to the result in the scene, and compared with the time that the
+engine itself took for it, which the server tells with the answer (`Server-Timing`).
 """
 
 from __future__ import annotations
 
 import json
+import re
 import statistics
 import sys
 import time
@@ -20,15 +21,11 @@ import headless
 headless.start()
 headless.reset()
 import qt
-import slicer
-from contrastdiagnosis.bundle import default_bundle_folder, load_bundle
-from contrastdiagnosis.diagnoser import Diagnoser
-from contrastdiagnosis.volume import Volume
 from ContrastDiagnosisLib import NoduleScene, SamplePhantom
 from ContrastDiagnosisLib.Settings import Settings, writeSettings
-from ContrastDiagnosisLib.VolumeBridge import ijkToRasOf
 
 CLICKS = 15
+WARM_UP = 3
 TIMER_MS = 5
 
 
@@ -61,46 +58,57 @@ def main() -> None:
     widget.parent.enter()
     node = widget.logic.getParameterNode()
     node.inputVolume = SamplePhantom.loadPhantom()
-    volume = Volume(
-        slicer.util.arrayFromVolume(node.inputVolume).copy(),
-        ijkToRasOf(node.inputVolume),
-    )
-    diagnoser = Diagnoser(load_bundle(default_bundle_folder()), "cpu")
+    own: list[float] = []
+    widget.panel.client._manager.finished.connect(lambda reply: own.append(engine_s(reply)))
     r, a, s = SamplePhantom.NODULE_CENTERS_RAS[0]
-    click(widget, (r, a, s))
-    diagnoser.diagnose(volume, (r, a, s))
-    watch, clicks, own = LoopWatch(), [], []
-    watch.longest_s = 0.0
-    for n in range(CLICKS):
+    watch, clicks = LoopWatch(), []
+    for n in range(WARM_UP + CLICKS):
         point = (r + 0.3 * (n + 1), a, s)
-        begun = time.perf_counter()
-        diagnoser.diagnose(volume, point)
-        own.append(time.perf_counter() - begun)
         watch.restart()
         clicks.append(click(widget, point))
         assert NoduleScene.documentOf(node, node.nodule) is not None
         widget.panel.session.undo()
-        node.points.RemoveNthControlPoint(1)
+        node.points.RemoveNthControlPoint(0)
+        if n + 1 == WARM_UP:
+            clicks.clear()
+            own.clear()
+            watch.longest_s = 0.0
     for name, value in {
         "click_s": statistics.median(clicks),
         "engine_s": statistics.median(own),
+        "ratio": statistics.median(c / e for c, e in zip(clicks, own, strict=True)),
         "longest_block_s": watch.longest_s,
     }.items():
         print(json.dumps({"name": name, "value": value}))
     module.unload()
 
 
+def engine_s(reply) -> float:
+    """Seconds that the engine took for an answer."""
+    told = bytes(reply.rawHeader("Server-Timing").data()).decode()
+    return float(re.fullmatch(r"engine;dur=([\d.]+)", told)[1]) / 1000
+
+
 def click(widget, point) -> float:
-    """Seconds from placing a point to its result."""
+    """Seconds from placing a point until segment, score and cases are in scene and panel."""
     # An event loop that sleeps, as Slicer's does: polling would take a core from the engine.
-    loop, look = qt.QEventLoop(), qt.QTimer()
-    look.setInterval(TIMER_MS)
-    look.connect("timeout()", lambda: None if widget.panel.session.isRunning else loop.quit())
+    loop, session, ended = qt.QEventLoop(), widget.panel.session, []
+    follow = session._onChanged
+
+    def on_changed() -> None:
+        follow()
+        if not session.isRunning:
+            ended.append(time.perf_counter())
+            loop.quit()
+
+    session._onChanged = on_changed
     begun = time.perf_counter()
     widget.logic.addNodule(point)
-    look.start()
     loop.exec()
-    return time.perf_counter() - begun
+    session._onChanged = follow
+    # The surface for the 3-D view follows in the next turn of the loop.
+    qt.QApplication.processEvents()
+    return ended[0] - begun
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import qt
 import slicer
 from slicer.i18n import tr as _
 
@@ -151,6 +152,7 @@ class DiagnosisSession:
             self.parameterNode.nodule = ""
         else:
             NoduleScene.storeDiagnosis(self.parameterNode, step.before)
+            self._showSurfacesSoon()
             self.parameterNode.nodule = step.pointId
         self._onChanged()
 
@@ -242,11 +244,17 @@ class DiagnosisSession:
         diagnosed = NoduleScene.diagnosedOf(asked.pointId, asked.crop, tensors["mask"], document)
         before = NoduleScene.readDiagnosed(node, asked.pointId)
         NoduleScene.storeDiagnosis(node, diagnosed)
+        self._showSurfacesSoon()
         self._steps.append(Step(asked.volumeId, asked.pointId, before))
         # One event, so that the panel follows once.
         with slicer.util.NodeModify(node.parameterNode):
             node.nodule = asked.pointId
             node.caseId = ""
+
+    def _showSurfacesSoon(self) -> None:
+        """After the slices and the tables are drawn: it takes as long as all the rest of these."""
+        segmentation = self.parameterNode.segmentation
+        qt.QTimer.singleShot(0, lambda: NoduleScene.showSurfaces(segmentation))
 
     def _onFailure(self, message: str, reached: bool) -> None:
         """The other points go on, unless the engine is lost."""

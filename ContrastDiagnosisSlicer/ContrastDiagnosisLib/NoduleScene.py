@@ -267,7 +267,12 @@ def _putSegment(segmentation: Any, volume: Any, diagnosed: Diagnosed, number: in
     segment.SetTag("ContrastDiagnosis.notice", document["notice"])
     segment.AddRepresentation(LABELMAP, image)
     held.AddSegment(segment, segmentId)
-    segmentation.CreateClosedSurfaceRepresentation()
+
+
+def showSurfaces(segmentation: Any) -> None:
+    """Gives a surface to every segment of a node that has none; nothing if the node is gone."""
+    if segmentation and segmentation.GetScene():
+        segmentation.CreateClosedSurfaceRepresentation()
 
 
 def nodeOf(kind: str, volume: Any, pointId: str) -> Any:

@@ -46,6 +46,7 @@ class ResultPanel:
         ):  # fmt: skip
             layout.addWidget(widget)
         self._items: dict[str, list[Any]] = {}
+        self._rows: dict[str, Sequence[Sequence[str]]] = {}
         self._shown: Sequence[dict[str, Any]] = ()
         self._filling = False
         self._onNodule, self._onCase = onNodule, onCase
@@ -132,19 +133,21 @@ class ResultPanel:
 
     def _fill(self, table: Any, name: str, rows: Sequence[Sequence[str]], selected: int) -> None:
         self._filling = True
-        table.setRowCount(len(rows))
-        # PythonQt does not keep the items alive for us.
-        self._items[name] = []
-        for r, row in enumerate(rows):
-            for c, text in enumerate(row):
-                item = qt.QTableWidgetItem(text)
-                table.setItem(r, c, item)
-                self._items[name].append(item)
+        if self._rows.get(name) != rows:
+            self._rows[name] = rows
+            table.setRowCount(len(rows))
+            # PythonQt does not keep the items alive for us.
+            self._items[name] = []
+            for r, row in enumerate(rows):
+                for c, text in enumerate(row):
+                    item = qt.QTableWidgetItem(text)
+                    table.setItem(r, c, item)
+                    self._items[name].append(item)
+            table.resizeColumnsToContents()
         if 0 <= selected < len(rows):
             table.selectRow(selected)
         else:
             table.clearSelection()
-        table.resizeColumnsToContents()
         self._filling = False
 
     def _onNoduleSelected(self) -> None:

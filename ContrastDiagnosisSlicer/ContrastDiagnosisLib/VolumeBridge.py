@@ -26,6 +26,12 @@ HALF_PATCH_MM = (22.4, 22.4, 20.0)
 MARGIN_VOXELS = 3
 """Around the patch, for interpolation."""
 
+AIR_HU = (-1100, -500)
+"""Air and lung lie between these."""
+
+MIN_SLICES = 3
+"""The engine takes fewer for no CT."""
+
 OVERVIEW_VOXELS = 256
 """Longest side of the slab that the report's overview is made of."""
 
@@ -43,12 +49,14 @@ class Crop:
         ijkToRas: (4, 4) affine of the crop.
         pointRas: (3,) the point in the volume's own RAS.
         startKji: Voxel of the volume where the crop begins.
+        partOfCt: It holds no air, but the volume does: a CT all the same.
     """
 
     hu: np.ndarray
     ijkToRas: np.ndarray
     pointRas: tuple[float, float, float]
     startKji: tuple[int, int, int]
+    partOfCt: bool
 
 
 def checkVolume(volumeNode: Any) -> None:
@@ -133,6 +141,7 @@ def cropAround(volumeNode: Any, pointWorld: Sequence[float]) -> Crop:
         _shifted(affine, low, (1, 1, 1)),
         (float(point[0]), float(point[1]), float(point[2])),
         (int(low[2]), int(low[1]), int(low[0])),
+        not _holdsAir(hu) and len(voxels) >= MIN_SLICES and _holdsAir(voxels[::2, ::4, ::4]),
     )
 
 
@@ -151,6 +160,7 @@ def requestBody(
     document: dict[str, Any] = {
         "ijk_to_ras": crop.ijkToRas.tolist(),
         "point_ras_mm": list(crop.pointRas),
+        "part_of_ct": crop.partOfCt,
     }
     if seriesUid := _seriesUid(volumeNode):
         # Lets the bundle recognise its own scan without being told which one it is.
@@ -192,6 +202,10 @@ def maskOf(image: Any) -> tuple[np.ndarray, tuple[int, int, int]]:
     scalars = numpy_support.vtk_to_numpy(image.GetPointData().GetScalars())
     mask = scalars.reshape(image.GetDimensions()[::-1]).astype(np.uint8)
     return mask, (extent[4], extent[2], extent[0])
+
+
+def _holdsAir(hu: np.ndarray) -> bool:
+    return bool(((hu >= AIR_HU[0]) & (hu <= AIR_HU[1])).any())
 
 
 def _voxelsToSend(voxels: np.ndarray) -> np.ndarray:

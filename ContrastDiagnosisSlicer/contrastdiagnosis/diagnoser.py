@@ -236,6 +236,8 @@ class Diagnoser:
         """Looks at the voxels around the point, and at all only where these hold no air."""
         near = voxels_under_patch(volume, point, self.geometry)
         check_finite(near)
+        if volume.part_of_ct:
+            return
         low = near.min()
         if len(volume.hu) < MIN_SLICES or low >= 0 or low == near.max() or not holds_air(near):
             check_ct(volume.hu)

@@ -32,12 +32,15 @@ class Volume:
         ijk_to_ras: (4, 4) affine from voxel indices (i, j, k, 1) to RAS millimetres.
         name: File or folder that it was read from, without the path; for reports.
         series_uid: DICOM series that it was read from, empty if not known.
+        part_of_ct: It was cut from a larger volume that is known to be a CT, so that soft tissue
+            alone is no reason to doubt it.
     """
 
     hu: NDArray
     ijk_to_ras: NDArray[np.float64]
     name: str = ""
     series_uid: str = ""
+    part_of_ct: bool = False
 
     def __post_init__(self) -> None:
         if self.hu.ndim != 3:

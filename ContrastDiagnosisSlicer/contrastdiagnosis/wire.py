@@ -7,7 +7,7 @@ import json
 import re
 import reprlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
@@ -18,7 +18,7 @@ from safetensors.numpy import load, save
 
 from contrastdiagnosis.errors import InputError
 from contrastdiagnosis.patch import DEFAULT_GEOMETRY
-from contrastdiagnosis.volume import Volume, apply_affine, check_finite
+from contrastdiagnosis.volume import MIN_SLICES, Volume, apply_affine, check_finite, holds_air
 
 CONTENT_TYPE = "application/vnd.safetensors"
 
@@ -49,6 +49,7 @@ FIELDS = {
     "series_sha256",
     "case_ids",
     "overview_ijk_to_ras",
+    "part_of_ct",
 }
 
 
@@ -133,6 +134,7 @@ def request_body(
         "point_ras_mm": np.asarray(point_ras_mm, dtype=np.float64).tolist(),
         "patient_id": patient_id,
         "case_ids": list(case_ids),
+        "part_of_ct": crop.part_of_ct,
     }
     return pack({"hu": hu}, document)
 
@@ -148,7 +150,9 @@ def crop_around(volume: Volume, point_ras_mm: ArrayLike) -> Volume:
     affine = volume.ijk_to_ras.copy()
     affine[:3, 3] = volume.ras_from_ijk(low[::-1])
     k, j, i = (slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
-    return Volume(volume.hu[k, j, i], affine)
+    hu = volume.hu[k, j, i]
+    only_tissue = not holds_air(hu) and len(volume.hu) >= MIN_SLICES and holds_air(volume.hu)
+    return Volume(hu, affine, part_of_ct=only_tissue)
 
 
 def read_request(body: bytes) -> NoduleRequest:
@@ -157,7 +161,8 @@ def read_request(body: bytes) -> NoduleRequest:
     Args:
         body: Tensor `hu` (D, H, W) and optionally `overview_hu`, int16 or float32 Hounsfield units
             in (k, j, i) order; JSON with `ijk_to_ras` (4x4), `point_ras_mm` (3) and optionally
-            `patient_id`, `series_sha256`, `case_ids` and `overview_ijk_to_ras`.
+            `patient_id`, `series_sha256`, `case_ids`, `overview_ijk_to_ras` and `part_of_ct` (true
+            where `hu` holds no air, but the CT that it was cut from does).
 
     Raises:
         InputError: Something is missing, unknown or out of range.
@@ -166,7 +171,10 @@ def read_request(body: bytes) -> NoduleRequest:
     unknown = (set(document) - FIELDS) | (set(tensors) - TENSORS)
     if unknown:
         raise InputError(f"the request holds unknown fields: {reprlib.repr(sorted(unknown))}")
-    volume = _volume(tensors, document, "hu", "ijk_to_ras")
+    part_of_ct = document.get("part_of_ct", False)
+    if not isinstance(part_of_ct, bool):
+        raise InputError(f"part_of_ct must be true or false, got {reprlib.repr(part_of_ct)}")
+    volume = replace(_volume(tensors, document, "hu", "ijk_to_ras"), part_of_ct=part_of_ct)
     overview = None
     if "overview_hu" in tensors:
         overview = _volume(tensors, document, "overview_hu", "overview_ijk_to_ras")
@@ -180,7 +188,7 @@ def read_request(body: bytes) -> NoduleRequest:
         raise InputError(f"series_sha256 must be 64 hex digits, got {reprlib.repr(series)}")
     if not (isinstance(case_ids, list) and all(isinstance(c, str) for c in case_ids)):
         raise InputError(f"case_ids must be a list of texts, got {reprlib.repr(case_ids)}")
-    told = [volume.hu.dtype.str, volume.hu.shape, volume.ijk_to_ras.tolist(), r, a, s]
+    told = [volume.hu.dtype.str, volume.hu.shape, volume.ijk_to_ras.tolist(), part_of_ct, r, a, s]
     digest = hashlib.sha256(json.dumps([*told, patient_id, series.lower()]).encode())
     digest.update(np.ascontiguousarray(volume.hu).data)
     return NoduleRequest(

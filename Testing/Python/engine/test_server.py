@@ -6,6 +6,7 @@ import asyncio
 import io
 import json
 import logging
+import re
 import threading
 from dataclasses import replace
 
@@ -144,6 +145,11 @@ def test_a_diagnosis(app, body):
     answer = ask(app, "POST", "/diagnose", body)
     assert (answer.status, answer.kind) == (200, CONTENT_TYPE)
     assert len(answer.json["cases"]) == 6
+
+
+def test_an_answer_tells_how_long_the_engine_took(app, body):
+    told = ask(app, "POST", "/diagnose", body).headers["server-timing"]
+    assert float(re.fullmatch(r"engine;dur=(\d+\.\d)", told)[1]) > 0
 
 
 def test_maps(app, body):

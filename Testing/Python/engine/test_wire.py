@@ -87,6 +87,7 @@ def test_the_key_tells_apart_what_the_diagnosis_depends_on():
         asked(point_ras_mm=[9, 19, 32]).key,
         asked(patient_id="P").key,
         asked(series_sha256="0" * 64).key,
+        asked(part_of_ct=True).key,
     ]
     assert len(set(keys)) == len(keys)
     assert asked(case_ids=["x"]).key == asked(patient_id=None, series_sha256="").key == keys[0]
@@ -107,6 +108,18 @@ def test_a_crop_holds_little_else(phantom):
     crop = crop_around(phantom.volume, (60, -10, 8))
     extent_mm = np.array(crop.hu.shape) * crop.spacing_mm
     assert (extent_mm <= np.array([40, 45, 45]) + 6 * np.array(crop.spacing_mm)).all()
+
+
+@pytest.mark.parametrize(
+    ("rest", "slices", "known"), [(-900, 20, True), (30, 20, False), (-900, 2, False)]
+)
+def test_a_crop_of_soft_tissue_says_whether_the_rest_is_a_ct(rest, slices, known):
+    hu = np.full((slices, 20, 120), 40, np.int16)
+    hu[..., :20] = rest
+    volume = Volume(hu, np.diag([1.0, 1, 1, 1]))
+    assert crop_around(volume, (80, 10, slices - 1)).part_of_ct is known
+    assert crop_around(volume, (10, 10, slices - 1)).part_of_ct is False
+    assert read_request(request_body(volume, (80, 10, 1))).volume.part_of_ct is known
 
 
 def test_a_crop_beyond_the_volume_is_empty_and_refused(phantom):
@@ -177,6 +190,7 @@ def test_a_body_that_is_none_is_refused(body, message):
         ({"series_sha256": None}, "series_sha256 must be 64 hex digits"),
         ({"case_ids": "x"}, "case_ids must be a list of texts, got 'x'"),
         ({"case_ids": [1]}, r"case_ids must be a list of texts, got \[1\]"),
+        ({"part_of_ct": 1}, "part_of_ct must be true or false, got 1"),
         ({"rm": 1}, r"unknown fields: \['rm'\]"),
     ],
 )

@@ -118,7 +118,7 @@ def test_nothing_is_started_before_a_point_is_placed(widget, engine):
     assert "Research use only" in widget.ui.noticeLabel.text
 
 
-def test_a_click_brings_segment_score_and_cases_into_the_scene(widget, click, phantom):
+def test_a_click_brings_segment_score_and_cases_into_the_scene(widget, click, phantom, wait_until):
     (pointId,) = click(widget)
     node = widget.logic.getParameterNode()
     document = NoduleScene.documentOf(node, pointId)
@@ -126,6 +126,7 @@ def test_a_click_brings_segment_score_and_cases_into_the_scene(widget, click, ph
     assert len(document["cases"]) == 6
     segment = node.segmentation.GetSegmentation().GetSegment(NoduleScene.segmentIdOf(pointId))
     assert segment.GetTerminology() == NoduleScene.TERMINOLOGY
+    wait_until(lambda: segment.GetRepresentation("Closed surface") is not None, LIMIT_S)
     assert segment.GetRepresentation("Closed surface").GetNumberOfPoints() > 0
     array = slicer.util.arrayFromSegmentBinaryLabelmap(
         node.segmentation, NoduleScene.segmentIdOf(pointId), node.inputVolume
@@ -324,6 +325,16 @@ def test_bad_voxels_end_in_a_message_and_an_unchanged_scene(widget, click, phant
     assert node_count() == count
     assert widget.ui.applyButton.enabled
     assert widget.ui.applyButton.text == "Diagnose"
+
+
+def test_a_point_in_soft_tissue_of_a_ct_is_answered_but_not_trusted(widget, click, phantom):
+    hu = phantom.hu.copy()
+    hu[:, :, 80:] = 40
+    volume = add_ct(phantom, hu=hu)
+    (key,) = click(widget, [phantom.ras_from_ijk([140, 75, 30])], volume=volume)
+    document = NoduleScene.documentOf(widget.logic.getParameterNode(), key)
+    assert not document["confident"]
+    assert any("lung" in reason for reason in document["reasons"])
 
 
 def test_one_bad_point_does_not_stop_the_others(widget, click):

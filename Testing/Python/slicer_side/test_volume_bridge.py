@@ -184,7 +184,7 @@ def test_no_name_and_no_identifier_travels(scene):
     body = requestBody(node, cropAround(node, (CASES[0] @ [50, 45, 20, 1])[:3]), overview=True)
     tensors, document = unpackTensors(body)
     assert set(tensors) == {"hu", "overview_hu"}
-    assert set(document) == {"ijk_to_ras", "point_ras_mm", "overview_ijk_to_ras"}
+    assert set(document) == {"ijk_to_ras", "point_ras_mm", "part_of_ct", "overview_ijk_to_ras"}
     assert b"Miller" not in body
     assert b"1.2.840" not in body
 
