@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import io
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from contrastdiagnosis import RESEARCH_USE_NOTICE, __version__
-from contrastdiagnosis.bundle import Bundle
+from contrastdiagnosis.atlas import Prototype
+from contrastdiagnosis.bundle import CONCEPTS_FILE, Bundle, sha256
 from contrastdiagnosis.cases import Case
+from contrastdiagnosis.concepts import CELL_VOXELS
 from contrastdiagnosis.engine_queue import Engine
+from contrastdiagnosis.errors import InputError
 from contrastdiagnosis.explanation import SIGNS, SideExplanation
 from contrastdiagnosis.pictures import middle_slice, thumbnail
 from contrastdiagnosis.pixels import CasePixels
 from contrastdiagnosis.print_report import render_print_report
 from contrastdiagnosis.report import render_report
-from contrastdiagnosis.summary import case_summary, remarks_of, summarise
+from contrastdiagnosis.summary import case_summary, concept_summary, remarks_of, summarise
 from contrastdiagnosis.wire import NoduleRequest, pack
 
 
@@ -69,6 +72,55 @@ def maps_body(engine: Engine, request: NoduleRequest) -> bytes:
     return pack(tensors, document)
 
 
+def concepts_body(engine: Engine, request: NoduleRequest) -> bytes:
+    """Tensor `maps` (K, d, h, w) float32 in [0, 1]: where each concept is seen, cell by cell.
+
+    The JSON is `summarise`'s "concepts", with `cells_ijk_to_ras` (4x4, cells' centres to RAS),
+    `examples` (case_id and has_pixels of each concept's prototype that fired), `disagreement` and
+    `notice`.
+    """
+    diagnosis, bundle = engine.revised(request), engine.bundle
+    reading, part = diagnosis.concepts, bundle.concepts
+    if reading is None or part is None:
+        raise InputError(f"the bundle {bundle.info.name} has no concepts")
+    atlas = {(p.concept, p.number): p for p in part.atlas}
+    fired = zip(reading.concepts, reading.fired.tolist(), strict=True)
+    examples = [atlas[c.name, m] for c, m in fired]
+    document = {
+        **concept_summary(reading),
+        "cells_ijk_to_ras": diagnosis.encoding.grid.to_ras.tolist(),
+        "examples": [prototype_row(bundle, p) for p in examples],
+        "disagreement": diagnosis.disagreement,
+        "notice": RESEARCH_USE_NOTICE,
+    }
+    return pack({"maps": reading.maps}, document)
+
+
+def prototype_row(bundle: Bundle, prototype: Prototype) -> dict[str, Any]:
+    """One line of the atlas."""
+    has_pixels = bundle.pixels.has(prototype.case_id)
+    return {**asdict(prototype), "has_pixels": has_pixels}
+
+
+def atlas_document(bundle: Bundle) -> dict[str, Any]:
+    """The atlas, and the SHA-256 that a pruning file must name."""
+    if bundle.concepts is None or bundle.folder is None:
+        return {"head_sha256": "", "prototypes": []}
+    rows = [prototype_row(bundle, p) for p in bundle.concepts.atlas]
+    return {"head_sha256": sha256(bundle.folder / CONCEPTS_FILE), "prototypes": rows}
+
+
+def prototype_png(pixels: CasePixels, prototype: Prototype) -> bytes:
+    """The slice of a case through a prototype's cell, with the cell's frame."""
+    size = CELL_VOXELS
+    k, j, i = (c * s for c, s in zip(prototype.cell_kji, size, strict=True))
+    frame = np.zeros(pixels.intensity.shape[1:], bool)
+    frame[j : j + size[1], i : i + size[2]] = True
+    stream = io.BytesIO()
+    thumbnail(pixels.intensity[k + size[0] // 2], frame).save(stream, format="PNG")
+    return stream.getvalue()
+
+
 def _side(tensors: dict[str, NDArray], name: str, side: SideExplanation) -> dict[str, Any]:
     facts = {}
     for sign in SIGNS:
@@ -114,6 +166,7 @@ def bundle_facts(bundle: Bundle) -> dict[str, Any]:
         "citation": info.citation,
         "licence": info.licence,
         "intended_use": info.intended_use,
+        "concepts": [concept.name for concept in info.concepts],
         "figures": {name: figures[name] for name in wanted if name in figures},
         "protocol": info.metrics.get("protocol", ""),
         "notice": RESEARCH_USE_NOTICE,

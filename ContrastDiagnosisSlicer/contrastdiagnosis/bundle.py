@@ -6,8 +6,8 @@ import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -18,64 +18,51 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from contrastdiagnosis import RESEARCH_USE_NOTICE
+from contrastdiagnosis.atlas import Prototype, read_atlas, write_atlas
+from contrastdiagnosis.bundle_info import BundleInfo, info_from_document
 from contrastdiagnosis.cases import CaseLibrary, read_cases, write_cases
+from contrastdiagnosis.concepts import ConceptHead, load_head, save_head
 from contrastdiagnosis.confidence import SimilarityIndicator
 from contrastdiagnosis.errors import InputError
-from contrastdiagnosis.image_quality import QualityLimits
 from contrastdiagnosis.model_card import model_card
-from contrastdiagnosis.network import NoduleNet, NoduleNetConfig, load_network, save_network
-from contrastdiagnosis.patch import PatchGeometry
+from contrastdiagnosis.network import NoduleNet, load_network, save_network
 from contrastdiagnosis.pixels import PixelStore
-from contrastdiagnosis.vote import Calibration, VoteRule
 
-SCHEMA = 1
-"""Version of the bundle's layout that this engine reads and writes."""
+SCHEMA = 2
+"""Version of the bundle's layout that this engine writes."""
+
+READABLE = (1, 2)
+"""Versions that it reads; 1 had no concepts."""
 
 INFO_FILE = "bundle.json"
 MODEL_FILE = "model.safetensors"
 CASES_FILE = "cases.csv"
 EMBEDDINGS_FILE = "embeddings.safetensors"
+CONCEPTS_FILE = "concepts.safetensors"
+ATLAS_FILE = "atlas.csv"
 CARD_FILE = "MODEL_CARD.md"
 PIXELS_FOLDER = "pixels"
 """Not covered by the checksums: users fill it from their own copy of the images."""
 
 CHECKED_FILES = (MODEL_FILE, CASES_FILE, EMBEDDINGS_FILE, CARD_FILE)
+CONCEPT_FILES = (CONCEPTS_FILE, ATLAS_FILE)
+"""These too, where there are concepts."""
 
 
-@dataclass(frozen=True)
-class BundleInfo:
-    """What bundle.json says, apart from the schema version and the checksums."""
+@dataclass(frozen=True, eq=False)
+class ConceptPart:
+    """What a bundle holds of concepts.
 
-    name: str
-    version: str
-    vote: VoteRule
-    calibration: Calibration
-    similarity_quantile: float = 0.95
-    split_vote: tuple[float, float] = (0.35, 0.65)
-    """Calibrated probabilities between these are called split."""
-    min_lung_share: float = 0.0
-    """A patch with a smaller share of lung-dense voxels is not called lung."""
-    max_noise_hu: float | None = None
-    """Noisier scans are unlike those of the cases; None where that was not measured."""
-    max_slice_mm: float | None = None
-    """So are scans whose slices lie further apart."""
-    geometry: PatchGeometry = field(default_factory=PatchGeometry)
-    network: NoduleNetConfig = field(default_factory=NoduleNetConfig)
-    created: str = ""
-    training_data: str = ""
-    recipe: dict[str, Any] = field(default_factory=dict)
-    """Options and commit of the training run."""
-    metrics: dict[str, Any] = field(default_factory=dict)
-    """Measured figures with their protocol."""
-    licence: str = "Apache-2.0"
-    citation: str = ""
-    intended_use: str = RESEARCH_USE_NOTICE
+    Attributes:
+        head: In eval mode, float32, on the CPU.
+        atlas: Its prototypes, concept by concept.
+        scores: (N, K, M) float32 of the cases, in the library's order: enough to fit the decision
+            anew without any image.
+    """
 
-    @property
-    def quality_limits(self) -> QualityLimits:
-        """What is still like the scans that the cases come from."""
-        return QualityLimits(self.min_lung_share, self.max_noise_hu, self.max_slice_mm)
+    head: ConceptHead
+    atlas: tuple[Prototype, ...]
+    scores: NDArray[np.float32]
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,6 +76,7 @@ class Bundle:
         indicator: Matched distances from cross-fitting.
         pixels: Pictures of the cases; empty until the user adds them.
         folder: Where it was read from, None for one in memory.
+        concepts: The concept head with its atlas; None for a bundle without.
     """
 
     info: BundleInfo
@@ -97,6 +85,12 @@ class Bundle:
     indicator: SimilarityIndicator
     pixels: PixelStore
     folder: Path | None = None
+    concepts: ConceptPart | None = None
+
+    @property
+    def head(self) -> ConceptHead | None:
+        """The concept head, if there is one."""
+        return self.concepts.head if self.concepts else None
 
 
 def default_bundle_folder() -> Path:
@@ -121,8 +115,8 @@ def load_bundle(folder: Path) -> Bundle:
     """
     folder = Path(folder)
     document = _read_document(folder)
-    _verify_checksums(folder, document["sha256"])
-    info = _info_from_document(document["bundle"])
+    info = info_from_document(document["bundle"])
+    _verify_checksums(folder, document["sha256"], _checked(info))
     network = load_network(folder / MODEL_FILE, info.network)
     tensors = _load_tensors(folder / EMBEDDINGS_FILE)
     library = CaseLibrary(read_cases(folder / CASES_FILE), _tensor(tensors, "embedding"))
@@ -136,7 +130,29 @@ def load_bundle(folder: Path) -> Bundle:
         indicator = SimilarityIndicator(matched, info.similarity_quantile)
     except ValueError as error:
         raise InputError(f"{folder / EMBEDDINGS_FILE}: {error}") from error
-    return Bundle(info, network, library, indicator, PixelStore(folder / PIXELS_FOLDER), folder)
+    return Bundle(
+        info, network, library, indicator, PixelStore(folder / PIXELS_FOLDER), folder,
+        _load_concepts(folder, info, library, tensors),
+    )  # fmt: skip
+
+
+def _load_concepts(
+    folder: Path, info: BundleInfo, library: CaseLibrary, tensors: Mapping[str, torch.Tensor]
+) -> ConceptPart | None:
+    config = info.concept_head
+    if config is None:
+        return None
+    head = load_head(folder / CONCEPTS_FILE, config)
+    scores = _tensor(tensors, "concept_score")
+    wanted = (len(library), config.concepts, config.prototypes)
+    if scores.shape != wanted or not np.isfinite(scores).all():
+        raise InputError(f"{folder}: wanted finite concept scores {wanted}, got {scores.shape}")
+    atlas = read_atlas(folder / ATLAS_FILE, info.concepts, config.prototypes)
+    return ConceptPart(head, atlas, scores)
+
+
+def _checked(info: BundleInfo) -> tuple[str, ...]:
+    return CHECKED_FILES + (CONCEPT_FILES if info.concept_head else ())
 
 
 def save_bundle(
@@ -145,6 +161,7 @@ def save_bundle(
     network: NoduleNet,
     library: CaseLibrary,
     matched_distance: NDArray,
+    concepts: ConceptPart | None = None,
 ) -> None:
     """Writes a bundle; an older one at the same place is replaced only when this one is complete.
 
@@ -154,35 +171,42 @@ def save_bundle(
         network: Its weights are stored in half precision.
         library: Cases and embeddings.
         matched_distance: (S,) for the similarity indicator.
+        concepts: Head, atlas and scores, if there are concepts; `info.concepts` names them.
     """
     folder = Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     info = replace(info, network=network.config)
+    if concepts:
+        info = replace(info, concept_head=concepts.head.config)
+    else:
+        info = replace(info, concept_head=None, concepts=())
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as made:
         draft = Path(made)
         save_network(draft / MODEL_FILE, network, torch.float16)
         write_cases(draft / CASES_FILE, library.cases)
+        tensors = {"embedding": library.embedding, "matched_distance": matched_distance}
+        if concepts:
+            tensors["concept_score"] = concepts.scores
+            save_head(draft / CONCEPTS_FILE, concepts.head)
+            write_atlas(draft / ATLAS_FILE, concepts.atlas)
         save_file(
-            {
-                "embedding": torch.from_numpy(library.embedding),
-                "matched_distance": torch.from_numpy(matched_distance.astype(np.float32)),
-            },
+            {name: torch.from_numpy(x.astype(np.float32)) for name, x in tensors.items()},
             draft / EMBEDDINGS_FILE,
         )
         (draft / CARD_FILE).write_text(model_card(info, library))
-        checksums = {name: _sha256(draft / name) for name in CHECKED_FILES}
+        checksums = {name: sha256(draft / name) for name in _checked(info)}
         document = {"schema": SCHEMA, "bundle": asdict(info), "sha256": checksums}
         (draft / INFO_FILE).write_text(json.dumps(document, indent=1) + "\n")
         load_bundle(draft)
-        _put_in_place(draft, folder)
+        _put_in_place(draft, folder, (*_checked(info), INFO_FILE))
 
 
-def _put_in_place(draft: Path, folder: Path) -> None:
+def _put_in_place(draft: Path, folder: Path, files: Sequence[str]) -> None:
     """Swaps whole folders, so that no moment shows a mixture of two bundles."""
     new, old = (folder.with_name(f".{folder.name}-{state}") for state in ("new", "old"))
     shutil.rmtree(new, ignore_errors=True)
     new.mkdir()
-    for name in (*CHECKED_FILES, INFO_FILE):
+    for name in files:
         (draft / name).rename(new / name)
     if folder.is_dir():
         if (folder / PIXELS_FOLDER).is_dir():
@@ -201,7 +225,7 @@ def _read_document(folder: Path) -> dict[str, Any]:
     except ValueError as error:
         raise InputError(f"{file} is damaged: {error}") from error
     schema = document.get("schema") if isinstance(document, dict) else None
-    if schema != SCHEMA:
+    if schema not in READABLE:
         newer = isinstance(schema, int) and schema > SCHEMA
         hint = "; update ContrastDiagnosis to read it" if newer else ""
         raise InputError(f"{file} has schema {schema}, this version reads schema {SCHEMA}{hint}")
@@ -211,13 +235,13 @@ def _read_document(folder: Path) -> dict[str, Any]:
     return document
 
 
-def _verify_checksums(folder: Path, checksums: Mapping[str, str]) -> None:
-    for name in CHECKED_FILES:
+def _verify_checksums(folder: Path, checksums: Mapping[str, str], files: Sequence[str]) -> None:
+    for name in files:
         if name not in checksums:
             raise InputError(f"{folder / INFO_FILE} has no checksum of {name}")
         if not (folder / name).is_file():
             raise InputError(f"{folder} lacks {name}")
-        found = _sha256(folder / name)
+        found = sha256(folder / name)
         if found != checksums[name]:
             raise InputError(
                 f"{folder / name} is damaged or was changed: wanted SHA-256 {checksums[name]},"
@@ -225,60 +249,10 @@ def _verify_checksums(folder: Path, checksums: Mapping[str, str]) -> None:
             )
 
 
-def _sha256(file: Path) -> str:
+def sha256(file: Path) -> str:
+    """Hex digest of a file's content."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _info_from_document(document: Mapping[str, Any]) -> BundleInfo:
-    try:
-        values = dict(document)
-        network = dict(values["network"])
-        network["channels"] = tuple(network["channels"])
-        geometry = {name: tuple(value) for name, value in values["geometry"].items()}
-        values |= {
-            "vote": VoteRule(**values["vote"]),
-            "calibration": Calibration(**values["calibration"]),
-            "geometry": PatchGeometry(**geometry),
-            "network": NoduleNetConfig(**network),
-            "split_vote": tuple(values["split_vote"]),
-        }
-        info = BundleInfo(**values)
-        _check_numbers(info)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{INFO_FILE} does not describe a bundle: {error}") from error
-    if info.geometry != PatchGeometry():
-        raise InputError(
-            f"the bundle needs patches {info.geometry}, this version cuts {PatchGeometry()}"
-        )
-    return info
-
-
-def _check_numbers(info: BundleInfo) -> None:
-    low, high = info.split_vote
-    numbers = {
-        "similarity_quantile": (info.similarity_quantile, 0, 1),
-        "split_vote[0]": (low, 0, 0.5),
-        "split_vote[1]": (high, 0.5, 1),
-        "min_lung_share": (info.min_lung_share, 0, 1),
-        "max_noise_hu": (info.max_noise_hu, 0, 1e6),
-        "max_slice_mm": (info.max_slice_mm, 0, 1e6),
-        "calibration.slope": (info.calibration.slope, 1e-6, 1e6),
-        "calibration.intercept": (info.calibration.intercept, -1e6, 1e6),
-        "vote.k": (info.vote.k, 1, 1e6),
-        "vote.temperature": (info.vote.temperature, 0, 1e9),
-        "network.embedding": (info.network.embedding, 1, 1e6),
-        **{f"network.channels[{n}]": (c, 1, 1e6) for n, c in enumerate(info.network.channels)},
-    }
-    for name, (value, least, most) in numbers.items():
-        if value is None and name in ("max_noise_hu", "max_slice_mm"):
-            continue
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise ValueError(f"{name} must be a number, got {value!r}")
-        if not least <= value <= most:
-            raise ValueError(f"{name} must lie between {least:g} and {most:g}, got {value!r}")
-    if not isinstance(info.vote.k, int):
-        raise ValueError(f"vote.k must be a whole number, got {info.vote.k!r}")
 
 
 def _load_tensors(file: Path) -> dict[str, torch.Tensor]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 
 import numpy as np
@@ -13,7 +13,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from contrastdiagnosis.bundle import Bundle
 from contrastdiagnosis.cases import Case, Neighbour
+from contrastdiagnosis.concept_reading import ConceptReading, read_concepts
+from contrastdiagnosis.concepts import ConceptHead
 from contrastdiagnosis.confidence import Confidence, distance_doubts, vote_doubts
+from contrastdiagnosis.encoding import Encoding, encode
 from contrastdiagnosis.errors import InputError
 from contrastdiagnosis.explanation import Explanation, explain_pairs
 from contrastdiagnosis.image_quality import image_quality
@@ -21,13 +24,13 @@ from contrastdiagnosis.local_cam import LocalCam
 from contrastdiagnosis.measure import AxialDiameters, axial_diameters, nodule_at
 from contrastdiagnosis.network import NoduleNet
 from contrastdiagnosis.patch import (
-    Patch,
     PatchGeometry,
     Region,
     crop_patch,
     values_to_volume,
     voxels_under_patch,
 )
+from contrastdiagnosis.revision import Revision, check_boxes
 from contrastdiagnosis.volume import MIN_SLICES, Volume, check_ct, check_finite, holds_air
 
 SHOWN_CASES = 6
@@ -44,21 +47,6 @@ class SimilarCase:
     distance: float
     similarity: float
     """Share of matched pairs at least as far apart, in (0, 1]."""
-
-
-@dataclass(frozen=True, eq=False)
-class Encoding:
-    """What the network says of one patch.
-
-    Attributes:
-        patch: What it saw.
-        probability: (D, H, W) of belonging to the nodule, on the patch grid.
-        embedding: (p,) z.
-    """
-
-    patch: Patch
-    probability: NDArray[np.float32]
-    embedding: NDArray[np.float32]
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,11 +73,21 @@ class Diagnosis:
     confidence: Confidence
     notices: tuple[str, ...]
     """Fallbacks that were taken; the diagnosis stands, but the user should know."""
+    concepts: ConceptReading | None = None
+    """The second line of evidence; None where the bundle has no concept head."""
 
     @property
     def malignant(self) -> bool:
         """Whether the calibrated probability exceeds one half."""
         return self.probability > 0.5
+
+    @property
+    def disagreement(self) -> str:
+        """A sentence where the cases and the concepts say different things, else empty."""
+        if self.concepts is None or self.concepts.malignant == self.malignant:
+            return ""
+        cases, concepts = ("malignant", "benign") if self.malignant else ("benign", "malignant")
+        return f"the similar cases say {cases}, the concepts say {concepts}: weigh both"
 
 
 def choose_device(name: str) -> torch.device:
@@ -110,29 +108,6 @@ def choose_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def encode(network: NoduleNet, patches: Sequence[Patch], device: torch.device) -> list[Encoding]:
-    """Mask probability and embedding of each patch, the mean over the patch and its mirror image.
-
-    The mirror is no luxury on a CPU: PyTorch's fast convolutions take over from batch 2 on, so two
-    views cost less than one.
-    """
-    seen = look(network, np.stack([patch.intensity for patch in patches]), device)
-    return [Encoding(patch, p, z) for patch, p, z in zip(patches, *seen, strict=True)]
-
-
-def look(
-    network: NoduleNet, intensity: NDArray[np.float32], device: torch.device
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Mask probabilities (N, D, H, W) and embeddings (N, p) of (N, D, H, W) intensities."""
-    images = torch.from_numpy(intensity)[:, None].to(device)
-    with torch.inference_mode():
-        features = network(torch.cat([images, images.flip(-1)]))
-        logits, mirrored = features.mask_logits.float().chunk(2)
-        probability = torch.sigmoid((logits + mirrored.flip(-1)) / 2)[:, 0]
-        embedding = features.embedding.float().unflatten(0, (2, -1)).mean(dim=0)
-    return probability.cpu().numpy(), embedding.cpu().numpy()
-
-
 class Diagnoser:
     """One bundle on one device, ready for clicks."""
 
@@ -141,6 +116,9 @@ class Diagnoser:
         self.device = choose_device(device)
         network = copy.deepcopy(bundle.network).to(memory_format=torch.channels_last_3d)
         self.network: NoduleNet = network.to(self.device)
+        self.head: ConceptHead | None = copy.deepcopy(bundle.head)
+        if self.head is not None:
+            self.head.to(self.device)
 
     @property
     def geometry(self) -> PatchGeometry:
@@ -165,7 +143,8 @@ class Diagnoser:
                 f" {_text(low)} to {_text(high)}"
             )
         self._check_voxels(volume, point)
-        return encode(self.network, [crop_patch(volume, point, self.geometry)], self.device)[0]
+        patch = crop_patch(volume, point, self.geometry)
+        return encode(self.network, [patch], self.device, self.head)[0]
 
     def diagnose(
         self, volume: Volume, point_ras_mm: ArrayLike, patient_id: str | None = None
@@ -208,7 +187,37 @@ class Diagnoser:
             probability=probability,
             confidence=self._confidence(encoding, nodule, nearest, probability, volume, point),
             notices=tuple(self._notices(encoding, len(voters), patient)),
+            concepts=self.read_concepts(encoding),
         )
+
+    def read_concepts(
+        self, encoding: Encoding, revision: Revision = Revision()
+    ) -> ConceptReading | None:
+        """The concepts of an encoded patch under a revision; None without a concept head."""
+        head, info = self.bundle.head, self.bundle.info
+        if head is None or encoding.similarity is None:
+            return None
+        return read_concepts(
+            head, info.concepts, info.concept_calibration, encoding.similarity, encoding.grid,
+            revision,
+        )  # fmt: skip
+
+    def revise(self, diagnosis: Diagnosis, volume: Volume, revision: Revision) -> Diagnosis:
+        """The diagnosis with its concepts corrected; the network is not run again.
+
+        Args:
+            diagnosis: Of this diagnoser.
+            volume: The CT that it is about, or the part of it around the point.
+            revision: Boxes and rejected concepts.
+
+        Raises:
+            InputError: The bundle has no concepts, one is named that it does not know, or a box
+                lies outside the volume.
+        """
+        if diagnosis.concepts is None:
+            raise InputError(f"the bundle {self.bundle.info.name} has no concepts to revise")
+        check_boxes(revision.boxes, volume)
+        return replace(diagnosis, concepts=self.read_concepts(diagnosis.encoding, revision))
 
     def explain(
         self, diagnosis: Diagnosis, options: LocalCam = LocalCam()

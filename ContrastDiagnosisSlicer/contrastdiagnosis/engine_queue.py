@@ -92,6 +92,17 @@ class Engine:
         self._known.move_to_end(request.key)
         return self._known[request.key]
 
+    def revised(self, request: NoduleRequest) -> Diagnosis:
+        """The diagnosis with the request's corrections of its concepts.
+
+        Raises:
+            InputError: The bundle has no concepts, one is unknown, or a box lies elsewhere.
+        """
+        diagnosis = self.diagnose(request)
+        if request.revision.empty and diagnosis.concepts is None:
+            return diagnosis
+        return self.diagnoser.revise(diagnosis, request.volume, request.revision)
+
     def explain(self, request: NoduleRequest) -> tuple[Diagnosis, tuple[Explanation, ...]]:
         """The diagnosis, and the maps against the cases that were asked for.
 
@@ -99,7 +110,7 @@ class Engine:
             InputError: A case is none of those that are shown; else as `diagnose`.
             DamagedError: A stored picture of a case cannot be read.
         """
-        diagnosis = self.diagnose(request)
+        diagnosis = self.revised(request)
         shown = {similar.case.case_id: similar for similar in diagnosis.cases}
         wanted = dict.fromkeys(request.case_ids) or shown
         absent = [case_id for case_id in wanted if case_id not in shown]

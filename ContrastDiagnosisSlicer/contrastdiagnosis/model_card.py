@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from contrastdiagnosis.bundle import BundleInfo
+    from contrastdiagnosis.bundle_info import BundleInfo
     from contrastdiagnosis.cases import CaseLibrary
 
 FIGURES = {

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from contrastdiagnosis.bundle import Bundle, BundleInfo
+from contrastdiagnosis.bundle import Bundle
+from contrastdiagnosis.bundle_info import BundleInfo
 from contrastdiagnosis.cases import RATINGS, Case
 from contrastdiagnosis.charts import Chart, measured_charts, similarity_chart
 from contrastdiagnosis.diagnoser import Diagnosis, SimilarCase

@@ -18,15 +18,19 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from contrastdiagnosis import RESEARCH_USE_NOTICE, __version__
 from contrastdiagnosis.answers import (
+    atlas_document,
     bundle_facts,
     case_row,
+    concepts_body,
     diagnosis_body,
     maps_body,
     picture_png,
     pixels_body,
     print_report_html,
+    prototype_png,
     report_html,
 )
+from contrastdiagnosis.bundle import Bundle
 from contrastdiagnosis.engine_queue import DamagedError, Engine, EngineQueue
 from contrastdiagnosis.errors import InputError
 from contrastdiagnosis.pixels import CasePixels
@@ -57,6 +61,8 @@ NODULE_BODY: dict[str, Any] = {
             "safetensors: tensor `hu` (D, H, W) of int16 or float32 Hounsfield units, (k, j, i);"
             " optionally `overview_hu`, a thin slab for the report. Metadata `json`: `ijk_to_ras`"
             " (4x4), `point_ras_mm` (3); optionally `patient_id`, `series_sha256`, `case_ids`,"
+            " `revision` (`boxes` of `center_ras_mm`, `size_mm`, `look`, `concept`, `axes`;"
+            " `rejected`, `mode`, `elsewhere`),"
             " `overview_ijk_to_ras` and `part_of_ct` (true: `hu` holds no air, its CT does)."
         ),
         "content": {CONTENT_TYPE: {"schema": {"type": "string", "format": "binary"}}},
@@ -105,6 +111,7 @@ def make_app(queue: EngineQueue, token: str) -> FastAPI:
     add_problem_answers(app)
     _add_facts(app, queue)
     _add_cases(app, queue)
+    _add_atlas(app, queue)
     _add_diagnosis(app, queue)
     app.add_middleware(Doorkeeper, token=token)
     return app
@@ -195,22 +202,47 @@ def _add_cases(app: FastAPI, queue: EngineQueue) -> None:
     @app.get("/cases/{case_id}/picture", response_class=PngResponse, responses=OF_A_CASE)
     def picture(case_id: CaseId) -> PngResponse:
         """The case's largest cross-section with its outline."""
-        return PngResponse(picture_png(pixels_of(case_id)))
+        return PngResponse(picture_png(pixels_of(bundle, case_id)))
 
     @app.get("/cases/{case_id}/pixels", response_class=SafetensorsResponse, responses=OF_A_CASE)
     def pixels(case_id: CaseId) -> SafetensorsResponse:
         """The case's patch and mask."""
-        return SafetensorsResponse(pixels_body(pixels_of(case_id)))
+        return SafetensorsResponse(pixels_body(pixels_of(bundle, case_id)))
 
-    def pixels_of(case_id: str) -> CasePixels:
-        if all(case.case_id != case_id for case in bundle.library.cases):
-            raise HTTPException(404, "the bundle has no such case")
-        if not bundle.pixels.has(case_id):
-            raise HTTPException(404, "the bundle has no picture of this case")
-        try:
-            return bundle.pixels.read(case_id)
-        except InputError as error:
-            raise DamagedError("the stored picture of this case is damaged") from error
+
+def _add_atlas(app: FastAPI, queue: EngineQueue) -> None:
+    bundle = queue.engine.bundle
+
+    @app.get("/atlas")
+    def atlas() -> dict[str, Any]:
+        """The prototypes of the concepts; none where the bundle has no concepts."""
+        return atlas_document(bundle)
+
+    @app.get("/atlas/{concept}/{number}/picture", response_class=PngResponse, responses=OF_A_CASE)
+    def prototype_picture(concept: CaseId, number: Annotated[int, Path(ge=0)]) -> PngResponse:
+        """The case that a prototype looks like, the cell framed."""
+        part = bundle.concepts
+        for p in part.atlas if part else ():
+            if (p.concept, p.number) == (concept, number):
+                return PngResponse(prototype_png(pixels_of(bundle, p.case_id), p))
+        raise HTTPException(404, "the bundle has no such prototype")
+
+
+def pixels_of(bundle: Bundle, case_id: str) -> CasePixels:
+    """The picture of a case.
+
+    Raises:
+        HTTPException: There is no such case, or no picture.
+        DamagedError: The picture cannot be read.
+    """
+    if all(case.case_id != case_id for case in bundle.library.cases):
+        raise HTTPException(404, "the bundle has no such case")
+    if not bundle.pixels.has(case_id):
+        raise HTTPException(404, "the bundle has no picture of this case")
+    try:
+        return bundle.pixels.read(case_id)
+    except InputError as error:
+        raise DamagedError("the stored picture of this case is damaged") from error
 
 
 def _add_diagnosis(app: FastAPI, queue: EngineQueue) -> None:
@@ -239,6 +271,11 @@ def _add_diagnosis(app: FastAPI, queue: EngineQueue) -> None:
     async def maps(request: Request) -> Response:
         """Maps of what makes the nodule and the shown cases similar or different."""
         return await answer(request, SafetensorsResponse, maps_body)
+
+    @app.post("/concepts", response_class=SafetensorsResponse, **posted)
+    async def concepts(request: Request) -> Response:
+        """Concepts, where each is seen, and the decision they add up to, under a revision."""
+        return await answer(request, SafetensorsResponse, concepts_body)
 
     @app.post("/report", response_class=HTMLResponse, **posted)
     async def report(request: Request, form: Literal["screen", "print"] = "screen") -> Response:

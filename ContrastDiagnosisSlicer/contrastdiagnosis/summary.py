@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
+import numpy as np
+
 from contrastdiagnosis import RESEARCH_USE_NOTICE, __version__
-from contrastdiagnosis.bundle import BundleInfo
+from contrastdiagnosis.bundle_info import BundleInfo
 from contrastdiagnosis.cases import Case
+from contrastdiagnosis.concept_reading import ConceptReading
 from contrastdiagnosis.diagnoser import Diagnosis, SimilarCase
 from contrastdiagnosis.explanation import NO_PICTURE, SIGNS, Explanation
 from contrastdiagnosis.volume import Volume
@@ -56,8 +61,51 @@ def summarise(
         "confident": diagnosis.confidence.confident,
         "reasons": list(diagnosis.confidence.reasons),
         "notices": list(diagnosis.notices),
+        "concepts": concept_summary(diagnosis.concepts) if diagnosis.concepts else None,
+        "disagreement": diagnosis.disagreement,
         "cases": [_case(c, explained.get(c.case.case_id)) for c in diagnosis.cases],
     }
+
+
+def concept_summary(reading: ConceptReading) -> dict[str, Any]:
+    """What the concepts say and why: `baseline` plus all contributions is `logit`."""
+    fired = reading.fired
+    rows = [
+        {
+            "name": concept.name,
+            "rejected": concept.name in reading.revision.rejected,
+            "presence": None if np.isnan(presence) else round(float(presence), 4),
+            "contribution": float(contribution),
+            "prototype": int(fired[k]),
+            "score": round(float(reading.scores[k, fired[k]]), 4),
+            "reader_kappa": concept.reader_kappa,
+            "auroc": concept.auroc,
+        }
+        for k, (concept, presence, contribution) in enumerate(
+            zip(reading.concepts, reading.presence, reading.contribution, strict=True)
+        )
+    ]
+    return {
+        "verdict": "malignant" if reading.malignant else "benign",
+        "probability": round(reading.probability, 4),
+        "baseline": reading.baseline,
+        "logit": reading.logit,
+        "sentence": evidence_sentence(reading),
+        "concepts": rows,
+        "revision": json.loads(json.dumps(asdict(reading.revision))),
+        "remarks": list(reading.remarks),
+    }
+
+
+def evidence_sentence(reading: ConceptReading) -> str:
+    """Which concepts drive the score, the strongest first: "spiculated 0.82, +1.3 logits; ..."."""
+    order = np.argsort(-np.abs(reading.contribution), kind="stable")
+    parts = []
+    for k in order:
+        presence, name = reading.presence[k], reading.concepts[k].name
+        told = "rejected" if np.isnan(presence) else f"{presence:.2f}"
+        parts.append(f"{name} {told}, {reading.contribution[k]:+.1f} logits")
+    return f"{'; '.join(parts)}; without any {reading.baseline:+.1f}: together {reading.logit:+.1f}"
 
 
 def case_summary(case: Case) -> dict[str, Any]:
@@ -102,6 +150,18 @@ def remarks_of(explanation: Explanation) -> list[str]:
     return [*explanation.remarks, *([] if explanation.case else [NO_PICTURE])]
 
 
+def _concept_lines(summary: Mapping[str, Any]) -> list[str]:
+    concepts = summary["concepts"]
+    if concepts is None:
+        return []
+    return [
+        f"concepts: {concepts['verdict']}, probability {concepts['probability']:.2f}:"
+        f" {concepts['sentence']}",
+        *(f"note: {remark}" for remark in concepts["remarks"]),
+        *([summary["disagreement"]] if summary["disagreement"] else []),
+    ]
+
+
 def summary_text(summary: Mapping[str, Any]) -> str:
     """What `summarise` gave, in a few lines for the terminal."""
     nodule, vote = summary["nodule"], summary["vote"]
@@ -114,6 +174,7 @@ def summary_text(summary: Mapping[str, Any]) -> str:
         if nodule["found"]
         else "no nodule found at the point",
         *(f"note: {notice}" for notice in summary["notices"]),
+        *_concept_lines(summary),
         "nearest cases:",
     ]
     for case in summary["cases"]:

@@ -7,9 +7,9 @@ import json
 import re
 import reprlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import product
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -18,6 +18,7 @@ from safetensors.numpy import load, save
 
 from contrastdiagnosis.errors import InputError
 from contrastdiagnosis.patch import DEFAULT_GEOMETRY
+from contrastdiagnosis.revision import ELSEWHERE, Box, Mode, Revision
 from contrastdiagnosis.volume import MIN_SLICES, Volume, apply_affine, check_finite, holds_air
 
 CONTENT_TYPE = "application/vnd.safetensors"
@@ -50,7 +51,11 @@ FIELDS = {
     "case_ids",
     "overview_ijk_to_ras",
     "part_of_ct",
+    "revision",
 }
+BOX_FIELDS = {"center_ras_mm", "size_mm", "look", "concept", "axes"}
+REVISION_FIELDS = {"boxes", "rejected", "mode", "elsewhere"}
+MOST_BOXES = 100
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +70,9 @@ class NoduleRequest:
             naming it; empty if not known.
         case_ids: Which cases maps are wanted for; empty takes all that are shown.
         overview: A thin slab of the CT at the point, for the report's overview.
-        key: SHA-256 of all that the diagnosis depends on.
+        key: SHA-256 of all that the diagnosis depends on; not of the revision, which needs no new
+            pass through the network.
+        revision: What is corrected of the concepts.
     """
 
     volume: Volume
@@ -75,6 +82,7 @@ class NoduleRequest:
     case_ids: tuple[str, ...]
     overview: Volume | None
     key: str
+    revision: Revision = field(default_factory=Revision)
 
 
 def pack(tensors: Mapping[str, NDArray], document: Mapping[str, Any]) -> bytes:
@@ -162,7 +170,7 @@ def read_request(body: bytes) -> NoduleRequest:
         body: Tensor `hu` (D, H, W) and optionally `overview_hu`, int16 or float32 Hounsfield units
             in (k, j, i) order; JSON with `ijk_to_ras` (4x4), `point_ras_mm` (3) and optionally
             `patient_id`, `series_sha256`, `case_ids`, `overview_ijk_to_ras` and `part_of_ct` (true
-            where `hu` holds no air, but the CT that it was cut from does).
+            where `hu` holds no air, but the CT that it was cut from does) and `revision`.
 
     Raises:
         InputError: Something is missing, unknown or out of range.
@@ -192,8 +200,52 @@ def read_request(body: bytes) -> NoduleRequest:
     digest = hashlib.sha256(json.dumps([*told, patient_id, series.lower()]).encode())
     digest.update(np.ascontiguousarray(volume.hu).data)
     return NoduleRequest(
-        volume, (r, a, s), patient_id, series, tuple(case_ids), overview, digest.hexdigest()
+        volume, (r, a, s), patient_id, series, tuple(case_ids), overview, digest.hexdigest(),
+        read_revision(document.get("revision", {})),
+    )  # fmt: skip
+
+
+def read_revision(document: object) -> Revision:
+    """The revision in JSON: `boxes`, `rejected`, `mode`, `elsewhere`, each as in `Revision`.
+
+    Raises:
+        InputError: Something is unknown or of another kind.
+    """
+    values = _known_fields(document, REVISION_FIELDS, "revision")
+    boxes, rejected = values.get("boxes", []), values.get("rejected", [])
+    if not (isinstance(boxes, list) and len(boxes) <= MOST_BOXES):
+        raise InputError(f"boxes must be a list of at most {MOST_BOXES}, got {reprlib.repr(boxes)}")
+    if not (isinstance(rejected, list) and all(isinstance(name, str) for name in rejected)):
+        raise InputError(f"rejected must be a list of texts, got {reprlib.repr(rejected)}")
+    elsewhere = values.get("elsewhere", ELSEWHERE)
+    if not _is_numbers(elsewhere, ()):
+        raise InputError(f"elsewhere must be a number, got {reprlib.repr(elsewhere)}")
+    mode = values.get("mode", "absent_median")
+    if not isinstance(mode, str):
+        raise InputError(f"mode must be a text, got {reprlib.repr(mode)}")
+    return Revision(
+        tuple(_box(box) for box in boxes), tuple(rejected), cast(Mode, mode), float(elsewhere)
     )
+
+
+def _box(document: object) -> Box:
+    values = _known_fields(document, BOX_FIELDS, "box")
+    look, concept = values.get("look"), values.get("concept")
+    if not isinstance(look, bool):
+        raise InputError(f"look must be true or false, got {reprlib.repr(look)}")
+    if not (concept is None or isinstance(concept, str)):
+        raise InputError(f"concept must be a text, got {reprlib.repr(concept)}")
+    center, size = (_numbers(values, name, (3,)).tolist() for name in ("center_ras_mm", "size_mm"))
+    axes = _numbers({"axes": np.eye(3).tolist(), **values}, "axes", (3, 3)).tolist()
+    return Box(tuple(center), tuple(size), look, concept, tuple(tuple(row) for row in axes))
+
+
+def _known_fields(document: object, known: set[str], name: str) -> dict[str, Any]:
+    if not isinstance(document, dict):
+        raise InputError(f"wanted a JSON object for {name}, got {reprlib.repr(document)}")
+    if unknown := set(document) - known:
+        raise InputError(f"the {name} holds unknown fields: {reprlib.repr(sorted(unknown))}")
+    return document
 
 
 def _volume(

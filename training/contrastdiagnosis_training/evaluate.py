@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from contrastdiagnosis.bundle import Bundle, BundleInfo, load_bundle
+from contrastdiagnosis.bundle import Bundle, load_bundle
+from contrastdiagnosis.bundle_info import BundleInfo
 from contrastdiagnosis.case_folder import read_case_folder
 from contrastdiagnosis.diagnoser import choose_device
 from contrastdiagnosis.errors import InputError

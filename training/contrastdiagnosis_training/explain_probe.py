@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from contrastdiagnosis.case_folder import NoduleScan
-from contrastdiagnosis.diagnoser import look
+from contrastdiagnosis.encoding import look
 from contrastdiagnosis.explanation import SIGNS
 from contrastdiagnosis.local_cam import LocalCam, pair_maps
 from contrastdiagnosis.network import NoduleNet
@@ -62,7 +62,7 @@ class Witness:
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Mask probabilities (N, D, H, W) and embeddings (N, p) of (N, D, H, W) patches."""
         parts = [
-            look(self.network, intensity[n : n + BATCH], self.device)
+            look(self.network, intensity[n : n + BATCH], self.device)[:2]
             for n in range(0, len(intensity), BATCH)
         ]
         probability, embedding = zip(*parts, strict=True)

@@ -11,7 +11,8 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from contrastdiagnosis.bundle import BundleInfo, save_bundle
+from contrastdiagnosis.bundle import save_bundle
+from contrastdiagnosis.bundle_info import BundleInfo
 from contrastdiagnosis.case_folder import Nodule, read_case_folder, read_scan
 from contrastdiagnosis.cases import Case, CaseLibrary
 from contrastdiagnosis.diagnoser import choose_device

@@ -89,3 +89,37 @@ def vote_cross_entropy(vote: Tensor, share: Tensor) -> Tensor:
     """(B,) cross-entropy of votes in [0, 1] against shares in [0, 1]."""
     vote = vote.clamp(1e-4, 1 - 1e-4)
     return -(share * vote.log() + (1 - share) * (1 - vote).log())
+
+
+def soft_triple(
+    cosine: Tensor, concept: Tensor, margin: float = -0.1, scale: float = 20.0, gamma: float = 10.0
+) -> Tensor:
+    """(N,) multi-prototype contrastive loss (SoftTriple, arXiv:1909.05235; CSR, Eqs. 6-9).
+
+    Args:
+        cosine: (N, K, M) of each vector with the M prototypes of K concepts.
+        concept: (N,) index of the vector's own concept.
+        margin: Added to the own concept's similarity, also in the denominator: negative is a true
+            margin; positive is the sign printed in arXiv:2503.06873, which relaxes the constraint.
+        scale: lambda.
+        gamma: Sharpness of the choice among prototypes; high ones leave the best alone.
+    """
+    share = (gamma * cosine).softmax(dim=-1)
+    own = functional.one_hot(concept, cosine.shape[1])
+    similarity = (share * cosine).sum(dim=-1) + margin * own
+    return functional.cross_entropy(scale * similarity, concept, reduction="none")
+
+
+def known_bce(logit: Tensor, target: Tensor, positive_weight: Tensor | None = None) -> Tensor:
+    """(B,) mean binary cross-entropy over what is known, 0 where nothing is.
+
+    Args:
+        logit: (B, K).
+        target: (B, K) in [0, 1], NaN where unknown.
+        positive_weight: (K,) weight of the positive part.
+    """
+    known = target.isfinite()
+    loss = functional.binary_cross_entropy_with_logits(
+        logit, target.nan_to_num(), reduction="none", pos_weight=positive_weight
+    )
+    return (loss * known).sum(dim=1) / known.sum(dim=1).clamp(min=1)

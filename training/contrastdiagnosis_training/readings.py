@@ -11,7 +11,8 @@ import numpy as np
 import SimpleITK as sitk
 import torch
 from contrastdiagnosis.case_folder import Nodule, NoduleScan, read_scan
-from contrastdiagnosis.diagnoser import Encoding, encode, mask_on_volume
+from contrastdiagnosis.diagnoser import mask_on_volume
+from contrastdiagnosis.encoding import Encoding, encode
 from contrastdiagnosis.measure import nodule_at
 from contrastdiagnosis.network import NoduleNet
 from contrastdiagnosis.output import check_writable, write_file

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from contrastdiagnosis.bundle import BundleInfo, load_bundle
+from contrastdiagnosis.bundle import load_bundle
+from contrastdiagnosis.bundle_info import BundleInfo
 from contrastdiagnosis.case_folder import Nodule
 from contrastdiagnosis.cases import RATINGS
 from contrastdiagnosis.errors import InputError

@@ -7,8 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from contrastdiagnosis.bundle import BundleInfo, load_bundle, save_bundle
+from contrastdiagnosis.atlas import Prototype
+from contrastdiagnosis.bundle import ConceptPart, load_bundle, save_bundle
+from contrastdiagnosis.bundle_info import BundleInfo
 from contrastdiagnosis.cases import RATINGS, Case, CaseLibrary
+from contrastdiagnosis.concepts import CELL_STATISTICS, Concept, ConceptConfig, ConceptHead
 from contrastdiagnosis.network import NoduleNet, NoduleNetConfig
 from contrastdiagnosis.phantom import PhantomNodule, make_phantom
 from contrastdiagnosis.vote import Calibration, VoteRule
@@ -24,7 +27,35 @@ FIGURES = {
 NODULE = PhantomNodule((60.0, -10.0, 8.0), 14.0)
 
 
-def write_tiny_bundle(folder: Path, cases: int = 40) -> Path:
+CONCEPTS = (
+    Concept("spiculated", "spiculation", at_least=3, reader_kappa=0.37, auroc=0.8),
+    Concept("ill-defined margin", "margin", at_most=3, calibration=Calibration(1.1, 0.2)),
+    Concept("calcified", "calcification", at_most=5),
+)
+PROTOTYPES = 4
+
+
+def tiny_concepts(table: list[Case], seed: int = 0) -> ConceptPart:
+    """An untrained head that decides something, its atlas and scores of the cases."""
+    torch.manual_seed(seed)
+    channels = TINY.channels[1] + TINY.channels[2] + CELL_STATISTICS
+    head = ConceptHead(ConceptConfig(len(CONCEPTS), PROTOTYPES, 8, 1, channels)).eval()
+    head.requires_grad_(False)
+    for name in ("presence_weight", "presence_bias", "decision_weight", "decision_bias", "absent"):
+        buffer = getattr(head, name)
+        buffer.copy_(
+            torch.rand(buffer.shape) if name != "decision_weight" else torch.randn(buffer.shape)
+        )
+    scores = np.random.default_rng(seed).uniform(-0.2, 1, (len(table), len(CONCEPTS), PROTOTYPES))
+    atlas = tuple(
+        Prototype(concept.name, m, table[(3 * k + m) % len(table)].case_id, (k, m, 3), 0.9, m)
+        for k, concept in enumerate(CONCEPTS)
+        for m in range(PROTOTYPES)
+    )
+    return ConceptPart(head, atlas, scores.astype(np.float32))
+
+
+def write_tiny_bundle(folder: Path, cases: int = 40, with_concepts: bool = True) -> Path:
     """A sound bundle of an untrained network; its mask head fires on whatever is dense."""
     torch.manual_seed(0)
     network = NoduleNet(TINY).eval()
@@ -51,9 +82,12 @@ def write_tiny_bundle(folder: Path, cases: int = 40) -> Path:
         metrics={"exclude3": FIGURES, "protocol": "None."},
         recipe={"epochs": 0},
         citation="Nobody, nowhere.",
+        concepts=CONCEPTS if with_concepts else (),
+        concept_calibration=Calibration(0.9, 0.1),
     )
     library = CaseLibrary(table, random.normal(size=(cases, TINY.embedding)).astype(np.float32))
-    save_bundle(folder, info, network, library, random.gamma(2, 1, 200))
+    part = tiny_concepts(table) if with_concepts else None
+    save_bundle(folder, info, network, library, random.gamma(2, 1, 200), part)
     return folder
 
 

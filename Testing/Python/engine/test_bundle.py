@@ -34,7 +34,14 @@ def edit(folder, change):
 
 def test_a_bundle_comes_back_as_it_was_saved(tmp_path, bundle, bundle_folder):
     again = tmp_path / "again"
-    save_bundle(again, bundle.info, bundle.network, bundle.library, bundle.indicator.matched)
+    save_bundle(
+        again,
+        bundle.info,
+        bundle.network,
+        bundle.library,
+        bundle.indicator.matched,
+        bundle.concepts,
+    )
     other = load_bundle(again)
     assert other.info == bundle.info
     assert other.library.cases == bundle.library.cases
@@ -86,7 +93,7 @@ def test_a_missing_file_is_named(own_bundle_folder, name):
 
 def test_a_newer_schema_asks_for_an_update(own_bundle_folder):
     edit(own_bundle_folder, lambda d: d.update(schema=99))
-    with pytest.raises(InputError, match="schema 99, this version reads schema 1; update"):
+    with pytest.raises(InputError, match="schema 99, this version reads schema 2; update"):
         load_bundle(own_bundle_folder)
 
 
@@ -156,7 +163,14 @@ def test_a_failed_save_leaves_the_old_bundle_whole(own_bundle_folder, bundle):
     before = {f.name: f.read_bytes() for f in own_bundle_folder.iterdir()}
     wrong = NoduleNet(NoduleNetConfig(channels=TINY.channels, embedding=6))
     with pytest.raises(InputError, match="embeddings of length 6"):
-        save_bundle(own_bundle_folder, bundle.info, wrong, bundle.library, bundle.indicator.matched)
+        save_bundle(
+            own_bundle_folder,
+            bundle.info,
+            wrong,
+            bundle.library,
+            bundle.indicator.matched,
+            bundle.concepts,
+        )
     assert {f.name: f.read_bytes() for f in own_bundle_folder.iterdir()} == before
     assert [f.name for f in own_bundle_folder.parent.iterdir()] == [own_bundle_folder.name]
 

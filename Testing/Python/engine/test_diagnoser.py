@@ -9,7 +9,8 @@ import pytest
 import torch
 from contrastdiagnosis.cases import CaseLibrary
 from contrastdiagnosis.confidence import SimilarityIndicator
-from contrastdiagnosis.diagnoser import SHOWN_CASES, Diagnoser, choose_device, encode
+from contrastdiagnosis.diagnoser import SHOWN_CASES, Diagnoser, choose_device
+from contrastdiagnosis.encoding import encode
 from contrastdiagnosis.errors import InputError
 from contrastdiagnosis.patch import Patch, crop_patch
 from contrastdiagnosis.volume import Volume

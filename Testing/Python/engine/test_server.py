@@ -27,7 +27,7 @@ from engine.conftest import NODULE
 from engine.mutations import allowed, make_body, mutated
 from engine.test_answers import made_pixels
 
-POSTS = ("/diagnose", "/maps", "/report")
+POSTS = ("/diagnose", "/maps", "/concepts", "/report")
 GETS = ("/health", "/bundle", "/cases", "/cases/P0_0/picture", "/cases/P0_0/pixels")
 
 
@@ -436,6 +436,7 @@ def test_the_document_describes_every_route(app):
     document = ask(app, "GET", "/openapi.json").json
     assert set(document["paths"]) == {
         "/health", "/bundle", "/cases", "/cases/{case_id}/picture", "/cases/{case_id}/pixels",
+        "/atlas", "/atlas/{concept}/{number}/picture",
         *POSTS,
     }  # fmt: skip
     assert document["info"]["description"] == RESEARCH_USE_NOTICE
@@ -447,7 +448,7 @@ def test_the_document_describes_every_route(app):
                     assert list(answer["content"]) == [PROBLEM_TYPE]
 
 
-@given(path=st.sampled_from(POSTS[:2]), body=mutated(make_body()))
+@given(path=st.sampled_from(POSTS[:3]), body=mutated(make_body()))
 @settings(max_examples=120, deadline=None, suppress_health_check=list(HealthCheck))
 def test_no_body_makes_the_server_fail(app, path, body):
     answer = ask(app, "POST", path, body)

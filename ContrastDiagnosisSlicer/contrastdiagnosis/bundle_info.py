@@ -1,0 +1,141 @@
+"""`BundleInfo`: what bundle.json says, and how it is read back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from contrastdiagnosis import RESEARCH_USE_NOTICE
+from contrastdiagnosis.concepts import Concept, ConceptConfig
+from contrastdiagnosis.errors import InputError
+from contrastdiagnosis.image_quality import QualityLimits
+from contrastdiagnosis.network import NoduleNetConfig
+from contrastdiagnosis.patch import PatchGeometry
+from contrastdiagnosis.vote import Calibration, VoteRule
+
+
+@dataclass(frozen=True)
+class BundleInfo:
+    """What bundle.json says, apart from the schema version and the checksums."""
+
+    name: str
+    version: str
+    vote: VoteRule
+    calibration: Calibration
+    similarity_quantile: float = 0.95
+    split_vote: tuple[float, float] = (0.35, 0.65)
+    """Calibrated probabilities between these are called split."""
+    min_lung_share: float = 0.0
+    """A patch with a smaller share of lung-dense voxels is not called lung."""
+    max_noise_hu: float | None = None
+    """Noisier scans are unlike those of the cases; None where that was not measured."""
+    max_slice_mm: float | None = None
+    """So are scans whose slices lie further apart."""
+    geometry: PatchGeometry = field(default_factory=PatchGeometry)
+    network: NoduleNetConfig = field(default_factory=NoduleNetConfig)
+    concept_head: ConceptConfig | None = None
+    """None for a bundle without concepts."""
+    concepts: tuple[Concept, ...] = ()
+    """What the head's concepts are, in its order."""
+    concept_calibration: Calibration = field(default_factory=Calibration)
+    """From the sigmoid of the head's logit to the probability of malignancy."""
+    created: str = ""
+    training_data: str = ""
+    recipe: dict[str, Any] = field(default_factory=dict)
+    """Options and commit of the training run."""
+    metrics: dict[str, Any] = field(default_factory=dict)
+    """Measured figures with their protocol."""
+    licence: str = "Apache-2.0"
+    citation: str = ""
+    intended_use: str = RESEARCH_USE_NOTICE
+
+    @property
+    def quality_limits(self) -> QualityLimits:
+        """What is still like the scans that the cases come from."""
+        return QualityLimits(self.min_lung_share, self.max_noise_hu, self.max_slice_mm)
+
+
+def info_from_document(document: Mapping[str, Any]) -> BundleInfo:
+    """The part "bundle" of bundle.json.
+
+    Raises:
+        InputError: Something is missing, of another kind, or out of range.
+    """
+    try:
+        values = dict(document)
+        network = dict(values["network"])
+        network["channels"] = tuple(network["channels"])
+        geometry = {name: tuple(value) for name, value in values["geometry"].items()}
+        values |= {
+            "vote": VoteRule(**values["vote"]),
+            "calibration": Calibration(**values["calibration"]),
+            "geometry": PatchGeometry(**geometry),
+            "network": NoduleNetConfig(**network),
+            "split_vote": tuple(values["split_vote"]),
+        }
+        if values.get("concept_head"):
+            values |= {
+                "concept_head": ConceptConfig(**values["concept_head"]),
+                "concepts": tuple(_concept(concept) for concept in values["concepts"]),
+                "concept_calibration": Calibration(**values["concept_calibration"]),
+            }
+        info = BundleInfo(**values)
+        _check_numbers(info)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise InputError(f"bundle.json does not describe a bundle: {error}") from error
+    if info.geometry != PatchGeometry():
+        raise InputError(
+            f"the bundle needs patches {info.geometry}, this version cuts {PatchGeometry()}"
+        )
+    return info
+
+
+def _concept(values: Mapping[str, Any]) -> Concept:
+    return Concept(**{**values, "calibration": Calibration(**values["calibration"])})
+
+
+def _check_numbers(info: BundleInfo) -> None:
+    low, high = info.split_vote
+    numbers = {
+        **_concept_numbers(info),
+        "similarity_quantile": (info.similarity_quantile, 0, 1),
+        "split_vote[0]": (low, 0, 0.5),
+        "split_vote[1]": (high, 0.5, 1),
+        "min_lung_share": (info.min_lung_share, 0, 1),
+        "max_noise_hu": (info.max_noise_hu, 0, 1e6),
+        "max_slice_mm": (info.max_slice_mm, 0, 1e6),
+        "calibration.slope": (info.calibration.slope, 1e-6, 1e6),
+        "calibration.intercept": (info.calibration.intercept, -1e6, 1e6),
+        "vote.k": (info.vote.k, 1, 1e6),
+        "vote.temperature": (info.vote.temperature, 0, 1e9),
+        "network.embedding": (info.network.embedding, 1, 1e6),
+        **{f"network.channels[{n}]": (c, 1, 1e6) for n, c in enumerate(info.network.channels)},
+    }
+    for name, (value, least, most) in numbers.items():
+        if value is None and name in ("max_noise_hu", "max_slice_mm"):
+            continue
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise ValueError(f"{name} must be a number, got {value!r}")
+        if not least <= value <= most:
+            raise ValueError(f"{name} must lie between {least:g} and {most:g}, got {value!r}")
+    if not isinstance(info.vote.k, int):
+        raise ValueError(f"vote.k must be a whole number, got {info.vote.k!r}")
+
+
+def _concept_numbers(info: BundleInfo) -> dict[str, tuple[Any, float, float]]:
+    """Numbers of the concepts with their bounds."""
+    if info.concept_head is None:
+        return {}
+    head, names = info.concept_head, [concept.name for concept in info.concepts]
+    if len(set(names)) != head.concepts or len(names) != head.concepts:
+        raise ValueError(f"the head has {head.concepts} concepts, got the names {names}")
+    calibrations = {"concept_calibration": info.concept_calibration}
+    calibrations |= {f"{c.name}: calibration": c.calibration for c in info.concepts}
+    numbers: dict[str, tuple[Any, float, float]] = {
+        f"concept_head.{name}": (value, 1, 1e6) for name, value in asdict(head).items()
+    }
+    for name, calibration in calibrations.items():
+        numbers[f"{name}.slope"] = (calibration.slope, 1e-6, 1e6)
+        numbers[f"{name}.intercept"] = (calibration.intercept, -1e6, 1e6)
+    return numbers

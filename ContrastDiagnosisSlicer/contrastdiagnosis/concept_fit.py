@@ -1,0 +1,123 @@
+"""The linear parts of a `ConceptHead`, fitted to scores; also after prototypes were removed."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.optimize import minimize
+
+PENALTY = 20.0
+"""Weight of half the squared norm of the standardised weights against the summed cross-entropy;
+chosen among 2, 20 and 200 on fold 0 (training/LOG.md)."""
+
+DROPOUT = 0.3
+"""Share of the concepts that are rejected in a training row (METHODS 4.4)."""
+
+REPEATS = 8
+"""How often every row is shown, each time with other concepts rejected."""
+
+
+class Linear(NamedTuple):
+    """A linear layer on scores: `(scores * weight).sum() + bias`."""
+
+    weight: NDArray[np.float64]
+    bias: NDArray[np.float64]
+
+
+def fit_presence(scores: NDArray, share: NDArray, kept: NDArray) -> Linear:
+    """For every concept a logistic regression on its own scores, with no negative weight.
+
+    So evidence that a box takes away never raises the presence that is shown.
+
+    Args:
+        scores: (N, K, M).
+        share: (N, K) share of the readers who call the concept present, NaN where unknown.
+        kept: (K, M), 0 for removed prototypes.
+    """
+    weight, bias = np.zeros(scores.shape[1:]), np.zeros(scores.shape[1])
+    for k in range(scores.shape[1]):
+        known = np.isfinite(share[:, k])
+        weight[k], bias[k] = _logistic(scores[known, k], share[known, k], kept[k] > 0, least=0.0)
+    return Linear(weight, bias)
+
+
+def fit_decision(
+    scores: NDArray,
+    malignant: ArrayLike,
+    kept: NDArray,
+    absent: NDArray,
+    dropout: float = DROPOUT,
+    penalty: float = PENALTY,
+    seed: int = 0,
+) -> Linear:
+    """The linear layer from all scores to malignancy, trained with concepts rejected at random.
+
+    Args:
+        scores: (N, K, M).
+        malignant: (N,) bool.
+        kept: (K, M), 0 for removed prototypes.
+        absent: (K, M) scores of absent concepts, what one of the two ways of rejecting gives.
+        dropout: Share of the concepts that are rejected; both ways take turns.
+        penalty: Weight of the squared norm.
+        seed: Fixes which.
+    """
+    random = np.random.default_rng(seed)
+    rows = np.repeat(scores, REPEATS, axis=0) * kept
+    gone = random.random((*rows.shape[:2], 1)) < dropout
+    as_zero = random.random((len(rows), 1, 1)) < 0.5
+    rows = np.where(gone, np.where(as_zero, 0.0, absent * kept), rows)
+    target = np.repeat(np.asarray(malignant, dtype=np.float64), REPEATS)
+    flat, shape = rows.reshape(len(rows), -1), scores.shape[1:]
+    # The statistics of whole nodules: a score of 0 is no measure of how far scores spread.
+    spread = scores.reshape(len(scores), -1).std(axis=0)
+    weight, bias = _logistic(
+        flat, target, kept.ravel() > 0, spread=spread, penalty=penalty, repeats=REPEATS
+    )
+    return Linear(weight.reshape(shape), np.array(bias))
+
+
+def absent_scores(scores: NDArray, share: NDArray) -> NDArray[np.float64]:
+    """(K, M) median scores of the nodules in which few readers see the concept.
+
+    Args:
+        scores: (N, K, M).
+        share: (N, K), NaN where unknown.
+    """
+    return np.stack(
+        [np.median(scores[share[:, k] < 0.5, k], axis=0) for k in range(scores.shape[1])]
+    )
+
+
+def _logistic(
+    x: NDArray,
+    target: NDArray,
+    used: NDArray[np.bool_],
+    least: float | None = None,
+    spread: NDArray | None = None,
+    penalty: float = PENALTY,
+    repeats: int = 1,
+) -> tuple[NDArray[np.float64], float]:
+    """Weights and bias of a penalised logistic regression; columns that are not used get 0.
+
+    Columns are standardised and the standardisation is folded into weights and bias: scores span a
+    narrow band, in which a plain penalty would leave nothing but the majority class (METHODS 4.3).
+    """
+    mean = x.mean(axis=0)
+    deviation = np.maximum(x.std(axis=0) if spread is None else spread, 1e-6)
+    z = ((x - mean) / deviation)[:, used]
+
+    def cost(parameters: NDArray) -> tuple[float, NDArray]:
+        w, b = parameters[:-1], parameters[-1]
+        logit = z @ w + b
+        loss = (np.logaddexp(0, logit) - target * logit).sum() / repeats + penalty / 2 * (w @ w)
+        error = (1 / (1 + np.exp(-np.clip(logit, -500, 500))) - target) / repeats
+        return float(loss), np.append(z.T @ error + penalty * w, error.sum())
+
+    count = int(used.sum())
+    bounds = [(least, None)] * count + [(None, None)]
+    found = minimize(cost, np.zeros(count + 1), jac=True, method="L-BFGS-B", bounds=bounds)
+    weight = np.zeros(x.shape[1])
+    weight[used] = found.x[:-1] / deviation[used]
+    return weight, float(found.x[-1] - mean @ weight)

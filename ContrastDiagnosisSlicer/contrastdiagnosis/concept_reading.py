@@ -1,0 +1,147 @@
+"""`ConceptReading`: what concepts a nodule shows, where, and what follows for malignancy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from contrastdiagnosis.concepts import Concept, ConceptHead
+from contrastdiagnosis.errors import InputError
+from contrastdiagnosis.revision import CellGrid, Revision, importance
+from contrastdiagnosis.vote import Calibration
+
+
+@dataclass(frozen=True, eq=False)
+class ConceptReading:
+    """The concepts of a nodule. Research use only.
+
+    The logit of malignancy is `baseline + contribution.sum()`, exactly.
+
+    Attributes:
+        concepts: The K concepts.
+        similarity: (K, M, d, h, w) cosines with the prototypes, after the boxes.
+        scores: (K, M) highest of them, after the rejections.
+        presence: (K,) calibrated share of readers who would call the concept present; NaN where
+            it was rejected.
+        contribution: (K,) logits of malignancy that each concept adds.
+        baseline: Logit of a nodule that shows none.
+        probability: Calibrated probability that readers would suspect malignancy.
+        revision: What was corrected.
+        remarks: Sentences for the user about the boxes.
+    """
+
+    concepts: tuple[Concept, ...]
+    similarity: NDArray[np.float32]
+    scores: NDArray[np.float64]
+    presence: NDArray[np.float64]
+    contribution: NDArray[np.float64]
+    baseline: float
+    probability: float
+    revision: Revision = field(default_factory=Revision)
+    remarks: tuple[str, ...] = ()
+
+    @property
+    def logit(self) -> float:
+        """Log odds of malignancy, not yet calibrated."""
+        return self.baseline + float(self.contribution.sum())
+
+    @property
+    def malignant(self) -> bool:
+        """Whether the calibrated probability exceeds one half."""
+        return self.probability > 0.5
+
+    @property
+    def fired(self) -> NDArray[np.int64]:
+        """(K,) the prototype of each concept with the highest score."""
+        return self.similarity.max(axis=(2, 3, 4)).argmax(axis=1)
+
+    @property
+    def maps(self) -> NDArray[np.float32]:
+        """(K, d, h, w) similarity with the prototype that fired, negative values as 0."""
+        chosen = self.similarity[np.arange(len(self.fired)), self.fired]
+        return np.maximum(chosen, 0)
+
+
+def read_concepts(
+    head: ConceptHead,
+    concepts: Sequence[Concept],
+    calibration: Calibration,
+    similarity: NDArray[np.float32],
+    grid: CellGrid,
+    revision: Revision = Revision(),
+) -> ConceptReading:
+    """The reading of similarity maps, with corrections and without a pass through the network.
+
+    Args:
+        head: Gives weights, kept prototypes and the scores of absent concepts.
+        concepts: The head's K concepts.
+        calibration: From the sigmoid of the head's logit to probability.
+        similarity: (K, M, d, h, w) cosines of one patch.
+        grid: Its cells.
+        revision: What a clinician corrects.
+
+    Raises:
+        InputError: The revision names a concept that the head does not know.
+    """
+    names = [concept.name for concept in concepts]
+    asked = {*revision.rejected, *(box.concept for box in revision.boxes if box.concept)}
+    if unknown := sorted(asked - set(names)):
+        raise InputError(f"no concept is called {', '.join(unknown)}; there are {', '.join(names)}")
+    maps, remarks = _weighed(similarity, names, grid, revision)
+    with torch.inference_mode():
+        # In float64, so that bias and contributions add up to the decision.
+        scores = head.scores(torch.from_numpy(maps)[None]).double()
+        rejected = torch.tensor([name in revision.rejected for name in names])
+        substitute = head.absent * head.kept if revision.mode == "absent_median" else 0 * head.kept
+        scores = torch.where(rejected[:, None], substitute.double(), scores)
+        contribution = head.contributions(scores)[0].numpy()
+        presence_logit = head.presence(scores)[0].numpy()
+        baseline = float(head.decision_bias.double() + _absent_part(head))
+    presence = np.array(
+        [
+            np.nan if name in revision.rejected else c.calibration.probability(_sigmoid(x))
+            for name, c, x in zip(names, concepts, presence_logit, strict=True)
+        ]
+    )
+    logit = baseline + float(contribution.sum())
+    return ConceptReading(
+        concepts=tuple(concepts),
+        similarity=maps,
+        scores=scores[0].numpy(),
+        presence=presence,
+        contribution=contribution,
+        baseline=baseline,
+        probability=float(calibration.probability(_sigmoid(logit))),
+        revision=revision,
+        remarks=remarks,
+    )
+
+
+def _absent_part(head: ConceptHead) -> float:
+    return float((head.absent.double() * head.kept * head.decision_weight).sum())
+
+
+def _weighed(
+    similarity: NDArray[np.float32], names: Sequence[str], grid: CellGrid, revision: Revision
+) -> tuple[NDArray[np.float32], tuple[str, ...]]:
+    """Similarities under the boxes: negative ones are cut off first, or a weight would raise them.
+
+    A concept that no box is about is left alone.
+    """
+    maps = similarity.copy()
+    remarks: list[str] = []
+    for n, name in enumerate(names):
+        boxes = [box for box in revision.boxes if box.concept in (None, name)]
+        if boxes:
+            weight, told = importance(boxes, grid, revision.elsewhere)
+            maps[n] = weight * np.maximum(similarity[n], 0)
+            remarks += told
+    return maps, tuple(dict.fromkeys(remarks))
+
+
+def _sigmoid(logit: float) -> float:
+    return float(1 / (1 + np.exp(-np.clip(logit, -500, 500))))

@@ -1,0 +1,278 @@
+"""`ConceptHead`: what is seen in a nodule and where, and the diagnosis that follows from it.
+
+Concept-based similarity reasoning (CSR, arXiv:2503.06873) on the pyramid of `NoduleNet`, in 3-D.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional
+
+from contrastdiagnosis.errors import InputError
+from contrastdiagnosis.network import DENSITY_BINS, NoduleFeatures, inside_of
+from contrastdiagnosis.vote import Calibration
+
+CELL_LEVELS = (2, 3)
+"""Levels of the pyramid that a cell's features are made of; the grid is that of the last one."""
+
+CELL_VOXELS = (4, 8, 8)
+"""Voxels of a patch that make a cell, along (k, j, i): the strides of level 3."""
+
+INSIDE_FLOOR = 0.02
+"""Share of a cell that the nodule fills at which its densities count half."""
+
+CELL_STATISTICS = 6 + DENSITY_BINS
+
+
+@dataclass(frozen=True)
+class Concept:
+    """A finding that readers rate, and what counts as its presence (METHODS 4.5)."""
+
+    name: str
+    """As it is shown: "ill-defined margin"."""
+    rating: str
+    """The readers' rating that tells it."""
+    at_least: float | None = None
+    """Present from this value of the rating on; None where low values tell it."""
+    at_most: float | None = None
+    """Present up to this value."""
+    calibration: Calibration = field(default_factory=Calibration)
+    """From the head's presence score to the share of readers who would call it present."""
+    reader_kappa: float | None = None
+    """Agreement of two readers about its presence, Cohen's kappa."""
+    auroc: float | None = None
+    """Of the majority's opinion, cross-fitted."""
+
+    def __post_init__(self) -> None:
+        if (self.at_least is None) == (self.at_most is None):
+            raise ValueError(f"{self.name} must have one of at_least and at_most")
+
+    def share(self, ratings: Sequence[float]) -> float:
+        """Share of the readers' ratings that call it present, NaN without any."""
+        if not len(ratings):
+            return float("nan")
+        values = np.asarray(ratings)
+        present = values >= self.at_least if self.at_least is not None else values <= self.at_most
+        return float(present.mean())
+
+
+@dataclass(frozen=True)
+class ConceptConfig:
+    """What fixes the head's tensors."""
+
+    concepts: int = 6
+    """Number K of concepts."""
+    prototypes: int = 10
+    """Number M of prototypes a concept."""
+    width: int = 128
+    """Length of the vectors that are compared."""
+    blocks: int = 2
+    """Residual blocks of the projector."""
+    channels: int = 32 + 96 + CELL_STATISTICS
+    """Features of a cell; given by the pyramid."""
+
+
+class Projector(nn.Module):
+    """(..., C) cell features to (..., W) unit vectors, each cell by itself.
+
+    LayerNorm instead of the published IBN: its statistics would differ between the averaged vectors
+    of training and the single cells of inference (METHODS 4.3).
+    """
+
+    def __init__(self, config: ConceptConfig) -> None:
+        super().__init__()
+        width = config.width
+        self.first = nn.Linear(config.channels, width)
+        self.blocks = nn.ModuleList(
+            nn.Sequential(nn.Linear(width, width), nn.LayerNorm(width), nn.ReLU())
+            for _ in range(config.blocks)
+        )
+        self.last = nn.Linear(width, width)
+
+    def forward(self, cells: Tensor) -> Tensor:
+        """(..., W) of (..., C)."""
+        x = self.first(cells)
+        for block in self.blocks:
+            x = x + block(x)
+        return functional.normalize(self.last(x), dim=-1)
+
+
+class ConceptHead(nn.Module):
+    """Concept maps, prototypes with similarity maps, and the decision that they add up to.
+
+    K concepts with M prototypes each. A patch has d x h x w cells of 5.0 x 5.6 x 5.6 mm.
+    """
+
+    mean: Tensor
+    scale: Tensor
+    kept: Tensor
+    """(K, M): 0 for prototypes that a clinician removed from the atlas."""
+    absent: Tensor
+    """(K, M): median score where the concept is absent."""
+    presence_weight: Tensor
+    presence_bias: Tensor
+    decision_weight: Tensor
+    decision_bias: Tensor
+
+    def __init__(self, config: ConceptConfig = ConceptConfig()) -> None:
+        super().__init__()
+        self.config = config
+        k, m = config.concepts, config.prototypes
+        self.register_buffer("mean", torch.zeros(config.channels))
+        self.register_buffer("scale", torch.ones(config.channels))
+        self.concept = nn.Conv3d(config.channels, k, kernel_size=1, bias=False)
+        """Concept maps; their bias is apart, so that they say only what the cells say."""
+        self.concept_bias = nn.Parameter(torch.zeros(k))
+        self.projector = Projector(config)
+        self.prototype = nn.Parameter(functional.normalize(torch.randn(k, m, config.width), dim=-1))
+        self.register_buffer("kept", torch.ones(k, m))
+        self.register_buffer("absent", torch.zeros(k, m))
+        self.register_buffer("presence_weight", torch.zeros(k, m))
+        self.register_buffer("presence_bias", torch.zeros(k))
+        self.register_buffer("decision_weight", torch.zeros(k, m))
+        self.register_buffer("decision_bias", torch.zeros(()))
+
+    def cells(self, features: NoduleFeatures) -> Tensor:
+        """(B, C, d, h, w) standardised features of the cells."""
+        mean, scale = (x[:, None, None, None] for x in (self.mean, self.scale))
+        return (cell_features(features) - mean) / scale
+
+    def concept_maps(self, cells: Tensor) -> Tensor:
+        """(B, K, d, h, w) logits of the concepts."""
+        return self.concept(cells)
+
+    def concept_logits(self, cells: Tensor, weight: Tensor) -> Tensor:
+        """(B, K) logits pooled over the cells by weights (B, d, h, w) that sum up to 1."""
+        return (self.concept(cells) * weight[:, None]).sum(dim=(2, 3, 4)) + self.concept_bias
+
+    def local_vectors(self, cells: Tensor, weight: Tensor) -> Tensor:
+        """(B, K, C) mean features where each concept is seen (arXiv:2503.06873, Eq. 2).
+
+        Args:
+            cells: (B, C, d, h, w).
+            weight: (B, d, h, w) prior of the spatial softmax; uniform as published.
+        """
+        logits = self.concept(cells).flatten(2) + weight.clamp(min=1e-12).log().flatten(1)[:, None]
+        return torch.einsum("bkn,bcn->bkc", logits.softmax(dim=-1), cells.flatten(2))
+
+    def unit_prototypes(self) -> Tensor:
+        """(K, M, W) of length 1."""
+        return functional.normalize(self.prototype, dim=-1)
+
+    def similarity(self, cells: Tensor) -> Tensor:
+        """(B, K, M, d, h, w) cosines of cells and prototypes, in [-1, 1]."""
+        vectors = self.projector(cells.flatten(2).transpose(1, 2))
+        cosine = torch.einsum("bnw,kmw->bkmn", vectors, self.unit_prototypes())
+        return cosine.unflatten(-1, cells.shape[2:]).clamp(-1, 1)
+
+    def scores(self, similarity: Tensor) -> Tensor:
+        """(B, K, M) highest similarity anywhere (Eq. 10); 0 for prototypes that are removed."""
+        return similarity.flatten(3).amax(dim=-1) * self.kept
+
+    def presence(self, scores: Tensor) -> Tensor:
+        """(B, K) logits of each concept, not yet calibrated; they never fall as scores rise."""
+        return (scores * self.presence_weight).sum(dim=-1) + self.presence_bias
+
+    def contributions(self, scores: Tensor) -> Tensor:
+        """(B, K) logits that each concept adds to `baseline`."""
+        return ((scores - self.absent * self.kept) * self.decision_weight).sum(dim=-1)
+
+    @property
+    def baseline(self) -> Tensor:
+        """() logit of a nodule that shows no concept."""
+        return self.decision_bias + (self.absent * self.kept * self.decision_weight).sum()
+
+    def decide(self, scores: Tensor) -> Tensor:
+        """(B,) logit of malignancy: one linear layer on the scores (Eq. 1)."""
+        return (scores * self.kept * self.decision_weight).sum(dim=(1, 2)) + self.decision_bias
+
+
+def cell_features(features: NoduleFeatures) -> Tensor:
+    """(B, C, d, h, w) of the levels `CELL_LEVELS` and of the densities under the mask.
+
+    The densities are what `mask_statistics` gives for the whole nodule: without them calcified and
+    sub-solid nodules are hardly told (training/LOG.md).
+    """
+    levels = [features.pyramid[n].float() for n in CELL_LEVELS]
+    grid = tuple(levels[-1].shape[2:])
+    pooled = [functional.adaptive_avg_pool3d(x, grid) for x in levels]  # type: ignore[arg-type]
+    statistics = cell_statistics(features.pyramid[0].float(), features.mask_logits.float(), grid)
+    return torch.cat([*pooled, statistics], dim=1)
+
+
+def cell_statistics(intensity: Tensor, mask_logits: Tensor, grid: tuple[int, ...]) -> Tensor:
+    """(B, CELL_STATISTICS, d, h, w): densities of each cell, and how far the nodule fills it.
+
+    Mean, deviation, highest and lowest intensity; log of the share that is nodule, and its highest
+    probability; share of the nodule's part in each of ten density bins.
+
+    Args:
+        intensity: (B, 1, D, H, W) in [0, 1].
+        mask_logits: (B, 1, D, H, W).
+        grid: (d, h, w), divides (D, H, W).
+    """
+    size = [n // m for n, m in zip(intensity.shape[2:], grid, strict=True)]
+
+    def mean(x: Tensor) -> Tensor:
+        return functional.avg_pool3d(x, size)
+
+    def highest(x: Tensor) -> Tensor:
+        return functional.max_pool3d(x, size)
+
+    inside = inside_of(mask_logits)
+    average, share = mean(intensity), mean(inside)
+    deviation = (mean(intensity**2) - average**2).clamp(min=1e-6).sqrt()
+    centers = torch.linspace(0.05, 0.95, DENSITY_BINS, device=intensity.device)
+    bins = [mean(inside * (1 - (intensity - c).abs() * DENSITY_BINS).clamp(min=0)) for c in centers]
+    return torch.cat(
+        [
+            average,
+            deviation,
+            highest(intensity),
+            -highest(-intensity),
+            (100 * share + 1).log(),
+            highest(inside),
+            *(x / (share + INSIDE_FLOOR) for x in bins),
+        ],
+        dim=1,
+    )
+
+
+def nodule_weight(mask_logits: Tensor, grid: tuple[int, ...]) -> Tensor:
+    """(B, d, h, w) share of the nodule that lies in each cell; nearly even where none is found."""
+    inside = inside_of(mask_logits.float())
+    weight = functional.adaptive_avg_pool3d(inside, grid)[:, 0] + 1e-5  # type: ignore[arg-type]
+    return weight / weight.sum(dim=(1, 2, 3), keepdim=True)
+
+
+def save_head(file: Path, head: ConceptHead) -> None:
+    """Writes all tensors, float32, as safetensors."""
+    save_file({n: w.contiguous().cpu() for n, w in head.state_dict().items()}, file)
+
+
+def load_head(file: Path, config: ConceptConfig) -> ConceptHead:
+    """The head in a file, in eval mode, without gradients.
+
+    Raises:
+        InputError: The file is damaged, or its tensors are not those of the configuration.
+    """
+    head = ConceptHead(config)
+    try:
+        weights: Mapping[str, Tensor] = load_file(file)
+        broken = [n for n, w in weights.items() if not torch.isfinite(w).all()]
+        if broken:
+            raise InputError(f"{file} holds weights that are not finite: {', '.join(broken)}")
+        head.load_state_dict(weights, strict=True)
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{file} is not a readable safetensors file: {error}") from error
+    except RuntimeError as error:
+        raise InputError(f"{file} does not fit the head {asdict(config)}: {error}") from error
+    return head.eval().requires_grad_(False)

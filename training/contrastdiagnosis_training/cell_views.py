@@ -1,0 +1,86 @@
+"""`CellViews`: the cells of many views of each nodule, encoded once by a frozen network."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from contrastdiagnosis.concepts import cell_features, nodule_weight
+from contrastdiagnosis.network import NoduleNet
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+from tqdm import tqdm
+
+from contrastdiagnosis_training.augment import Augmentation, augment, marked_extent
+from contrastdiagnosis_training.patch_store import PatchStore
+
+BATCH = 16
+
+
+@dataclass(frozen=True, eq=False)
+class CellViews:
+    """V views of N nodules.
+
+    Attributes:
+        cells: (V, N, C, d, h, w) float16 features, not standardised.
+        weight: (V, N, d, h, w) float16 share of the predicted nodule in each cell.
+        marked: (V, N, d, h, w) float16, highest share of the readers who marked a voxel of it.
+    """
+
+    cells: Tensor
+    weight: Tensor
+    marked: Tensor
+
+    @property
+    def mean_and_scale(self) -> tuple[Tensor, Tensor]:
+        """(C,) mean and deviation of the features over views, nodules and cells."""
+        by_channel = self.cells[:, :, :, ::2, ::2, ::2].float().transpose(0, 2).flatten(1)
+        return by_channel.mean(dim=1), by_channel.std(dim=1).clamp(min=1e-3)
+
+
+def encode_views(
+    network: NoduleNet,
+    store: PatchStore,
+    positions: NDArray[np.int64],
+    options: Augmentation,
+    views: int,
+    seed: int,
+    device: torch.device,
+) -> CellViews:
+    """Augmented views of nodules as cells.
+
+    Args:
+        network: In eval mode, on the device.
+        store: Holds the nodules.
+        positions: (N,) which of them.
+        options: How views are drawn.
+        views: V.
+        seed: Fixes the draws.
+        device: Where the network is.
+    """
+    generator = torch.Generator(device).manual_seed(seed)
+    made: list[list[tuple[Tensor, ...]]] = []
+    for _ in tqdm(range(views), unit="view", leave=False):
+        made.append([])
+        for part in torch.from_numpy(positions).split(BATCH):
+            share = store.share[part].to(device)
+            seen = augment(
+                store.intensity[part].to(device),
+                share,
+                store.coverage[part].to(device),
+                options,
+                generator,
+                marked_extent(share),
+            )
+            with torch.inference_mode():
+                features = network(seen.intensity)
+                cells = cell_features(features)
+                grid = tuple(cells.shape[2:])
+                weight = nodule_weight(features.mask_logits, grid)
+                marked = functional.adaptive_max_pool3d(seen.share, grid)[:, 0]
+            made[-1].append((cells.half().cpu(), weight.half().cpu(), marked.half().cpu()))
+    joined = [[torch.cat(column) for column in zip(*view, strict=True)] for view in made]
+    cells, weight, marked = (torch.stack(column) for column in zip(*joined, strict=True))
+    return CellViews(cells, weight, marked)

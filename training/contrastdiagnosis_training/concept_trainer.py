@@ -1,0 +1,364 @@
+"""The three stages that make a `ConceptHead` (CSR, arXiv:2503.06873) on a frozen network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import torch
+from contrastdiagnosis.concept_fit import absent_scores, fit_decision, fit_presence
+from contrastdiagnosis.concepts import ConceptConfig, ConceptHead
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.optim.lr_scheduler import OneCycleLR
+
+from contrastdiagnosis_training.cell_views import CellViews
+from contrastdiagnosis_training.losses import known_bce, soft_triple
+
+PRESENT = 0.5
+"""Share of the readers from which on a concept counts as present: their majority."""
+
+HIGHEST_POSITIVE_WEIGHT = 10.0
+
+LAST_RESEED = 0.7
+"""Share of the epochs after which prototypes stay where they are, so that all of them settle."""
+
+FIRST_THRESHOLD = 0.4
+FIRST_STEEPNESS = 10.0
+"""Where presence begins on the scale of cosines, and how steeply; both are learned."""
+
+
+@dataclass(frozen=True)
+class ConceptRecipe:
+    """How a head is trained; the defaults are what the shipped bundle was trained with."""
+
+    prototypes: int = 10
+    """M, a concept."""
+    width: int = 128
+    blocks: int = 2
+    views: int = 6
+    """Augmented views of each nodule, encoded once."""
+    concept_epochs: int = 12
+    prototype_epochs: int = 20
+    batch: int = 32
+    concept_rate: float = 5e-3
+    prototype_rate: float = 2e-3
+    weight_decay: float = 0.01
+    margin: float = 0.1
+    """delta."""
+    margin_sign: int = -1
+    """-1 is a true margin, +1 what arXiv:2503.06873 prints."""
+    scale: float = 20.0
+    """lambda."""
+    gamma: tuple[float, float] = (10.0, 1000.0)
+    """First and last sharpness of the choice among prototypes, annealed geometrically."""
+    reseed: bool = True
+    """Move prototypes that nobody chose for an epoch onto items that none covers well."""
+    cell_weight: float = 1.0
+    """Weight of the loss of a random cell of the nodule beside that of the averaged vectors."""
+    presence_weight: float = 1.0
+    """Weight of the cross-entropy between highest similarity and readers: what inference reads is
+    what is trained. 0 is the published loss."""
+    outside_weight: float = 1.0
+    """Weight of keeping similarities low in cells that no reader marked. 0 is the published one."""
+    soft_labels: bool = True
+    """Shares of readers instead of their majority."""
+    mask_prior: bool = True
+    """Pool concept maps, and start the spatial softmax, where the network sees the nodule; False is
+    the published pooling over the whole image, of which a nodule is a small part."""
+    dropout: float = 0.3
+    """Share of the concepts that are rejected in each training row of the decision."""
+    penalty: float = 20.0
+    """Of the decision's squared weights."""
+
+
+@dataclass(frozen=True, eq=False)
+class ConceptTargets:
+    """What readers say of N nodules.
+
+    Attributes:
+        share: (N, K) share of the readers who call each concept present, NaN where unknown.
+        malignancy: (N,) mean rating.
+    """
+
+    share: Tensor
+    malignancy: Tensor
+
+
+def train_head(
+    views: CellViews,
+    targets: ConceptTargets,
+    recipe: ConceptRecipe,
+    seed: int = 0,
+    on_progress: Callable[[str, int, int], None] | None = None,
+) -> ConceptHead:
+    """A head after all three stages, in eval mode.
+
+    Args:
+        views: Of the training nodules.
+        targets: In the same order.
+        recipe: How.
+        seed: Fixes weights and order.
+        on_progress: Called with (stage, done, all) after each epoch.
+    """
+    torch.manual_seed(seed)
+    config = ConceptConfig(
+        targets.share.shape[1], recipe.prototypes, recipe.width, recipe.blocks,
+        views.cells.shape[2],
+    )  # fmt: skip
+    head = ConceptHead(config)
+    head.mean, head.scale = views.mean_and_scale
+    generator = torch.Generator().manual_seed(seed)
+    fit_concepts(head, views, targets, recipe, generator, on_progress)
+    fit_prototypes(head, views, targets, recipe, generator, on_progress)
+    fit_decisions(head, views_scores(head, views), targets, recipe, seed)
+    return head.eval().requires_grad_(False)
+
+
+def fit_concepts(
+    head: ConceptHead,
+    views: CellViews,
+    targets: ConceptTargets,
+    recipe: ConceptRecipe,
+    generator: torch.Generator,
+    on_progress: Callable[[str, int, int], None] | None = None,
+) -> None:
+    """Stage 1: concept maps by the cross-entropy of their pooled logits."""
+    share = _labels(targets, recipe)
+    positive = torch.nanmean((targets.share >= PRESENT).float(), dim=0).clamp(min=0.02)
+    weight = ((1 - positive) / positive).clamp(max=HIGHEST_POSITIVE_WEIGHT)
+
+    def loss(items: Items) -> Tensor:
+        logits = head.concept_logits(items.cells, items.prior(recipe))
+        return known_bce(logits, share[items.nodule], weight).mean()
+
+    parameters = [*head.concept.parameters(), head.concept_bias]
+    _optimise(
+        "concepts", parameters, recipe.concept_rate, recipe.concept_epochs, _steps(views, recipe),
+        lambda: _epoch(head, views, recipe, generator), lambda items, _: loss(items), recipe,
+        on_progress,
+    )  # fmt: skip
+
+
+def fit_prototypes(
+    head: ConceptHead,
+    views: CellViews,
+    targets: ConceptTargets,
+    recipe: ConceptRecipe,
+    generator: torch.Generator,
+    on_progress: Callable[[str, int, int], None] | None = None,
+) -> None:
+    """Stage 2: projector and prototypes; features and concept maps stay as they are."""
+    k, m = head.config.concepts, head.config.prototypes
+    share, present = _labels(targets, recipe), targets.share >= PRESENT
+    threshold = nn.Parameter(torch.full((k,), FIRST_THRESHOLD))
+    steepness = nn.Parameter(torch.full((k,), FIRST_STEEPNESS).log())
+    head.concept.requires_grad_(False)
+    hits, seen = torch.zeros(k, m), [torch.zeros(0, head.config.width) for _ in range(k)]
+
+    def triple(vectors: Tensor, concept: Tensor, gamma: float) -> Tensor:
+        cosine = torch.einsum("nw,kmw->nkm", vectors, head.unit_prototypes())
+        margin = recipe.margin_sign * recipe.margin
+        return soft_triple(cosine, concept, margin, recipe.scale, gamma).mean()
+
+    def loss(items: Items, done: float) -> Tensor:
+        first, last = recipe.gamma
+        gamma = first * (last / first) ** done
+        total = items.cells.new_zeros(())
+        row, concept = present[items.nodule].nonzero(as_tuple=True)
+        if len(row):
+            local = head.local_vectors(items.cells, items.prior(recipe))[row, concept]
+            vectors = head.projector(local)
+            _count(head, vectors.detach(), concept, hits, seen)
+            total = total + triple(vectors, concept, gamma)
+            if recipe.cell_weight:
+                cell = _marked_cell(items, generator)[row]
+                total = total + recipe.cell_weight * triple(head.projector(cell), concept, gamma)
+        if recipe.presence_weight or recipe.outside_weight:
+            best = head.similarity(items.cells).amax(dim=2)
+
+            def logit(highest: Tensor) -> Tensor:
+                return steepness.exp() * (highest - threshold)
+
+            there = logit(best.flatten(2).amax(dim=-1))
+            outside = best.masked_fill(items.marked[:, None] > 0, -1).flatten(2).amax(dim=-1)
+            total = total + recipe.presence_weight * known_bce(there, share[items.nodule]).mean()
+            nothing = functional.softplus(logit(outside)).mean()
+            total = total + recipe.outside_weight * nothing
+        return total
+
+    def after_epoch(stage: str, done: int, epochs: int) -> None:
+        if recipe.reseed and done <= LAST_RESEED * epochs:
+            _reseed(head, hits, seen, generator)
+        hits.zero_()
+        seen[:] = [torch.zeros(0, head.config.width) for _ in range(k)]
+        if on_progress:
+            on_progress(stage, done, epochs)
+
+    parameters = [*head.projector.parameters(), head.prototype, threshold, steepness]
+    _optimise(
+        "prototypes", parameters, recipe.prototype_rate, recipe.prototype_epochs,
+        _steps(views, recipe), lambda: _epoch(head, views, recipe, generator), loss, recipe,
+        after_epoch,
+    )  # fmt: skip
+    head.concept.requires_grad_(True)
+    with torch.no_grad():
+        head.prototype.copy_(head.unit_prototypes())
+
+
+def fit_decisions(
+    head: ConceptHead,
+    scores: Tensor,
+    targets: ConceptTargets,
+    recipe: ConceptRecipe,
+    seed: int = 0,
+) -> None:
+    """Stage 3: presence and decision, linear in the scores; all else stays as it is.
+
+    Args:
+        head: After stage 2.
+        scores: (V, N, K, M) of views of the training nodules.
+        targets: What readers say of them.
+        recipe: Dropout and penalty.
+        seed: Fixes which concepts are dropped.
+    """
+    views = len(scores)
+    flat = scores.flatten(0, 1).double().numpy()
+    share = targets.share.repeat(views, 1).numpy()
+    malignancy = targets.malignancy.repeat(views).numpy()
+    rated = (malignancy != 3) & (malignancy == malignancy)
+    kept = head.kept.numpy()
+    absent = absent_scores(flat, share)
+    presence = fit_presence(flat, share, kept)
+    decision = fit_decision(
+        flat[rated], malignancy[rated] > 3, kept, absent, recipe.dropout, recipe.penalty, seed
+    )
+    for name, value in {
+        "absent": absent,
+        "presence_weight": presence.weight,
+        "presence_bias": presence.bias,
+        "decision_weight": decision.weight,
+        "decision_bias": decision.bias,
+    }.items():
+        getattr(head, name).copy_(torch.from_numpy(value))
+
+
+@torch.no_grad()
+def views_scores(head: ConceptHead, views: CellViews) -> Tensor:
+    """(V, N, K, M) scores of all views."""
+    rows = []
+    for view in views.cells:
+        parts = [head.scores(head.similarity(_standard(head, part))) for part in view.split(64)]
+        rows.append(torch.cat(parts))
+    return torch.stack(rows)
+
+
+@dataclass(frozen=True, eq=False)
+class Items:
+    """A batch: positions among the training nodules (B,), and one view of each."""
+
+    nodule: Tensor
+    cells: Tensor
+    weight: Tensor
+    marked: Tensor
+
+    def prior(self, recipe: ConceptRecipe) -> Tensor:
+        """(B, d, h, w) where concept maps are pooled."""
+        if recipe.mask_prior:
+            return self.weight
+        return torch.full_like(self.weight, 1 / self.weight[0].numel())
+
+
+def _steps(views: CellViews, recipe: ConceptRecipe) -> int:
+    return max(views.cells.shape[1] // recipe.batch, 1)
+
+
+def _epoch(
+    head: ConceptHead, views: CellViews, recipe: ConceptRecipe, generator: torch.Generator
+) -> Iterable[Items]:
+    """Every nodule once, in one of its views; the last incomplete batch is dropped."""
+    order = torch.randperm(views.cells.shape[1], generator=generator)
+    for part in order.split(recipe.batch)[: _steps(views, recipe)]:
+        view = torch.randint(len(views.cells), (len(part),), generator=generator)
+        weight = views.weight[view, part].float()
+        yield Items(
+            part,
+            _standard(head, views.cells[view, part]),
+            weight / weight.sum(dim=(1, 2, 3), keepdim=True).clamp(min=1e-12),
+            views.marked[view, part].float(),
+        )
+
+
+def _standard(head: ConceptHead, cells: Tensor) -> Tensor:
+    mean, scale = (x[:, None, None, None] for x in (head.mean, head.scale))
+    return (cells.float() - mean) / scale
+
+
+def _optimise(
+    stage: str,
+    parameters: list[nn.Parameter],
+    rate: float,
+    epochs: int,
+    steps: int,
+    epoch: Callable[[], Iterable[Items]],
+    loss: Callable[[Items, float], Tensor],
+    recipe: ConceptRecipe,
+    on_progress: Callable[[str, int, int], None] | None,
+) -> None:
+    optimizer = torch.optim.AdamW(parameters, rate, weight_decay=recipe.weight_decay)
+    total = max(epochs * steps, 2)
+    warm_up = max(0.1, 1.5 / total)
+    schedule = OneCycleLR(
+        optimizer, rate, total_steps=total, pct_start=warm_up, cycle_momentum=False
+    )
+    for done in range(epochs):
+        for items in epoch():
+            value = loss(items, done / epochs)
+            optimizer.zero_grad(set_to_none=True)
+            value.backward()
+            optimizer.step()
+            schedule.step()
+        if on_progress:
+            on_progress(stage, done + 1, epochs)
+
+
+def _labels(targets: ConceptTargets, recipe: ConceptRecipe) -> Tensor:
+    if recipe.soft_labels:
+        return targets.share
+    hard = (targets.share >= PRESENT).float()
+    return torch.where(targets.share.isfinite(), hard, torch.nan)
+
+
+def _marked_cell(items: Items, generator: torch.Generator) -> Tensor:
+    """(B, C) a cell of each nodule that most readers marked, at random; any where none is."""
+    chance = (items.marked.flatten(1) >= PRESENT).float() + 1e-9
+    place = torch.multinomial(chance, 1, generator=generator)[:, 0]
+    return items.cells.flatten(2)[torch.arange(len(place)), :, place]
+
+
+@torch.no_grad()
+def _count(
+    head: ConceptHead, vectors: Tensor, concept: Tensor, hits: Tensor, seen: list[Tensor]
+) -> None:
+    """Which prototype of its concept each vector is nearest to."""
+    prototypes = head.unit_prototypes()
+    for k in concept.unique().tolist():
+        own = vectors[concept == k]
+        hits[k] += (own @ prototypes[k].T).argmax(dim=1).bincount(minlength=hits.shape[1])
+        seen[k] = torch.cat([seen[k], own])
+
+
+@torch.no_grad()
+def _reseed(
+    head: ConceptHead, hits: Tensor, seen: list[Tensor], generator: torch.Generator
+) -> None:
+    """Moves prototypes that nobody chose onto the vectors that are covered worst."""
+    prototypes = head.unit_prototypes()
+    for k, vectors in enumerate(seen):
+        dead = (hits[k] == 0).nonzero().flatten()
+        if not len(vectors) or not len(dead):
+            continue
+        covered = (vectors @ prototypes[k].T).amax(dim=1)
+        worst = covered.argsort()[: max(2 * len(dead), 1)]
+        chosen = worst[torch.randperm(len(worst), generator=generator)][: len(dead)]
+        head.prototype[k, dead[: len(chosen)]] = vectors[chosen]
