@@ -9,7 +9,7 @@ READY := $(VENV)/.ready
 OUT ?= out/demo
 
 SLICER ?=
-MODULES := ContrastDiagnosis
+MODULES := ContrastDiagnosis ContrastDiagnosisAtlas
 FOLDER := ContrastDiagnosisSlicer
 
 define check_slicer

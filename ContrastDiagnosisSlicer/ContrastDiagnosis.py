@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Callable
 from typing import Any
 
 import slicer
@@ -20,9 +18,6 @@ from slicer.ScriptedLoadableModule import (
 )
 from slicer.util import VTKObservationMixin
 
-ANSWER_LIMIT_S = 180
-"""The first answer waits for the engine to start."""
-
 
 class ContrastDiagnosis(ScriptedLoadableModule):
     """What Slicer shows of the module before it is opened."""
@@ -35,8 +30,9 @@ class ContrastDiagnosis(ScriptedLoadableModule):
         self.parent.contributors = ["ContrastDiagnosis developers"]
         self.parent.helpText = _(
             "Click a nodule on a chest CT: its segmentation, a malignancy score voted by the most"
-            " similar of the known cases, how far it can be trusted, and maps of what makes nodule"
-            " and case alike. Research use only, not for clinical use."
+            " similar of the known cases, how far it can be trusted, maps of what makes nodule and"
+            " case alike, and the concepts that speak for it, which can be corrected. Research use"
+            " only, not for clinical use."
         )
         self.parent.acknowledgementText = _(
             "Method: ContrastDiagnosis, arXiv:2403.05280. Cases: LIDC-IDRI (Armato et al.,"
@@ -196,6 +192,7 @@ class ContrastDiagnosisTest(ScriptedLoadableModuleTest):
         """Every part of the story."""
         for test in (
             self.test_ClickSaveReload,
+            self.test_ConceptsSaveReload,
             self.test_CloseSceneWhileRunning,
             self.test_UnusableInput,
         ):
@@ -204,29 +201,25 @@ class ContrastDiagnosisTest(ScriptedLoadableModuleTest):
 
     def test_ClickSaveReload(self) -> None:
         """Load the phantom, click, see segment, score, cases and maps; save, close, load again."""
-        from ContrastDiagnosisLib import NoduleScene
+        from ContrastDiagnosisLib import NoduleScene, SelfTest
 
-        panel = self._panelWithPhantom()
-        node, pointId = self._click(panel)
-        document = self._wait(panel, lambda: NoduleScene.documentOf(node, pointId))
+        panel = SelfTest.panelWithPhantom()
+        node, pointId = SelfTest.click()
+        document = SelfTest.waitForDiagnosis(panel, node, pointId)
         self.assertTrue(document["nodule"]["found"])
         self.assertGreater(document["probability"], 0.5)
         self.assertEqual(len(document["cases"]), 6)
         self.assertIn("Research use only", document["notice"])
         segment = node.segmentation.GetSegmentation().GetSegment(NoduleScene.segmentIdOf(pointId))
         self.assertIn("Nodule", segment.GetTerminology())
-        surface = self._wait(panel, lambda: segment.GetRepresentation("Closed surface"))
+        surface = SelfTest.waitFor(panel, lambda: segment.GetRepresentation("Closed surface"))
         self.assertGreater(surface.GetNumberOfPoints(), 100)
         panel.onCaseSelected(0)
-        self._wait(panel, lambda: panel.compare.node(node, "queryMap"))
+        SelfTest.waitFor(panel, lambda: panel.compare.node(node, "queryMap"))
         self.assertGreater(
             panel.compare.node(node, "queryMap").GetImageData().GetScalarRange()[1], 0
         )
-        file = os.path.join(slicer.app.temporaryPath, "ContrastDiagnosisTest.mrb")
-        self.assertTrue(slicer.util.saveScene(file))
-        slicer.mrmlScene.Clear()
-        slicer.util.loadScene(file)
-        os.remove(file)
+        SelfTest.saveAndLoad()
         node = ContrastDiagnosisLogic().getParameterNode()
         self.assertEqual(NoduleScene.documentOf(node, node.nodule), document)
         self.assertIsNotNone(
@@ -234,57 +227,56 @@ class ContrastDiagnosisTest(ScriptedLoadableModuleTest):
         )
         self.assertIsNotNone(panel.compare.node(node, "queryMap"))
 
+    def test_ConceptsSaveReload(self) -> None:
+        """Show a concept, reject another, draw a box, save and load; or the bundle has none."""
+        from ContrastDiagnosisLib import Revisions, SelfTest
+
+        panel = SelfTest.panelWithPhantom()
+        node, pointId = SelfTest.click()
+        concepts = SelfTest.waitForDiagnosis(panel, node, pointId)["concepts"]
+        SelfTest.waitFor(panel, lambda: not panel.session.isRunning)
+        section = panel.concepts
+        if concepts is None:
+            self.assertIn("no concepts", section.panel.headline.text)
+            return
+        shown, rejected = (row["name"] for row in concepts["concepts"][:2])
+        section.onConcept(shown)
+        section.onReject(rejected, True)
+        section.onBox(True, False)
+        SelfTest.waitFor(panel, lambda: not section.isRunning)
+        self.assertEqual(section.panel.message.text, "")
+        revision = Revisions.readingOf(node, pointId)["revision"]
+        self.assertTrue(Revisions.isSame(revision, Revisions.revisionOf(node, pointId)))
+        self.assertEqual(revision["rejected"], [rejected])
+        self.assertEqual(revision["boxes"][0]["concept"], shown)
+        SelfTest.saveAndLoad()
+        node = ContrastDiagnosisLogic().getParameterNode()
+        self.assertTrue(Revisions.isSame(revision, Revisions.revisionOf(node, pointId)))
+        self.assertIsNotNone(panel.compare.node(node, "conceptMap"))
+        self.assertFalse(section.isRunning)
+
     def test_CloseSceneWhileRunning(self) -> None:
         """The answer finds no scene to go to, and the panel is ready for the next click."""
-        panel = self._panelWithPhantom()
-        self._click(panel)
+        from ContrastDiagnosisLib import SelfTest
+
+        panel = SelfTest.panelWithPhantom()
+        SelfTest.click()
         self.assertTrue(panel.session.isRunning)
         slicer.mrmlScene.Clear()
         self.assertFalse(panel.session.isRunning)
-        panel = self._panelWithPhantom()
-        self._click(panel)
-        self._wait(panel, lambda: not panel.session.isRunning)
+        panel = SelfTest.panelWithPhantom()
+        SelfTest.click()
+        SelfTest.waitFor(panel, lambda: not panel.session.isRunning)
         self.assertTrue(panel.ui.applyButton.enabled)
 
     def test_UnusableInput(self) -> None:
         """A point outside the CT: a message, an unchanged scene, a usable button."""
-        panel = self._panelWithPhantom()
-        node, _pointId = self._click(panel, (5000.0, 0.0, 0.0))
-        self._wait(panel, lambda: panel.ui.messageLabel.text)
+        from ContrastDiagnosisLib import SelfTest
+
+        panel = SelfTest.panelWithPhantom()
+        node, _pointId = SelfTest.click((5000.0, 0.0, 0.0))
+        SelfTest.waitFor(panel, lambda: panel.ui.messageLabel.text)
         self.assertIn("outside", panel.ui.messageLabel.text)
         self.assertIsNone(node.segmentation)
         self.assertTrue(panel.ui.applyButton.enabled)
         self.assertFalse(panel.session.isRunning)
-
-    def _panelWithPhantom(self) -> Any:
-        """The module's panel with the phantom CT selected."""
-        import unittest
-
-        from ContrastDiagnosisLib.SamplePhantom import loadPhantom
-
-        widget = slicer.modules.contrastdiagnosis.widgetRepresentation().self()
-        settings = widget.panel.setup.settings()
-        missing = widget.panel.setup.missingPackages()
-        if settings.location == "local" and not settings.python and missing:
-            raise unittest.SkipTest(f"not installed in Slicer's Python: {', '.join(missing)}")
-        volume = loadPhantom()
-        widget.initializeParameterNode()
-        widget.logic.getParameterNode().inputVolume = volume
-        return widget.panel
-
-    def _click(self, panel: Any, pointRas: Any = None) -> tuple[Any, str]:
-        """Places a point, as a click does."""
-        from ContrastDiagnosisLib.SamplePhantom import NODULE_CENTERS_RAS
-
-        logic = ContrastDiagnosisLogic()
-        return logic.getParameterNode(), logic.addNodule(pointRas or NODULE_CENTERS_RAS[0])
-
-    def _wait(self, panel: Any, condition: Callable[[], Any]) -> Any:
-        """What the condition gives when it holds; the panel stays alive meanwhile."""
-        end = time.monotonic() + ANSWER_LIMIT_S
-        while time.monotonic() < end:
-            slicer.app.processEvents()
-            if found := condition():
-                return found
-            time.sleep(0.01)
-        raise AssertionError(f"nothing came: {panel.ui.messageLabel.text}")

@@ -39,6 +39,7 @@ from contrastdiagnosis.network import distance  # noqa: E402
 from contrastdiagnosis.patch import DEFAULT_GEOMETRY, crop_patch  # noqa: E402
 from contrastdiagnosis.phantom import DEMO_NODULES, make_phantom  # noqa: E402
 from contrastdiagnosis.pixels import CasePixels, PixelStore  # noqa: E402
+from contrastdiagnosis.revision import Box, Revision  # noqa: E402
 from contrastdiagnosis.volume import Volume, sitk_from_array  # noqa: E402
 from contrastdiagnosis.wire import read_request, request_body, unpack  # noqa: E402
 from contrastdiagnosis_training.fit import has_bfloat16  # noqa: E402
@@ -273,6 +274,40 @@ def _report_memory(diagnoser: Diagnoser) -> float:
         return statistics.median(memory for _, memory in runs)
 
 
+def concepts() -> Iterator[Figure]:
+    """A corrected concept reading against a pass through the network, and what the head costs."""
+    diagnoser = Diagnoser(load_bundle(default_bundle_folder()), "cpu")
+    phantom = make_phantom()
+    volume, point = phantom.volume, np.array(DEMO_NODULES[0].center_ras_mm)
+    diagnosis = diagnoser.diagnose(volume, point)
+    r, a, s = point.tolist()
+    name = diagnoser.bundle.info.concepts[0].name
+    revisions = {
+        "boxes": Revision(
+            (Box((r, a, s), (15, 15, 15), look=True), Box((r + 9, a, s), (14, 14, 14), look=False))
+        ),
+        "rejection": Revision(rejected=(name,)),
+    }
+    bare = Diagnoser(replace(diagnoser.bundle, concepts=None), "cpu")
+    times = _medians(
+        {
+            "with": lambda: diagnoser.encode(volume, point),
+            "without": lambda: bare.encode(volume, point),
+            **{
+                key: lambda revision=revision: diagnoser.revise(diagnosis, volume, revision)
+                for key, revision in revisions.items()
+            },
+        },
+        repeats=25,
+    )
+    for key in revisions:
+        ratio = times[key] / times["with"]
+        yield _at_most(f"re-scoring after {key}, over the full pass", ratio, "ratio", 0.05)
+    yield Figure(
+        "a pass with the concept head over one without", times["with"] / times["without"], "ratio"
+    )
+
+
 def server() -> Iterator[Figure]:
     """The server's start, idle memory, what it adds to a diagnosis, many clients at once."""
     model = default_bundle_folder() / "model.safetensors"
@@ -419,6 +454,7 @@ SECTIONS: dict[str, Callable[[], Iterator[Figure]]] = {
     "process": process,
     "search": search,
     "explain": explain,
+    "concepts": concepts,
     "server": server,
     "panel": panel,
     "fuzz": fuzz,

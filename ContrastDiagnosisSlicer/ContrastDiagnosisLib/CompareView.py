@@ -9,15 +9,21 @@ import numpy as np
 import slicer
 from slicer.i18n import tr as _
 
-from ContrastDiagnosisLib.NoduleScene import LABELMAP, placeUnder
+from ContrastDiagnosisLib.MapVolumes import colourAsMap, putVolume
+from ContrastDiagnosisLib.NoduleScene import LABELMAP
+from ContrastDiagnosisLib.OwnNodes import (
+    BOX,
+    CLASSES,
+    keepRole,
+    nodesOfVolume,
+    removeRole,
+    roleOf,
+)
 from ContrastDiagnosisLib.VolumeBridge import labelmapOf, pointInWorld
 
 LAYOUT_ID = 20403
 QUERY_VIEW, CASE_VIEW = "ContrastQuery", "ContrastCase"
 WINDOW_HU = (-1000.0, 400.0)
-MAP_COLOURS = "vtkMRMLColorTableNodeFileColdToHotRainbow.txt"
-WEAKEST_SHOWN = 0.02
-"""Weaker evidence is left transparent."""
 CONTOUR_COLOUR = (1.0, 0.84, 0.0)
 FIELD_MM = 48.0
 
@@ -86,14 +92,14 @@ class CompareView:
         self._show(QUERY_VIEW, volume, self.node(parameterNode, "queryMap"), parameterNode)
         if pair["case"] is None:
             for role in ("casePicture", "caseMap", "caseContour"):
-                self._remove(parameterNode, role)
+                removeRole(parameterNode, role)
             self._show(CASE_VIEW, None, None, parameterNode)
         else:
             facts = pair["case"][sign]
             values = tensors[f"{n}.case.{sign}"]
             low, high = WINDOW_HU
             hu = tensors[f"{n}.case.intensity"].astype(np.float32) * (high - low) + low
-            picture = self._volume(parameterNode, "casePicture", _("case picture"), hu, affine)
+            picture = putVolume(parameterNode, "casePicture", _("case picture"), hu, affine)
             _setWindow(picture, *WINDOW_HU)
             self._showMap(parameterNode, "caseMap", _("case map"), values, affine, facts, highest)
             self._showContour(parameterNode, "caseContour", values, affine, facts, CASE_VIEW)
@@ -102,7 +108,7 @@ class CompareView:
 
     def node(self, parameterNode: Any, role: str) -> Any:
         """The node that plays a role, None if there is none."""
-        return parameterNode.parameterNode.GetNodeReference(f"ContrastDiagnosis.{role}")
+        return roleOf(parameterNode, role)
 
     def setOpacity(self, opacity: float) -> None:
         """Of both maps."""
@@ -115,31 +121,7 @@ class CompareView:
         for role in (
             "queryMap", "queryContour", "casePicture", "caseMap", "caseContour",
         ):  # fmt: skip
-            self._remove(parameterNode, role)
-
-    def _remove(self, parameterNode: Any, role: str) -> None:
-        if node := self.node(parameterNode, role):
-            slicer.mrmlScene.RemoveNode(node)
-
-    def _keep(self, parameterNode: Any, role: str, node: Any) -> None:
-        reference = f"ContrastDiagnosis.{role}"
-        parameterNode.parameterNode.SetNodeReferenceID(reference, node.GetID())
-        node.SetAttribute("ContrastDiagnosis.role", role)
-        placeUnder(parameterNode.inputVolume, node)
-
-    def _volume(
-        self, parameterNode: Any, role: str, name: str, values: np.ndarray, affine: np.ndarray
-    ) -> Any:
-        """A float volume on the patch grid, under the CT's transform."""
-        node = self.node(parameterNode, role)
-        if not node:
-            node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", name)
-            self._keep(parameterNode, role, node)
-        node.SetIJKToRASMatrix(slicer.util.vtkMatrixFromArray(affine))
-        slicer.util.updateVolumeFromArray(node, values.astype(np.float32))
-        node.CreateDefaultDisplayNodes()
-        node.SetAndObserveTransformNodeID(parameterNode.inputVolume.GetTransformNodeID())
-        return node
+            removeRole(parameterNode, role)
 
     def _showMap(
         self,
@@ -153,16 +135,7 @@ class CompareView:
     ) -> None:
         """The map in colour; both sides of a pair share one scale."""
         scaled = values.astype(np.float32) * (facts["highest"] / highest if highest else 0.0)
-        node = self._volume(parameterNode, role, name, scaled, affine)
-        display = node.GetDisplayNode()
-        display.SetAndObserveColorNodeID(MAP_COLOURS)
-        display.SetAutoWindowLevel(False)
-        display.SetWindowLevelMinMax(0.0, 1.0)
-        display.SetThreshold(WEAKEST_SHOWN, 1.0)
-        display.ApplyThresholdOn()
-        colours = getattr(slicer.modules, "colors", None)
-        if colours:
-            colours.logic().AddDefaultColorLegendDisplayNode(node)
+        colourAsMap(putVolume(parameterNode, role, name, scaled, affine))
 
     def _showContour(
         self,
@@ -174,7 +147,7 @@ class CompareView:
         view: str,
     ) -> None:
         """The outline of the strongest tenth of a map, in its own view alone."""
-        self._remove(parameterNode, role)
+        removeRole(parameterNode, role)
         # float16 may round a voxel at the level to just below it.
         inside = values.astype(np.float32) >= facts["contour_level"] * (1 - 1e-3)
         if facts["highest"] == 0:
@@ -182,7 +155,7 @@ class CompareView:
         node = slicer.mrmlScene.AddNewNodeByClass(
             "vtkMRMLSegmentationNode", _("strongest evidence")
         )
-        self._keep(parameterNode, role, node)
+        keepRole(parameterNode, role, node)
         _addSegment(node, inside.astype(np.uint8), affine)
         node.CreateDefaultDisplayNodes()
         display = node.GetDisplayNode()
@@ -225,7 +198,9 @@ class CompareView:
             ratio = height / width if width else 1.0
             node.SetFieldOfView(FIELD_MM, FIELD_MM * ratio, depth)
         for name in ("points", "segmentation"):
-            _hideFromCaseView(getattr(parameterNode, name))
+            hideFromCaseView(getattr(parameterNode, name))
+        for box in nodesOfVolume(CLASSES[BOX], parameterNode.inputVolume):
+            hideFromCaseView(box)
 
 
 def _addSegment(node: Any, mask: np.ndarray, affine: np.ndarray) -> None:
@@ -242,7 +217,7 @@ def _setWindow(volume: Any, low: float, high: float) -> None:
     display.SetWindowLevelMinMax(low, high)
 
 
-def _hideFromCaseView(node: Any) -> None:
+def hideFromCaseView(node: Any) -> None:
     """The case lies where the nodule does: the nodule's outline must not show over it."""
     display = node.GetDisplayNode() if node else None
     caseNode = _sliceNodeOf(CASE_VIEW)

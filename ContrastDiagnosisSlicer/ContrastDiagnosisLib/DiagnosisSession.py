@@ -13,6 +13,7 @@ from slicer.i18n import tr as _
 
 from ContrastDiagnosisLib import NoduleScene
 from ContrastDiagnosisLib.NoduleScene import Diagnosed
+from ContrastDiagnosisLib.Revisions import isEmpty, revisionOf
 from ContrastDiagnosisLib.Tensors import unpackTensors
 from ContrastDiagnosisLib.VolumeBridge import (
     Crop,
@@ -162,14 +163,14 @@ class DiagnosisSession:
         """Asks for the maps of the shown nodule against a case; the last request wins."""
         if self._mapsQuestion:
             self._mapsQuestion.cancel()
-        asked = self._asked(self.parameterNode.nodule)
+        asked = self.asked(self.parameterNode.nodule)
         if asked is None:
             return
         volume = self.parameterNode.inputVolume
 
         def onAnswer(body: bytes) -> None:
             self._mapsQuestion = None
-            if not self._stillFits(asked):
+            if not self.stillFits(asked):
                 return
             tensors, document = unpackTensors(body)
             pair = document["pairs"][0]
@@ -181,9 +182,16 @@ class DiagnosisSession:
 
     def requestReport(self, pointId: str, forPaper: bool, onHtml: Callable[[bytes], None]) -> None:
         """Asks for the HTML report of a nodule, for the screen or plain enough for Qt to print."""
-        asked = self._asked(pointId)
+        node = self.parameterNode
+        asked = self.asked(pointId)
+        try:
+            corrected = revisionOf(node, pointId)
+        except InputError as error:
+            self._onError(str(error))
+            return
+        revision = None if isEmpty(corrected) else corrected
         if asked is not None:
-            body = requestBody(self.parameterNode.inputVolume, asked.crop, overview=True)
+            body = requestBody(node.inputVolume, asked.crop, overview=True, revision=revision)
             path = "/report?form=print" if forPaper else "/report"
             self.client.ask(path, body, onHtml, self._onMessage)
 
@@ -198,7 +206,7 @@ class DiagnosisSession:
         """Sends the next point that can be sent."""
         while self._queue:
             pointId = self._queue.pop(0)
-            asked = self._asked(pointId)
+            asked = self.asked(pointId)
             if asked is None:
                 self._done += 1
                 continue
@@ -212,7 +220,7 @@ class DiagnosisSession:
             break
         self._onChanged()
 
-    def _asked(self, pointId: str) -> Asked | None:
+    def asked(self, pointId: str) -> Asked | None:
         """The question about a point; None, and a message, where there is nothing to ask."""
         point = NoduleScene.pointWorld(self.parameterNode, pointId)
         if point is None:
@@ -228,7 +236,7 @@ class DiagnosisSession:
     def _onDiagnosis(self, asked: Asked, body: bytes) -> None:
         self._question, self._running = None, ""
         self._done += 1
-        if self._stillFits(asked):
+        if self.stillFits(asked):
             try:
                 self._store(asked, body)
             except (KeyError, ValueError) as error:
@@ -265,7 +273,7 @@ class DiagnosisSession:
         self._onError(message)
         self._next()
 
-    def _stillFits(self, asked: Asked) -> bool:
+    def stillFits(self, asked: Asked) -> bool:
         """Whether the volume and the point are as they were when it was asked."""
         node = self.parameterNode
         volume = slicer.mrmlScene.GetNodeByID(asked.volumeId)

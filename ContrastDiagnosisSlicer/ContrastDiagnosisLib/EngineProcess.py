@@ -38,6 +38,27 @@ class EngineOptions:
     device: str = "auto"
 
 
+def processEnvironment(python: str, modulePath: str) -> qt.QProcessEnvironment:
+    """Slicer's own environment for its own Python, the user's for any other.
+
+    Args:
+        python: Program of another Python environment; empty for Slicer's own.
+        modulePath: Folder of the engine's package.
+    """
+    if python:
+        values = dict(slicer.util.startupEnvironment())
+        values.pop("PYTHONHOME", None)
+        paths = [modulePath]
+    else:
+        values = dict(os.environ)
+        paths = [modulePath, *filter(None, [values.get("PYTHONPATH")])]
+    values["PYTHONPATH"] = os.pathsep.join(paths)
+    environment = qt.QProcessEnvironment()
+    for name, value in values.items():
+        environment.insert(name, value)
+    return environment
+
+
 class RemoteEngine:
     """A server that runs elsewhere already."""
 
@@ -141,7 +162,7 @@ class LocalEngine:
         self._lines.clear()
         process = qt.QProcess()
         self._process = process
-        process.setProcessEnvironment(self._environment())
+        process.setProcessEnvironment(processEnvironment(self.options.python, self._modulePath))
         # A process that was given up may still have its say after the next one has started.
         process.connect("readyReadStandardOutput()", lambda: self._onOutput(process))
         process.connect("readyReadStandardError()", lambda: self._onLog(process))
@@ -157,21 +178,6 @@ class LocalEngine:
             arguments += ["--bundle", self.options.bundle]
         self._timer.start(START_LIMIT_MS)
         process.start(self.options.python or sys.executable, arguments)
-
-    def _environment(self) -> qt.QProcessEnvironment:
-        """Slicer's own environment for its own Python, the user's for any other."""
-        if self.options.python:
-            values = dict(slicer.util.startupEnvironment())
-            values.pop("PYTHONHOME", None)
-            paths = [self._modulePath]
-        else:
-            values = dict(os.environ)
-            paths = [self._modulePath, *filter(None, [values.get("PYTHONPATH")])]
-        values["PYTHONPATH"] = os.pathsep.join(paths)
-        environment = qt.QProcessEnvironment()
-        for name, value in values.items():
-            environment.insert(name, value)
-        return environment
 
     def _onOutput(self, process: Any) -> None:
         data = process.readAllStandardOutput().data()

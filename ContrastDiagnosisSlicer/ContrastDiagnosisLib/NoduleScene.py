@@ -10,6 +10,20 @@ import numpy as np
 import slicer
 from slicer.i18n import tr as _
 
+from ContrastDiagnosisLib import Revisions
+from ContrastDiagnosisLib.OwnNodes import (
+    CASES,
+    CONCEPTS,
+    DIAGNOSIS,
+    FINDINGS,
+    POINT_ATTRIBUTE,
+    VOLUME_REFERENCE,
+    newNode,
+    nodeOf,
+    nodesOfVolume,
+    placeUnder,
+    removeNodes,
+)
 from ContrastDiagnosisLib.Tables import fillCases, fillFindings
 from ContrastDiagnosisLib.VolumeBridge import (
     Crop,
@@ -18,10 +32,6 @@ from ContrastDiagnosisLib.VolumeBridge import (
     maskOf,
     pointInVolume,
 )
-
-POINT_ATTRIBUTE = "ContrastDiagnosis.pointId"
-KIND_ATTRIBUTE = "ContrastDiagnosis.kind"
-VOLUME_REFERENCE = "ContrastDiagnosis.volume"
 
 TERMINOLOGY = (
     "Segmentation category and type - DICOM master list"
@@ -36,10 +46,6 @@ DOUBTFUL = (0.93, 0.76, 0.2)
 LABELMAP = "Binary labelmap"
 """Slicer's name of the representation."""
 
-FINDINGS = "findings"
-CASES = "cases"
-DIAGNOSIS = "diagnosis"
-
 
 @dataclass(frozen=True)
 class Diagnosed:
@@ -50,12 +56,14 @@ class Diagnosed:
         document: What the engine said.
         mask: (d, h, w) uint8 on a box of the volume's grid.
         startKji: Voxel of the volume where the box begins.
+        revision: What the user had corrected; None leaves what is corrected now.
     """
 
     pointId: str
     document: dict[str, Any]
     mask: np.ndarray
     startKji: tuple[int, int, int]
+    revision: Revisions.RevisionState | None = None
 
 
 def diagnosedOf(pointId: str, crop: Crop, mask: np.ndarray, document: dict[str, Any]) -> Diagnosed:
@@ -74,25 +82,28 @@ def storeDiagnosis(parameterNode: Any, diagnosed: Diagnosed) -> Any:
     segmentation = ensureSegmentation(parameterNode)
     _putSegment(segmentation, volume, diagnosed, numberOfPoint(parameterNode, diagnosed.pointId))
     text = nodeOf(DIAGNOSIS, volume, diagnosed.pointId) or newNode(
-        "vtkMRMLTextNode", DIAGNOSIS, volume, diagnosed.pointId
+        DIAGNOSIS, volume, diagnosed.pointId
     )
     text.SetText(json.dumps(diagnosed.document))
-    cases = nodeOf(CASES, volume, diagnosed.pointId) or newNode(
-        "vtkMRMLTableNode", CASES, volume, diagnosed.pointId
-    )
+    # It told of the diagnosis before.
+    removeNodes(CONCEPTS, volume, diagnosed.pointId)
+    if diagnosed.revision is not None:
+        number = numberOfPoint(parameterNode, diagnosed.pointId)
+        Revisions.restore(parameterNode, diagnosed.pointId, diagnosed.revision, number)
+    cases = nodeOf(CASES, volume, diagnosed.pointId) or newNode(CASES, volume, diagnosed.pointId)
     fillCases(cases, diagnosed.document["cases"])
     _refreshFindings(parameterNode)
     return text
 
 
 def removeDiagnosis(parameterNode: Any, pointId: str) -> None:
-    """Takes a nodule's segment, text and table out of the scene."""
+    """Takes a nodule's segment, text, table and corrections out of the scene."""
     held = parameterNode.segmentation.GetSegmentation() if parameterNode.segmentation else None
     if held and held.GetSegment(segmentIdOf(pointId)):
         held.RemoveSegment(segmentIdOf(pointId))
+    Revisions.removeRevision(parameterNode.inputVolume, pointId)
     for kind in (DIAGNOSIS, CASES):
-        if node := nodeOf(kind, parameterNode.inputVolume, pointId):
-            slicer.mrmlScene.RemoveNode(node)
+        removeNodes(kind, parameterNode.inputVolume, pointId)
     _refreshFindings(parameterNode)
 
 
@@ -113,7 +124,7 @@ def readDiagnosed(parameterNode: Any, pointId: str) -> Diagnosed | None:
     start = (0, 0, 0)
     if segment:
         mask, start = maskOf(segment.GetRepresentation(LABELMAP))
-    return Diagnosed(pointId, document, mask, start)
+    return Diagnosed(pointId, document, mask, start, Revisions.stateOf(parameterNode, pointId))
 
 
 def diagnosedPoints(parameterNode: Any) -> list[str]:
@@ -134,8 +145,8 @@ def isStale(parameterNode: Any, pointId: str) -> bool:
 def orphans(parameterNode: Any) -> list[str]:
     """IDs of points that are gone while their diagnosis is still there."""
     known = set(pointIds(parameterNode))
-    texts = _nodesOfVolume("vtkMRMLTextNode", parameterNode.inputVolume)
-    ids = [node.GetAttribute(POINT_ATTRIBUTE) for node in texts]
+    texts = nodesOfVolume("vtkMRMLTextNode", parameterNode.inputVolume)
+    ids = dict.fromkeys(node.GetAttribute(POINT_ATTRIBUTE) for node in texts)
     return [pointId for pointId in ids if pointId and pointId not in known]
 
 
@@ -179,7 +190,7 @@ def selectVolume(parameterNode: Any) -> None:
         volume = parameterNode.inputVolume
         if node and volume and node.GetNodeReferenceID(VOLUME_REFERENCE) == volume.GetID():
             continue
-        setattr(parameterNode, name, next(iter(_nodesOfVolume(className, volume)), None))
+        setattr(parameterNode, name, next(iter(nodesOfVolume(className, volume)), None))
 
 
 def ensurePoints(parameterNode: Any) -> Any:
@@ -219,29 +230,13 @@ def segmentIdOf(pointId: str) -> str:
     return f"ContrastDiagnosis_{pointId}"
 
 
-def placeUnder(volume: Any, node: Any) -> None:
-    """Puts a node beside the volume in the subject hierarchy, into a folder of our own."""
-    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
-    if not hierarchy:
-        return
-    scene = hierarchy.GetSceneItemID()
-    volumeItem = hierarchy.GetItemByDataNode(volume) or hierarchy.CreateItem(scene, volume)
-    parent = hierarchy.GetItemParent(volumeItem) or scene
-    name = _("ContrastDiagnosis of {volume}").format(volume=volume.GetName())
-    folder = hierarchy.GetItemChildWithName(parent, name) or hierarchy.CreateFolderItem(
-        parent, name
-    )
-    item = hierarchy.GetItemByDataNode(node) or hierarchy.CreateItem(folder, node)
-    hierarchy.SetItemParent(item, folder)
-
-
 def _refreshFindings(parameterNode: Any) -> None:
     """The table with a line for each diagnosed nodule, made when there is one."""
     volume = parameterNode.inputVolume
     points = diagnosedPoints(parameterNode)
     table = nodeOf(FINDINGS, volume, "")
     if points and not table:
-        table = newNode("vtkMRMLTableNode", FINDINGS, volume, "")
+        table = newNode(FINDINGS, volume, "")
     if table:
         fillFindings(
             table,
@@ -273,36 +268,3 @@ def showSurfaces(segmentation: Any) -> None:
     """Gives a surface to every segment of a node that has none; nothing if the node is gone."""
     if segmentation and segmentation.GetScene():
         segmentation.CreateClosedSurfaceRepresentation()
-
-
-def nodeOf(kind: str, volume: Any, pointId: str) -> Any:
-    """The text or table of a nodule of a volume, None if there is none."""
-    className = "vtkMRMLTextNode" if kind == DIAGNOSIS else "vtkMRMLTableNode"
-    for node in _nodesOfVolume(className, volume):
-        # Reading an empty attribute back may give None.
-        told = node.GetAttribute(KIND_ATTRIBUTE), node.GetAttribute(POINT_ATTRIBUTE) or ""
-        if told == (kind, pointId):
-            return node
-    return None
-
-
-def _nodesOfVolume(className: str, volume: Any) -> list[Any]:
-    """Nodes of ours that belong to a volume."""
-    if not volume:
-        return []
-    return [
-        node
-        for node in slicer.util.getNodesByClass(className)
-        if node.GetNodeReferenceID(VOLUME_REFERENCE) == volume.GetID()
-    ]
-
-
-def newNode(className: str, kind: str, volume: Any, pointId: str) -> Any:
-    """A text or table that belongs to a nodule of a volume."""
-    name = _("{volume} {kind}").format(volume=volume.GetName(), kind=kind)
-    node = slicer.mrmlScene.AddNewNodeByClass(className, slicer.mrmlScene.GenerateUniqueName(name))
-    node.SetAttribute(KIND_ATTRIBUTE, kind)
-    node.SetAttribute(POINT_ATTRIBUTE, pointId)
-    node.SetNodeReferenceID(VOLUME_REFERENCE, volume.GetID())
-    placeUnder(volume, node)
-    return node

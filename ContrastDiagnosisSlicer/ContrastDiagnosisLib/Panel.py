@@ -9,21 +9,20 @@ import qt
 import slicer
 from slicer.i18n import tr as _
 
-from ContrastDiagnosisLib import NoduleScene
+from ContrastDiagnosisLib import ConceptView, NoduleScene
+from ContrastDiagnosisLib.ComparePanel import ComparePanel
 from ContrastDiagnosisLib.CompareView import CompareView
+from ContrastDiagnosisLib.ConceptSection import ConceptSection
 from ContrastDiagnosisLib.DiagnosisSession import DiagnosisSession
 from ContrastDiagnosisLib.EngineClient import EngineClient
 from ContrastDiagnosisLib.EngineProcess import EngineOptions, LocalEngine, RemoteEngine
 from ContrastDiagnosisLib.Installer import Installer
-from ContrastDiagnosisLib.Parameter import Sign
 from ContrastDiagnosisLib.PointWatch import PointWatch
 from ContrastDiagnosisLib.Reports import ReportButtons, ReportWriter
 from ContrastDiagnosisLib.ResultPanel import ResultPanel
 from ContrastDiagnosisLib.Settings import Settings, readSettings
 from ContrastDiagnosisLib.SetupPanel import SetupPanel
 from ContrastDiagnosisLib.VolumeBridge import InputError, checkVolume
-
-SIGNS = (Sign.SIMILAR, Sign.DIFFERENT)
 
 
 def makeEngine(settings: Settings, modulePath: str) -> Any:
@@ -61,6 +60,8 @@ class Panel:
         self.client = EngineClient(engineFactory(readSettings(), modulePath))
         self.session = DiagnosisSession(self.client, self.refresh, self.showError)
         self.compare = CompareView()
+        self._pair = ComparePanel(ui, self.session, self.compare)
+        self.concepts = ConceptSection(self.session)
         self.reports = ReportWriter(self.session, self.showError)
         self._reportButtons = ReportButtons(
             ui.reportButton, ui.allReportsButton, self.reports, ui.messageLabel.setText
@@ -71,13 +72,13 @@ class Panel:
             lambda path, onAnswer, onError: self.client.ask(path, None, onAnswer, onError),
         )
         self.result = ResultPanel(self.onNoduleSelected, self.onCaseSelected)
-        self._maps: tuple[Any, Any] | None = None
         self._pictures: dict[str, bytes] = {}
         self._shortcuts: list[Any] = []
         self._watch = PointWatch(self._onPointPlaced, self._onPointRemoved)
         self._volumeId = ""
         ui.setupLayout.addWidget(self.setup.widget)
         ui.resultLayout.addWidget(self.result.widget)
+        ui.conceptsLayout.addWidget(self.concepts.panel.widget)
         self._connect()
 
     def cleanup(self) -> None:
@@ -94,7 +95,8 @@ class Panel:
         self._watch.follow(None)
         self._parameterNode = parameterNode
         self.session.setParameterNode(parameterNode)
-        self._maps = None
+        self._pair.setParameterNode(parameterNode)
+        self.concepts.clear()
         self._volumeId = ""
         if parameterNode:
             self._onParametersChanged()
@@ -120,6 +122,7 @@ class Panel:
         self.result.showNodules(list(zip(numbers, documents, moved, strict=True)), row)
         document = documents[row] if row >= 0 and not moved[row] else None
         self._showDiagnosis(document)
+        self.concepts.show(node, document)
         self._showProgress()
         self._checkCanApply()
         self.ui.undoButton.enabled = self.session.canUndo and not self.session.isRunning
@@ -154,6 +157,7 @@ class Panel:
         self.session.cancel()
         self.client.replaceEngine(self._engineFactory(readSettings(), self._modulePath))
         self._pictures.clear()
+        self.concepts.onEngineChanged()
         self.refresh()
 
     def onNoduleSelected(self, row: int) -> None:
@@ -173,22 +177,7 @@ class Panel:
         if document is None or place >= len(document["cases"]):
             return
         node.caseId = document["cases"][place]["case_id"]
-        self._requestMaps()
-
-    def _requestMaps(self) -> None:
-        self._maps = None
-        self.ui.remarksLabel.setText(_("asking for the maps..."))
-        self.session.requestMaps(self._parameterNode.caseId, self._onMaps)
-
-    def onSign(self, index: int) -> None:
-        """Switches between what is alike and what differs."""
-        if self._updating or not self._parameterNode:
-            return
-        self._parameterNode.sign = SIGNS[index]
-        if self._maps:
-            self._showMaps()
-        elif self._parameterNode.caseId:
-            self._requestMaps()
+        self._pair.request()
 
     def addShortcuts(self) -> None:
         """Keys that work in the whole window, where there is one."""
@@ -212,7 +201,6 @@ class Panel:
         ui = self.ui
         ui.applyButton.clicked.connect(self.onApply)
         ui.undoButton.clicked.connect(self.onUndo)
-        ui.signComboBox.currentIndexChanged.connect(self.onSign)
         ui.setupCollapsibleButton.contentsCollapsed.connect(self._onSetupCollapsed)
 
     def _onSetupCollapsed(self, collapsed: bool) -> None:
@@ -239,8 +227,8 @@ class Panel:
             self._watch.follow(points)
             if self.ui.placeWidget.currentNode() is not points:
                 self.ui.placeWidget.setCurrentNode(points)
-            self.ui.signComboBox.setCurrentIndex(SIGNS.index(node.sign))
-            self.compare.setOpacity(node.mapOpacity)
+            self._pair.follow()
+            ConceptView.setOpacity(node)
         finally:
             self._updating = False
         self.refresh()
@@ -251,7 +239,8 @@ class Panel:
         volumeId = node.inputVolume.GetID() if node.inputVolume else ""
         if self._volumeId and volumeId != self._volumeId:
             self.session.cancel()
-            self._maps = None
+            self._pair.forget()
+            self.concepts.onVolumeChanged()
             node.caseId = ""
         self._volumeId = volumeId
 
@@ -312,21 +301,6 @@ class Panel:
     def _onPicture(self, caseId: str, png: bytes) -> None:
         self._pictures[caseId] = png
         self.result.showPicture(caseId, png)
-
-    def _onMaps(self, pair: Any, tensors: Any) -> None:
-        self._maps = (pair, tensors)
-        self.compare.showLayout()
-        self._showMaps()
-
-    def _showMaps(self) -> None:
-        node = self._parameterNode
-        if self._maps and self._maps[0]["case_id"] == node.caseId:
-            pair, tensors = self._maps
-            self.compare.showPair(node, pair, tensors)
-            told = _("distance {distance:.3f}. The yellow line holds the strongest tenth.")
-            self.ui.remarksLabel.setText(
-                " ".join([told.format(distance=pair["distance"]), *pair["remarks"]])
-            )
 
     def _showProgress(self) -> None:
         done, total = self.session.progress

@@ -26,6 +26,7 @@ class ContrastDiagnosisParameterNode:
     live - Diagnose as soon as a point is placed or moved.
     nodule - ID of the control point whose diagnosis is shown, empty if none.
     caseId - The case that is compared with it, empty if none.
+    concept - The concept whose map is shown, empty if none.
     sign - Which maps are shown.
     mapOpacity - Of the maps over the pictures.
     """
@@ -36,5 +37,6 @@ class ContrastDiagnosisParameterNode:
     live: bool = True
     nodule: str = ""
     caseId: str = ""
+    concept: str = ""
     sign: Sign = Sign.SIMILAR
     mapOpacity: Annotated[float, WithinRange(0, 1)] = 0.5

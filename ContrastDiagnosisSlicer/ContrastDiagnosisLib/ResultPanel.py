@@ -31,16 +31,16 @@ class ResultPanel:
         self.widget = qt.QWidget()
         layout = qt.QVBoxLayout(self.widget)
         layout.setContentsMargins(0, 0, 0, 0)
-        self.nodules = _table(NODULE_COLUMNS)
+        self.nodules = makeTable(NODULE_COLUMNS)
         self.nodules.setMaximumHeight(160)
-        self.headline = _label(bold=True)
-        self.measures = _label()
-        self.confidence = _label()
-        self.cases = _table(CASE_COLUMNS)
+        self.headline = makeLabel(bold=True)
+        self.measures = makeLabel()
+        self.confidence = makeLabel()
+        self.cases = makeTable(CASE_COLUMNS)
         self.cases.setIconSize(qt.QSize(PICTURE_PIXELS, PICTURE_PIXELS))
         self.cases.setMinimumHeight(230)
-        self.ratings = _label()
-        self.notice = _label()
+        self.ratings = makeLabel()
+        self.notice = makeLabel()
         for widget in (
             self.nodules, self.headline, self.confidence, self.measures, self.cases, self.ratings,
         ):  # fmt: skip
@@ -130,6 +130,7 @@ class ResultPanel:
                 pixmap.loadFromData(qt.QByteArray(png))
                 self.cases.item(row, 0).setIcon(qt.QIcon(pixmap))
                 self.cases.setRowHeight(row, PICTURE_PIXELS + 4)
+                self.cases.setColumnWidth(0, PICTURE_PIXELS + 8)
 
     def _fill(self, table: Any, name: str, rows: Sequence[Sequence[str]], selected: int) -> None:
         self._filling = True
@@ -151,12 +152,12 @@ class ResultPanel:
         self._filling = False
 
     def _onNoduleSelected(self) -> None:
-        row = _selectedRow(self.nodules)
+        row = selectedRow(self.nodules)
         if not self._filling and row >= 0:
             self._onNodule(row)
 
     def _onCaseSelected(self) -> None:
-        row = _selectedRow(self.cases)
+        row = selectedRow(self.cases)
         if not self._filling and row >= 0:
             self._showRatings(row)
             self._onCase(row)
@@ -171,7 +172,7 @@ class ResultPanel:
         self.ratings.setText(told)
 
 
-def _selectedRow(table: Any) -> int:
+def selectedRow(table: Any) -> int:
     """-1 if none; `currentRow` may still be the row before."""
     items = table.selectedItems()
     return items[0].row() if items else -1
@@ -186,7 +187,8 @@ def _measuresText(document: dict[str, Any]) -> str:
     ).format(**nodule)
 
 
-def _label(bold: bool = False) -> Any:
+def makeLabel(bold: bool = False) -> Any:
+    """Text that wraps and can be copied."""
     label = qt.QLabel()
     label.setWordWrap(True)
     if bold:
@@ -197,7 +199,8 @@ def _label(bold: bool = False) -> Any:
     return label
 
 
-def _table(columns: Sequence[str]) -> Any:
+def makeTable(columns: Sequence[str]) -> Any:
+    """A table of which one row at a time can be selected."""
     table = qt.QTableWidget()
     table.setColumnCount(len(columns))
     table.setHorizontalHeaderLabels(list(columns))

@@ -131,6 +131,12 @@ class SetupPanel:
             remoteAllowed=url if self.allowed.checked else "",
         )
 
+    def selectBundle(self, folder: str) -> None:
+        """Uses another bundle from now on; the engine is started anew when it is next asked."""
+        self.bundle.setCurrentPath(folder)
+        self._typing.stop()
+        self._onEdited()
+
     def missingPackages(self) -> list[str]:
         """What Slicer's own Python lacks."""
         return self._installer.missing()

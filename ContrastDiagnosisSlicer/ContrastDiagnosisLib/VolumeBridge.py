@@ -146,7 +146,11 @@ def cropAround(volumeNode: Any, pointWorld: Sequence[float]) -> Crop:
 
 
 def requestBody(
-    volumeNode: Any, crop: Crop, caseIds: Sequence[str] = (), overview: bool = False
+    volumeNode: Any,
+    crop: Crop,
+    caseIds: Sequence[str] = (),
+    overview: bool = False,
+    revision: dict[str, Any] | None = None,
 ) -> bytes:
     """A question about a nodule as the server wants it; no name, no identifier.
 
@@ -155,6 +159,7 @@ def requestBody(
         crop: Of it.
         caseIds: Cases that maps are wanted for.
         overview: Send a thin slab of the CT for the report's overview.
+        revision: What the user corrected of the concepts.
     """
     tensors = {"hu": crop.hu}
     document: dict[str, Any] = {
@@ -167,6 +172,8 @@ def requestBody(
         document["series_sha256"] = hashlib.sha256(seriesUid.encode()).hexdigest()
     if caseIds:
         document["case_ids"] = list(caseIds)
+    if revision:
+        document["revision"] = revision
     if overview:
         tensors["overview_hu"], affine = _slabAt(volumeNode, crop.pointRas)
         document["overview_ijk_to_ras"] = affine.tolist()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -14,7 +16,7 @@ from contrastdiagnosis.atlas import Prototype
 from contrastdiagnosis.bundle import CONCEPTS_FILE, Bundle, sha256
 from contrastdiagnosis.cases import Case
 from contrastdiagnosis.concepts import CELL_VOXELS
-from contrastdiagnosis.engine_queue import Engine
+from contrastdiagnosis.engine_queue import DamagedError, Engine
 from contrastdiagnosis.errors import InputError
 from contrastdiagnosis.explanation import SIGNS, SideExplanation
 from contrastdiagnosis.pictures import middle_slice, thumbnail
@@ -137,15 +139,26 @@ def _side(tensors: dict[str, NDArray], name: str, side: SideExplanation) -> dict
 def report_html(engine: Engine, request: NoduleRequest) -> str:
     """The report with the maps of all shown cases, whichever the request names."""
     diagnosis, explanations = engine.explain(replace(request, case_ids=()))
-    return render_report(
-        diagnosis, request.volume, engine.bundle, explanations, overview=request.overview
-    )
+    with _blaming_the_bundle():
+        return render_report(
+            diagnosis, request.volume, engine.bundle, explanations, overview=request.overview
+        )
 
 
 def print_report_html(engine: Engine, request: NoduleRequest) -> str:
     """The same for paper."""
     diagnosis, explanations = engine.explain(replace(request, case_ids=()))
-    return render_print_report(diagnosis, request.volume, engine.bundle, explanations)
+    with _blaming_the_bundle():
+        return render_print_report(diagnosis, request.volume, engine.bundle, explanations)
+
+
+@contextmanager
+def _blaming_the_bundle() -> Iterator[None]:
+    """The request is sound by now: what cannot be read is a picture of the bundle's cases."""
+    try:
+        yield
+    except InputError as error:
+        raise DamagedError("a stored picture of a prototype's case is damaged") from error
 
 
 def bundle_facts(bundle: Bundle) -> dict[str, Any]:

@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from contrastdiagnosis.concepts import Concept
+from contrastdiagnosis.concepts import CELL_VOXELS, Concept
 from contrastdiagnosis.errors import InputError
 from contrastdiagnosis.output import write_file
+from contrastdiagnosis.patch import DEFAULT_GEOMETRY
 
 COLUMNS = (
     "concept", "prototype", "case_id", "cell_k", "cell_j", "cell_i", "similarity", "hits", "kept",
@@ -66,7 +67,7 @@ def read_atlas(file: Path, concepts: Sequence[Concept], count: int) -> tuple[Pro
     try:
         with file.open(newline="", encoding="utf-8") as stream:
             rows = [_prototype(row) for row in csv.DictReader(stream)]
-    except (KeyError, TypeError, ValueError, OSError) as error:
+    except (KeyError, TypeError, ValueError, OSError, csv.Error) as error:
         raise InputError(f"{file} is no atlas with the columns {', '.join(COLUMNS)}") from error
     wanted = [(c.name, n) for c in concepts for n in range(count)]
     if [(p.concept, p.number) for p in rows] != wanted:
@@ -74,6 +75,14 @@ def read_atlas(file: Path, concepts: Sequence[Concept], count: int) -> tuple[Pro
             f"{file} must hold {count} prototypes of each of"
             f" {', '.join(c.name for c in concepts)}, in this order"
         )
+    grid = np.array(DEFAULT_GEOMETRY.shape) // CELL_VOXELS
+    for p in rows:
+        cell = np.array(p.cell_kji)
+        if not (np.isfinite(p.similarity) and (cell >= 0).all() and (cell < grid).all()):
+            raise InputError(
+                f"{file}: {p.concept} {p.number} needs a finite similarity and a cell within"
+                f" {grid.tolist()}, got {p.similarity} and {list(p.cell_kji)}"
+            )
     return tuple(rows)
 
 

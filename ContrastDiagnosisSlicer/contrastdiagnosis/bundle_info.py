@@ -74,12 +74,13 @@ def info_from_document(document: Mapping[str, Any]) -> BundleInfo:
             "network": NoduleNetConfig(**network),
             "split_vote": tuple(values["split_vote"]),
         }
+        # Absent from bundles of schema 1.
         if values.get("concept_head"):
-            values |= {
-                "concept_head": ConceptConfig(**values["concept_head"]),
-                "concepts": tuple(_concept(concept) for concept in values["concepts"]),
-                "concept_calibration": Calibration(**values["concept_calibration"]),
-            }
+            values["concept_head"] = ConceptConfig(**values["concept_head"])
+        if "concepts" in values:
+            values["concepts"] = tuple(_concept(concept) for concept in values["concepts"])
+        if "concept_calibration" in values:
+            values["concept_calibration"] = Calibration(**values["concept_calibration"])
         info = BundleInfo(**values)
         _check_numbers(info)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -125,11 +126,15 @@ def _check_numbers(info: BundleInfo) -> None:
 
 def _concept_numbers(info: BundleInfo) -> dict[str, tuple[Any, float, float]]:
     """Numbers of the concepts with their bounds."""
-    if info.concept_head is None:
-        return {}
     head, names = info.concept_head, [concept.name for concept in info.concepts]
-    if len(set(names)) != head.concepts or len(names) != head.concepts:
-        raise ValueError(f"the head has {head.concepts} concepts, got the names {names}")
+    count = head.concepts if head else 0
+    if len(set(names)) != count or len(names) != count:
+        raise ValueError(f"the head has {count} concepts, got the names {names}")
+    if head is None:
+        return {}
+    for name, value in asdict(head).items():
+        if not isinstance(value, int):
+            raise ValueError(f"concept_head.{name} must be a whole number, got {value!r}")
     calibrations = {"concept_calibration": info.concept_calibration}
     calibrations |= {f"{c.name}: calibration": c.calibration for c in info.concepts}
     numbers: dict[str, tuple[Any, float, float]] = {

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from contrastdiagnosis.cases import RATINGS
 from contrastdiagnosis.errors import InputError
-from contrastdiagnosis.patch import PatchGeometry, crop_patch, resample
+from contrastdiagnosis.patch import Patch, PatchGeometry, crop_patch, resample
 from contrastdiagnosis.pixels import CasePixels
 from contrastdiagnosis.volume import Volume, read_image, volume_from_sitk
 
@@ -124,9 +124,14 @@ def case_pixels(nodule: Nodule, geometry: PatchGeometry) -> CasePixels:
     """The patch around a nodule with the readers' consensus, for `PixelStore`."""
     scan = read_scan(nodule)
     patch = crop_patch(scan.volume, scan.center_ras_mm, geometry)
+    return CasePixels(patch.intensity, patch.valid, consensus_on(scan, patch))
+
+
+def consensus_on(scan: NoduleScan, patch: Patch) -> NDArray[np.bool_]:
+    """The readers' consensus on a patch's grid."""
     to_volume = np.linalg.inv(scan.volume.ijk_to_ras) @ patch.ijk_to_ras
-    consensus, _ = resample(scan.consensus, to_volume, geometry.shape, fill=0)
-    return CasePixels(patch.intensity, patch.valid, consensus >= 0.5)
+    share, _ = resample(scan.consensus, to_volume, patch.intensity.shape, fill=0)
+    return share >= 0.5
 
 
 def _nodule(row: dict[str, str], folder: Path, masks: Path) -> Nodule:

@@ -1,90 +1,23 @@
-"""The command `contrastdiagnosis`: demo, diagnose, serve, cases, bundle."""
+"""The command `contrastdiagnosis`: demo, diagnose, revise, serve, cases, bundle."""
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
-import numpy as np
 import tyro
 
 from contrastdiagnosis import RESEARCH_USE_NOTICE
+from contrastdiagnosis.bundle_commands import BundleCommand
+from contrastdiagnosis.diagnose import Diagnose
 from contrastdiagnosis.errors import InputError
-from contrastdiagnosis.output import check_image_name, check_writable, write_file, write_image
+from contrastdiagnosis.output import check_writable, write_image
+from contrastdiagnosis.revise import Revise
 from contrastdiagnosis.serve import Serve
-
-if TYPE_CHECKING:
-    from contrastdiagnosis.bundle import Bundle
-    from contrastdiagnosis.diagnoser import Diagnosis
-    from contrastdiagnosis.explanation import Explanation
-    from contrastdiagnosis.volume import Volume
-
-Point = tuple[float, float, float]
-
-
-@dataclass(frozen=True)
-class Diagnose:
-    """Diagnose the nodule at a point of a CT."""
-
-    ct: tyro.conf.Positional[Path]
-    """NRRD, NIfTI or MetaImage file, or a folder of DICOM slices."""
-    ras: Point | None = None
-    """The point in RAS millimetres, as Slicer shows it."""
-    lps: Point | None = None
-    """The point in LPS millimetres, as DICOM and ITK have it."""
-    ijk: Point | None = None
-    """The point as voxel indices (i, j, k)."""
-    json: Path | None = None
-    """Write the diagnosis here."""
-    report: Path | None = None
-    """Write the HTML report here."""
-    mask: Path | None = None
-    """Write the nodule's mask here, on the CT's own grid (.nii.gz, .nrrd, .mha)."""
-    maps: Path | None = None
-    """Folder for the maps of similar and different evidence against each shown case, on the CT's
-    own grid."""
-    bundle: Path | None = None
-    """Bundle folder; the one that comes with the program if not given."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where the network runs."""
-    series: str | None = None
-    """Series UID, where a DICOM folder holds several."""
-    hu_offset: float = 0
-    """Added to every voxel; -1024 mends a CT stored without its rescale intercept."""
-    patient: str | None = None
-    """Patient id of the CT, if its own nodules may be among the cases."""
-
-    def run(self) -> None:
-        """Reads, diagnoses, prints, writes."""
-        from contrastdiagnosis.bundle import default_bundle_folder, load_bundle
-        from contrastdiagnosis.diagnoser import Diagnoser, choose_device
-        from contrastdiagnosis.volume import read_volume
-
-        for path in (self.json, self.report, self.mask, self.maps and self.maps / "maps"):
-            check_writable(path)
-        check_image_name(self.mask)
-        choose_device(self.device)
-        bundle = load_bundle(self.bundle or default_bundle_folder())
-        volume = read_volume(self.ct, self.series, self.hu_offset)
-        point = self._point_ras_mm(volume)
-        diagnoser = Diagnoser(bundle, self.device)
-        diagnosis = diagnoser.diagnose(volume, point, self.patient)
-        explained = self.report or self.maps
-        explanations = diagnoser.explain(diagnosis) if explained else ()
-        write_outputs(self, diagnosis, explanations, volume, bundle)
-
-    def _point_ras_mm(self, volume: Volume) -> np.ndarray:
-        given = [p for p in (self.ras, self.lps, self.ijk) if p is not None]
-        if len(given) != 1:
-            raise InputError(f"wanted one of --ras, --lps and --ijk, got {len(given)}")
-        if self.ijk is not None:
-            return volume.ras_from_ijk(self.ijk)
-        return np.array(given[0]) * ([-1, -1, 1] if self.lps is not None else [1, 1, 1])
 
 
 @dataclass(frozen=True)
@@ -184,28 +117,6 @@ class AddPixels:
 
 
 @dataclass(frozen=True)
-class BundleCommand:
-    """Check a bundle: schema, checksums, shapes, cases."""
-
-    action: tyro.conf.Positional[Literal["verify"]]
-    """What to do."""
-    folder: tyro.conf.Positional[Path]
-    """Bundle folder."""
-
-    def run(self) -> None:
-        """Loads it the way a diagnosis does and says what it holds."""
-        from contrastdiagnosis.bundle import load_bundle
-
-        bundle = load_bundle(self.folder)
-        malignant = int(bundle.library.malignant.sum())
-        size = sum(f.stat().st_size for f in self.folder.iterdir() if f.is_file()) / 1e6
-        print(
-            f"{self.folder}: {bundle.info.name} {bundle.info.version} is sound: {size:.1f} MB,"
-            f" {len(bundle.library)} cases, {malignant} malignant"
-        )
-
-
-@dataclass(frozen=True)
 class Cases:
     """List the cases of a bundle, or add their pictures."""
 
@@ -223,51 +134,11 @@ class Cases:
 Command = (
     Annotated[Demo, tyro.conf.subcommand("demo")]
     | Annotated[Diagnose, tyro.conf.subcommand("diagnose")]
+    | Annotated[Revise, tyro.conf.subcommand("revise")]
     | Annotated[Serve, tyro.conf.subcommand("serve")]
     | Annotated[Cases, tyro.conf.subcommand("cases")]
     | Annotated[BundleCommand, tyro.conf.subcommand("bundle")]
 )
-
-
-def write_outputs(
-    wanted: Diagnose,
-    diagnosis: Diagnosis,
-    explanations: Sequence[Explanation],
-    volume: Volume,
-    bundle: Bundle,
-) -> None:
-    """Writes what was asked for and prints the diagnosis."""
-    from contrastdiagnosis.report import render_report
-    from contrastdiagnosis.summary import summarise, summary_text
-
-    summary = summarise(diagnosis, volume, bundle.info, explanations)
-    if wanted.json:
-        write_file(wanted.json, (json.dumps(summary, indent=1) + "\n").encode())
-    if wanted.report:
-        html = render_report(diagnosis, volume, bundle, explanations)
-        write_file(wanted.report, html.encode())
-    if wanted.mask:
-        write_image(wanted.mask, diagnosis.mask.full().astype(np.uint8), volume.ijk_to_ras)
-    if wanted.maps:
-        write_maps(wanted.maps, diagnosis, explanations, volume)
-    print(summary_text(summary))
-    for file in (wanted.json, wanted.report, wanted.mask, wanted.maps):
-        if file:
-            print(f"wrote {file}")
-
-
-def write_maps(
-    folder: Path, diagnosis: Diagnosis, explanations: Sequence[Explanation], volume: Volume
-) -> None:
-    """One NRRD a case and sign on the CT's own grid: case1_similar.nrrd, case1_different.nrrd..."""
-    from contrastdiagnosis.explanation import SIGNS, map_on_volume
-
-    for number, explanation in enumerate(explanations, start=1):
-        for sign in SIGNS:
-            evidence = explanation.query.of_sign(sign)
-            placed = map_on_volume(evidence, diagnosis.encoding.patch, volume).full()
-            file = folder / f"case{number}_{sign}.nrrd"
-            write_image(file, placed.astype(np.float32), volume.ijk_to_ras)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -23,7 +23,8 @@ class ConceptReading:
 
     Attributes:
         concepts: The K concepts.
-        similarity: (K, M, d, h, w) cosines with the prototypes, after the boxes.
+        similarity: (K, M, d, h, w) cosines with the prototypes, after the boxes; -1 for those that
+            were removed.
         scores: (K, M) highest of them, after the rejections.
         presence: (K,) calibrated share of readers who would call the concept present; NaN where
             it was rejected.
@@ -88,10 +89,15 @@ def read_concepts(
         InputError: The revision names a concept that the head does not know.
     """
     names = [concept.name for concept in concepts]
-    asked = {*revision.rejected, *(box.concept for box in revision.boxes if box.concept)}
+    asked = {
+        *revision.rejected,
+        *(box.concept for box in revision.boxes if box.concept is not None),
+    }
     if unknown := sorted(asked - set(names)):
-        raise InputError(f"no concept is called {', '.join(unknown)}; there are {', '.join(names)}")
+        told = ", ".join(unknown)[:200]
+        raise InputError(f"no concept is called {told}; there are {', '.join(names)}")
     maps, remarks = _weighed(similarity, names, grid, revision)
+    maps[head.kept.numpy() == 0] = -1  # So that no removed prototype is the one that fired.
     with torch.inference_mode():
         # In float64, so that bias and contributions add up to the decision.
         scores = head.scores(torch.from_numpy(maps)[None]).double()

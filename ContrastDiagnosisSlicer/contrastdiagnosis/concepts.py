@@ -5,13 +5,14 @@ Concept-based similarity reasoning (CSR, arXiv:2503.06873) on the pyramid of `No
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
@@ -254,8 +255,22 @@ def nodule_weight(mask_logits: Tensor, grid: tuple[int, ...]) -> Tensor:
 
 
 def save_head(file: Path, head: ConceptHead) -> None:
-    """Writes all tensors, float32, as safetensors."""
-    save_file({n: w.contiguous().cpu() for n, w in head.state_dict().items()}, file)
+    """Writes all tensors, float32, as safetensors with the configuration in the metadata."""
+    weights = {n: w.contiguous().cpu() for n, w in head.state_dict().items()}
+    save_file(weights, file, {"config": json.dumps(asdict(head.config))})
+
+
+def read_config(file: Path) -> ConceptConfig:
+    """The configuration in a head's file.
+
+    Raises:
+        InputError: The file is damaged, or holds none.
+    """
+    try:
+        with safe_open(file, "pt") as stream:
+            return ConceptConfig(**json.loads((stream.metadata() or {})["config"]))
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{file} is no concept head with its configuration: {error}") from error
 
 
 def load_head(file: Path, config: ConceptConfig) -> ConceptHead:

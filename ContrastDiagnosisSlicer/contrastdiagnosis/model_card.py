@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from contrastdiagnosis.bundle_info import BundleInfo
     from contrastdiagnosis.cases import CaseLibrary
+    from contrastdiagnosis.concepts import Concept
 
 FIGURES = {
     "n": "nodules",
@@ -43,6 +44,7 @@ def model_card(info: BundleInfo, library: CaseLibrary) -> str:
         f" readers above 3). {info.training_data}",
         "## Measured",
         *_metrics(info.metrics),
+        *_concepts(info),
         "## Limits",
         "- The label is the readers' opinion, not pathology.\n- Size is a strong cue: read every"
         " figure beside that of the diameter alone.\n- Trained on nodules of 3-30 mm that at least"
@@ -56,7 +58,7 @@ def model_card(info: BundleInfo, library: CaseLibrary) -> str:
 
 
 def _metrics(metrics: Mapping[str, Any]) -> list[str]:
-    rules = [name for name, value in metrics.items() if isinstance(value, Mapping)]
+    rules = [n for n, value in metrics.items() if isinstance(value, Mapping) and n != "concepts"]
     if not rules:
         return ["Not measured."]
     header = "| figure | " + " | ".join(rules) + " |\n|---" * 1 + "|---" * len(rules) + "|"
@@ -71,6 +73,40 @@ def _metrics(metrics: Mapping[str, Any]) -> list[str]:
     ]
     protocol = str(metrics.get("protocol", ""))
     return [part for part in (protocol, "\n".join([header, *rows]), "; ".join(extra)) if part]
+
+
+def _concepts(info: BundleInfo) -> list[str]:
+    """What the concepts are, how well they are told, and what they say of malignancy."""
+    if not info.concepts:
+        return []
+    measured = info.metrics.get("concepts") or {}
+    rows = [
+        "| concept | present where most readers rate | AUROC | readers' kappa |\n|---|---|---|---|",
+        *(
+            f"| {c.name} | {c.rating} {_limit(c)} | {_figure(c.auroc)} |"
+            f" {_figure(c.reader_kappa)} |"
+            for c in info.concepts
+        ),
+    ]
+    parts = ["## Concepts", "\n".join(rows)]
+    if "malignancy" in measured:
+        through, pointing = measured["malignancy"], measured["pointing"]["off centre"]["nodule"]
+        parts.append(
+            f"Malignancy through the concepts: AUC {_figure(through['auc'])}"
+            f" ({_figure(through['auc_ci'])}), diameter alone {_figure(measured['auc_diameter'])}."
+            f" The strongest cell lies in the nodule in {pointing['map']:.0%} of off-centre patches"
+            f" (any cell of the predicted mask {pointing['mask']:.0%}, any cell"
+            f" {pointing['random']:.0%}). {measured.get('protocol', '')}."
+        )
+    if note := info.metrics.get("concepts_note"):
+        parts.append(str(note))
+    return parts
+
+
+def _limit(concept: Concept) -> str:
+    if concept.at_least is not None:
+        return f"at least {concept.at_least:g}"
+    return f"at most {concept.at_most:g}"
 
 
 def _figure(value: Any) -> str:

@@ -24,8 +24,9 @@ OVERVIEW_PIXELS = 512
 MAP_COLOURS = {
     "similar": ((0, 60, 90), (0, 150, 170), (120, 255, 220)),
     "different": ((90, 0, 70), (220, 40, 90), (255, 170, 120)),
+    "concept": ((70, 40, 160), (130, 90, 250), (215, 200, 255)),
 }
-"""Colour of weak, middling and strong evidence; neither looks like the yellow contour."""
+"""Colour of weak, middling and strong evidence; none looks like the yellow contour."""
 
 
 OUTLINE = (255, 214, 0)
@@ -52,6 +53,27 @@ class Picture(NamedTuple):
     """PNG of a map as a data URI, to be laid over the grey picture."""
     contour: str = ""
     """SVG path around the top of the map."""
+    look: str = ""
+    """SVG path of boxes that say where to look."""
+    ignored: str = ""
+    """SVG path of boxes that say what to ignore."""
+
+
+class CellSlice(NamedTuple):
+    """The axial slice of a patch through one of its cells."""
+
+    intensity: NDArray
+    """(H, W) in [0, 1]."""
+    mask: NDArray
+    """(H, W), outlined at one half."""
+    frame: tuple[int, int, int, int] | None
+    """The cell's first column and row, and its width and height in voxels; None for no cell."""
+    strength: NDArray | None = None
+    """(H, W) in [0, 1] of the map laid over it."""
+    look: NDArray | None = None
+    """(H, W) bool: voxels in boxes that say where to look."""
+    ignored: NDArray | None = None
+    """(H, W) bool: voxels in boxes that say what to ignore."""
 
 
 def plane_pictures(
@@ -136,8 +158,47 @@ def evidence_picture(
     )
 
 
+def cell_picture(
+    title: str, shown: CellSlice, geometry: PatchGeometry = DEFAULT_GEOMETRY
+) -> Picture:
+    """The slice with its map, the cell framed, and the boxes."""
+    spacing = geometry.spacing_mm[1:]
+    plain = _picture(title, shown.intensity, shown.mask, spacing, "RLAP")
+    look, ignored = (
+        "" if boxes is None else _svg_path(contours(boxes.astype(np.float32)))
+        for boxes in (shown.look, shown.ignored)
+    )
+    contour = ""
+    if shown.frame is not None:
+        i, j, width, height = shown.frame
+        contour = f"M{i} {j}h{width}v{height}h{-width}Z"
+    overlay = "" if shown.strength is None else _map_png(shown.strength, "concept")
+    return plain._replace(overlay=overlay, contour=contour, look=look, ignored=ignored)
+
+
+def cell_thumbnail(shown: CellSlice) -> Image.Image:
+    """(4 H, 4 W) picture of the same without boxes; only the frame is yellow."""
+    picture = thumbnail(shown.intensity, shown.mask, shown.strength, "concept", (255, 255, 255))
+    if shown.frame is not None:
+        i, j, width, height = (4 * n for n in shown.frame)
+        ImageDraw.Draw(picture).rectangle((i, j, i + width, j + height), outline=OUTLINE, width=5)
+    return picture
+
+
+def bar_image(share: float, colour: str = "#5b6675", start: float = 0.0) -> Image.Image:
+    """(12, 120) bar from a start to a share of its length, both in [0, 1]."""
+    picture = Image.new("RGB", (120, 12), "#e6eaf0")
+    low, high = sorted((119 * start, 119 * share))
+    ImageDraw.Draw(picture).rectangle((round(low), 0, round(high), 11), fill=colour)
+    return picture
+
+
 def thumbnail(
-    intensity: NDArray, mask: NDArray, strength: NDArray | None = None, sign: str = "similar"
+    intensity: NDArray,
+    mask: NDArray,
+    strength: NDArray | None = None,
+    sign: str = "similar",
+    outline: tuple[int, int, int] = OUTLINE,
 ) -> Image.Image:
     """(4 H, 4 W) picture of an (H, W) slice, its mask's outline, and a map laid over it."""
     height, width = intensity.shape
@@ -150,7 +211,7 @@ def thumbnail(
     picture = picture.convert("RGB")
     pen = ImageDraw.Draw(picture)
     for line in contours(mask.astype(np.float32)):
-        pen.line([(4 * x + 2, 4 * y + 2) for x, y in [*line, line[0]]], fill=OUTLINE, width=2)
+        pen.line([(4 * x + 2, 4 * y + 2) for x, y in [*line, line[0]]], fill=outline, width=2)
     return picture
 
 
@@ -165,11 +226,15 @@ def _map_png(strength: NDArray, sign: str) -> str:
 
 
 def _map_image(strength: NDArray, sign: str) -> Image.Image:
-    """(H, W) values in [0, 1] as colours that grow more opaque with strength."""
+    """(H, W) values in [0, 1] as colours that grow more opaque with strength.
+
+    Concepts' similarities are rarely 0 anywhere; the weak ones must not veil the picture.
+    """
     stops = np.array(MAP_COLOURS[sign], dtype=np.float64)
     places = np.linspace(0, 1, len(stops))
     channels = [np.interp(strength, places, stops[:, c]) for c in range(3)]
-    rgba = np.stack([*channels, 255 * 0.8 * np.sqrt(strength)], axis=-1)
+    opacity = 0.8 * (strength**2 if sign == "concept" else np.sqrt(strength))
+    rgba = np.stack([*channels, 255 * opacity], axis=-1)
     return Image.fromarray(np.round(rgba).astype(np.uint8), mode="RGBA")
 
 

@@ -11,9 +11,16 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from contrastdiagnosis.bundle import Bundle
 from contrastdiagnosis.cases import RATINGS
+from contrastdiagnosis.concept_report import ConceptSection, concept_section
 from contrastdiagnosis.diagnoser import Diagnosis, SimilarCase
 from contrastdiagnosis.explanation import SIGNS, EvidenceMap, Explanation
-from contrastdiagnosis.pictures import data_uri, middle_slice, thumbnail
+from contrastdiagnosis.pictures import (
+    bar_image,
+    cell_thumbnail,
+    data_uri,
+    middle_slice,
+    thumbnail,
+)
 from contrastdiagnosis.report import RATING_SCALES, headline_metrics
 from contrastdiagnosis.summary import remarks_of, summarise
 from contrastdiagnosis.volume import Volume
@@ -35,6 +42,7 @@ def render_print_report(
     )
     nodule = diagnosis.encoding.probability * diagnosis.nodule
     k = middle_slice(nodule)
+    section = concept_section(diagnosis, bundle)
     return environment.get_template("print.html.j2").render(
         summary=summarise(diagnosis, volume, bundle.info, explanations),
         created=date.today().isoformat(),
@@ -46,7 +54,30 @@ def render_print_report(
         metrics=headline_metrics(bundle.info),
         protocol=bundle.info.metrics.get("protocol", ""),
         info=bundle.info,
+        section=section,
+        concepts=_concepts(section) if section else [],
     )
+
+
+def _concepts(section: ConceptSection) -> list[dict[str, Any]]:
+    """The concepts with bars and pictures: the nodule's, and the example's if it has one."""
+    rows = []
+    for row in section.rows:
+        shown = [("this nodule", row.shown)]
+        if row.example and row.example.shown:
+            shown.append(("is like this part of a case", row.example.shown))
+        share = 0.5 + row.contribution / section.highest / 2
+        colour = "#b5392b" if row.contribution > 0 else "#1f6f8b"
+        rows.append(
+            {
+                "row": row,
+                "was": section.before.get(row.concept.name),
+                "presence": data_uri(bar_image(row.presence or 0.0)),
+                "contribution": data_uri(bar_image(share, colour, start=0.5)),
+                "pictures": [(name, data_uri(cell_thumbnail(s))) for name, s in shown],
+            }
+        )
+    return rows
 
 
 def _case(similar: SimilarCase, explanation: Explanation, diagnosis: Diagnosis) -> dict[str, Any]:

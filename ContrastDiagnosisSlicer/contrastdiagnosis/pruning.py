@@ -66,7 +66,7 @@ def read_pruning(file: Path, head_sha256: str, atlas: Sequence[Prototype]) -> Pr
     try:
         document = json.loads(Path(file).read_text(encoding="utf-8"))
         theirs, rows = document["head_sha256"], [_row(row) for row in document["prototypes"]]
-    except (OSError, KeyError, TypeError, ValueError) as error:
+    except (OSError, KeyError, TypeError, ValueError, ArithmeticError, RecursionError) as error:
         raise InputError(
             f"{file} is no pruning file (JSON with head_sha256 and prototypes): {error}"
         ) from error

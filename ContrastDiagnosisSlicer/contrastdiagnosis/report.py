@@ -13,9 +13,16 @@ from contrastdiagnosis.bundle import Bundle
 from contrastdiagnosis.bundle_info import BundleInfo
 from contrastdiagnosis.cases import RATINGS, Case
 from contrastdiagnosis.charts import Chart, measured_charts, similarity_chart
+from contrastdiagnosis.concept_report import concept_section
 from contrastdiagnosis.diagnoser import Diagnosis, SimilarCase
 from contrastdiagnosis.explanation import SIGNS, Explanation
-from contrastdiagnosis.pictures import Picture, evidence_picture, overview_picture, plane_pictures
+from contrastdiagnosis.pictures import (
+    Picture,
+    cell_picture,
+    evidence_picture,
+    overview_picture,
+    plane_pictures,
+)
 from contrastdiagnosis.summary import summarise
 from contrastdiagnosis.volume import Volume
 
@@ -95,6 +102,9 @@ def render_report(
         map_query=query,
         total_cases=len(bundle.library),
         headline=headline_metrics(bundle.info),
+        concepts=concept_section(diagnosis, bundle),
+        cell_picture=cell_picture,
+        scales=RATING_SCALES,
     )
 
 

@@ -43,8 +43,8 @@ class Box:
     axes: tuple[tuple[float, float, float], ...] = ((1, 0, 0), (0, 1, 0), (0, 0, 1))
 
     def __post_init__(self) -> None:
-        numbers = np.array([*self.center_ras_mm, *self.size_mm, *np.ravel(self.axes)], float)
-        if numbers.shape != (15,) or not np.isfinite(numbers).all():
+        rows = (self.center_ras_mm, self.size_mm, *self.axes)
+        if [len(row) for row in rows] != [3] * 5 or not np.isfinite(rows).all():
             raise InputError(f"a box needs 3 centre, 3 size and 9 axis numbers, got {self}")
         if min(self.size_mm) <= 0:
             raise InputError(f"a box must have positive sides, got {self.size_mm} mm")
@@ -89,7 +89,7 @@ class Revision:
         if not 0 <= self.elsewhere <= 1:
             raise InputError(f"elsewhere must lie between 0 and 1, got {self.elsewhere}")
         if self.mode not in ("absent_median", "zero"):
-            raise InputError(f"mode must be absent_median or zero, got {self.mode}")
+            raise InputError(f"mode must be absent_median or zero, got {self.mode[:60]}")
 
     @property
     def empty(self) -> bool:

@@ -51,16 +51,20 @@ class Calibration:
         return 1 / (1 + np.exp(-(self.slope * logit(score) + self.intercept)))
 
 
-def fit_calibration(score: ArrayLike, malignant: ArrayLike) -> Calibration:
+def fit_calibration(score: ArrayLike, share: ArrayLike) -> Calibration:
     """Platt scaling fitted to scores of cases that neither the network nor the vote has seen.
 
     Args:
-        score: (N,) vote scores.
-        malignant: (N,) bool labels.
+        score: (N,) scores in [0, 1].
+        share: (N,) bool labels, or shares of readers in [0, 1].
     """
     from sklearn.linear_model import LogisticRegression
 
-    model = LogisticRegression(C=1e6).fit(logit(score)[:, None], np.asarray(malignant))
+    x, share = logit(score)[:, None], np.asarray(share, dtype=np.float64)
+    # A share is as many opinions for as against.
+    label = np.repeat([True, False], len(share))
+    weight = np.concatenate([share, 1 - share])
+    model = LogisticRegression(C=1e6).fit(np.tile(x, (2, 1)), label, sample_weight=weight)
     return Calibration(float(model.coef_[0, 0]), float(model.intercept_[0]))
 
 

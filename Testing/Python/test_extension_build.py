@@ -89,14 +89,13 @@ def installed(tmp_path_factory) -> Path:
 
 def test_the_build_registers_the_module_and_its_tests(installed):
     record = (installed / "build" / "record").read_text().splitlines()
-    module = MODULE_FOLDER / "ContrastDiagnosis.py"
-    assert [line.strip() for line in record] == [
-        "module ContrastDiagnosis TRUE",
-        f"test ContrastDiagnosis {module}",
-        f"test nomainwindow_ContrastDiagnosis {module} --no-main-window",
-        "extension PyTorch",
-    ]
-    assert module.is_file()
+    tests = []
+    for name in "ContrastDiagnosis", "ContrastDiagnosisAtlas":
+        file = MODULE_FOLDER / f"{name}.py"
+        assert file.is_file()
+        tests += [f"test {name} {file}", f"test nomainwindow_{name} {file} --no-main-window"]
+    wanted = ["module ContrastDiagnosis TRUE", *tests, "extension PyTorch"]
+    assert [line.strip() for line in record] == wanted
 
 
 def test_the_installed_module_is_the_tree_and_the_bundle(installed):
@@ -199,7 +198,8 @@ def test_make_slicer_test_fails_if_one_run_fails_and_still_does_the_others(fake_
     assert done.returncode != 0
     assert "failed in Slicer:" in done.stderr
     assert "(--no-main-window)" in done.stderr
-    assert ("ContrastDiagnosis ContrastDiagnosis" in done.stderr) == (fail_on == "--testing")
+    both = "ContrastDiagnosis ContrastDiagnosis ("
+    assert (both in done.stderr) == (fail_on == "--testing")
     assert len(calls(fake_slicer)) == 2 * max(1, len(list(MODULE_FOLDER.glob("*.py"))))
 
 

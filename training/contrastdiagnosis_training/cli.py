@@ -10,6 +10,8 @@ import tyro
 from contrastdiagnosis.errors import InputError
 
 from contrastdiagnosis_training.agreement import Agreement
+from contrastdiagnosis_training.concept_run import Concepts
+from contrastdiagnosis_training.concepts_eval import ConceptsEval
 from contrastdiagnosis_training.crossfit import CrossFit
 from contrastdiagnosis_training.evaluate import Evaluate
 from contrastdiagnosis_training.explain_eval import ExplainEval
@@ -19,6 +21,8 @@ from contrastdiagnosis_training.fit import Fit
 Command = (
     Annotated[Fit, tyro.conf.subcommand("fit")]
     | Annotated[CrossFit, tyro.conf.subcommand("crossfit")]
+    | Annotated[Concepts, tyro.conf.subcommand("concepts")]
+    | Annotated[ConceptsEval, tyro.conf.subcommand("concepts-eval")]
     | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
     | Annotated[Export, tyro.conf.subcommand("export")]
     | Annotated[ExplainEval, tyro.conf.subcommand("explain-eval")]

@@ -39,7 +39,7 @@ class ConceptRecipe:
     views: int = 6
     """Augmented views of each nodule, encoded once."""
     concept_epochs: int = 12
-    prototype_epochs: int = 20
+    prototype_epochs: int = 30
     batch: int = 32
     concept_rate: float = 5e-3
     prototype_rate: float = 2e-3
@@ -50,13 +50,14 @@ class ConceptRecipe:
     """-1 is a true margin, +1 what arXiv:2503.06873 prints."""
     scale: float = 20.0
     """lambda."""
-    gamma: tuple[float, float] = (10.0, 1000.0)
-    """First and last sharpness of the choice among prototypes, annealed geometrically."""
-    reseed: bool = True
+    gamma: tuple[float, float] = (10.0, 10.0)
+    """First and last sharpness of the choice among prototypes, annealed geometrically; published
+    is 1000 throughout, which leaves all but one prototype a concept dead."""
+    reseed: bool = False
     """Move prototypes that nobody chose for an epoch onto items that none covers well."""
     cell_weight: float = 1.0
     """Weight of the loss of a random cell of the nodule beside that of the averaged vectors."""
-    presence_weight: float = 1.0
+    presence_weight: float = 3.0
     """Weight of the cross-entropy between highest similarity and readers: what inference reads is
     what is trained. 0 is the published loss."""
     outside_weight: float = 1.0
@@ -68,7 +69,7 @@ class ConceptRecipe:
     the published pooling over the whole image, of which a nodule is a small part."""
     dropout: float = 0.3
     """Share of the concepts that are rejected in each training row of the decision."""
-    penalty: float = 20.0
+    penalty: float = 200.0
     """Of the decision's squared weights."""
 
 
@@ -125,7 +126,8 @@ def fit_concepts(
 ) -> None:
     """Stage 1: concept maps by the cross-entropy of their pooled logits."""
     share = _labels(targets, recipe)
-    positive = torch.nanmean((targets.share >= PRESENT).float(), dim=0).clamp(min=0.02)
+    known = targets.share.isfinite().sum(dim=0).clamp(min=1)
+    positive = ((targets.share >= PRESENT).sum(dim=0) / known).clamp(min=0.02)
     weight = ((1 - positive) / positive).clamp(max=HIGHEST_POSITIVE_WEIGHT)
 
     def loss(items: Items) -> Tensor:

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from contrastdiagnosis.case_folder import NoduleScan
+from contrastdiagnosis.case_folder import NoduleScan, consensus_on
 from contrastdiagnosis.encoding import look
 from contrastdiagnosis.explanation import SIGNS
 from contrastdiagnosis.local_cam import LocalCam, pair_maps
 from contrastdiagnosis.network import NoduleNet
-from contrastdiagnosis.patch import DEFAULT_GEOMETRY, Patch, crop_patch, resample
+from contrastdiagnosis.patch import DEFAULT_GEOMETRY, Patch, crop_patch
 from numpy.typing import NDArray
 
 from contrastdiagnosis_training.faithfulness import (
@@ -156,7 +156,7 @@ def probe_nodule(
         figures[f"spearman_{name}"] = float(np.mean(correlation))
     labels = is_malignant(witness.judge.malignancy[[centred.case, off.case]])
     figures["same_nearest_label_off_centre"] = float(labels[0] == labels[1])
-    picture = (off.patch.intensity, _consensus(scan, off.patch), off.maps["similar"])
+    picture = (off.patch.intensity, consensus_on(scan, off.patch), off.maps["similar"])
     return Probe(figures, curves, picture)
 
 
@@ -164,13 +164,6 @@ def off_centre_mm(random: np.random.Generator) -> NDArray[np.float64]:
     """(3,) RAS shift of `OFF_CENTRE_VOXELS` along i and j, each way at random."""
     step = OFF_CENTRE_VOXELS * np.array(DEFAULT_GEOMETRY.spacing_mm[:0:-1])
     return np.array([*(random.choice([-1, 1], 2) * step), 0.0])
-
-
-def _consensus(scan: NoduleScan, patch: Patch) -> NDArray[np.bool_]:
-    """The readers' consensus on the patch's grid."""
-    to_volume = np.linalg.inv(scan.volume.ijk_to_ras) @ patch.ijk_to_ras
-    share, _ = resample(scan.consensus, to_volume, patch.intensity.shape, fill=0)
-    return share >= 0.5
 
 
 def _deletion(
@@ -209,7 +202,7 @@ def _deletion(
 
 
 def _localisation(where: str, shown: Exhibit, scan: NoduleScan) -> Figures:
-    near = widened(_consensus(scan, shown.patch))
+    near = widened(consensus_on(scan, shown.patch))
     controls: dict[str, NDArray] = {
         "map": shown.maps["similar"],
         "gaussian": centre_gaussian(),

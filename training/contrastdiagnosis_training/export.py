@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import date
 from pathlib import Path
 from typing import Any, Literal
@@ -23,6 +23,8 @@ from contrastdiagnosis.output import check_writable
 from contrastdiagnosis.patch import crop_patch
 from contrastdiagnosis.vote import VoteRule
 
+from contrastdiagnosis_training.concept_export import concept_part, read_concept_run
+from contrastdiagnosis_training.concept_list import with_agreement
 from contrastdiagnosis_training.crossfit import folds_of_run, load_fold
 from contrastdiagnosis_training.evaluate import (
     calibrated_across,
@@ -62,6 +64,10 @@ class Export:
     """Folder that `crossfit` filled, for k, calibration, similarity and the measured figures."""
     out: Path
     """Bundle folder."""
+    concepts: Path | None = None
+    """Folder that `concepts` filled, for these networks; without it the bundle has no concepts."""
+    concepts_json: Path | None = None
+    """What `concepts-eval --json` wrote about it, for bundle.json and the model card."""
     name: str = "lidc"
     version: str = "1"
     training_data: str = ""
@@ -73,10 +79,13 @@ class Export:
         """Embeds the cases, fits the thresholds, writes."""
         settings = checked_settings(self.weights, self.crossfit)
         check_writable(self.out.with_name(f".{self.out.name}.json"))
+        concepts = self.concepts and read_concept_run(
+            self.concepts, self.weights, self.crossfit, self.concepts_json
+        )
         network = load_network(self.weights / MODEL, _network_config(settings))
         # As the bundle stores them: cases and queries meet the same network.
         round_weights(network, torch.float16)
-        library = self._library(network)
+        library, rows = self._library(network)
         scale = embedding_scale(library.embedding)
         folds = [load_fold(self.crossfit, fold) for fold in folds_of_run(self.crossfit)]
         k, temperature = choose_vote(
@@ -101,13 +110,21 @@ class Export:
             metrics=figures,
             citation=LIDC_CITATION,
         )
+        part = None
+        if concepts:
+            rated = with_agreement(concepts.concepts, read_case_folder(self.cases[0]))
+            metrics = {**info.metrics, "concepts": concepts.figures}
+            info = replace(
+                info, concepts=rated, concept_calibration=concepts.calibration, metrics=metrics
+            )
+            part = concept_part(concepts, network, rows, choose_device(self.device))
         matched = scale * scaled_matched_distances(calibrated_across(parts))
-        save_bundle(self.out, info, network, library, matched)
+        save_bundle(self.out, info, network, library, matched, part)
         print(table(figures))
         size = sum(f.stat().st_size for f in self.out.iterdir() if f.is_file()) / 1e6
         print(f"\nwrote {self.out}: {len(library)} cases, k = {k}, {size:.1f} MB")
 
-    def _library(self, network: NoduleNet) -> CaseLibrary:
+    def _library(self, network: NoduleNet) -> tuple[CaseLibrary, list[Nodule]]:
         device = choose_device(self.device)
         folders = [read_case_folder(folder) for folder in self.cases]
         rated = [n for n in folders[0] if RULES["paper"](np.array(n.mean_rating("malignancy")))]
@@ -127,7 +144,7 @@ class Export:
             for nodule, diameter in zip(rated, readings.diameter_mm, strict=True)
         ]
         network.to("cpu")
-        return CaseLibrary(cases, readings.embedding)
+        return CaseLibrary(cases, readings.embedding), rated
 
 
 def checked_settings(weights: Path, crossfit: Path) -> dict[str, Any]:

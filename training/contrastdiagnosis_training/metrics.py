@@ -66,6 +66,18 @@ def paired_p(difference: NDArray[np.float64], patient: NDArray, seed: int = 0) -
     return float(min(1.0, 2 * max(tail, 1 / len(means))))
 
 
+def paired_auc(
+    a: NDArray, b: NDArray, malignant: NDArray, patient: NDArray
+) -> tuple[float, float, float]:
+    """AUC of `a` less that of `b`, and its 95 % patient bootstrap interval."""
+
+    def difference(i: NDArray[np.int64]) -> float:
+        return auc(a[i], malignant[i]) - auc(b[i], malignant[i])
+
+    low, high = patient_bootstrap(difference, patient)
+    return difference(np.arange(len(a))), low, high
+
+
 def f1(predicted: NDArray, malignant: NDArray) -> float:
     """F1 of the malignant class."""
     hits = (predicted & malignant).sum()

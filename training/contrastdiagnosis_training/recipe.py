@@ -5,13 +5,15 @@ from __future__ import annotations
 import ast
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from contrastdiagnosis.cases import RATINGS
 from contrastdiagnosis.errors import InputError
 from contrastdiagnosis.network import NoduleNetConfig
 
 from contrastdiagnosis_training.augment import Augmentation
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,16 @@ def chosen_recipe(name: str, epochs: int | None = None, changes: Sequence[str] =
     Raises:
         InputError: There is no such option, or the value is not of its kind.
     """
-    recipe = RECIPES[name]
+    recipe = changed_recipe(RECIPES[name], changes)
+    return replace(recipe, epochs=epochs or recipe.epochs)
+
+
+def changed_recipe(recipe: T, changes: Sequence[str]) -> T:
+    """A recipe with single options changed.
+
+    Raises:
+        InputError: There is no such option, or the value is not of its kind.
+    """
     for change in changes:
         path, separator, text = change.partition("=")
         if not separator:
@@ -95,7 +106,7 @@ def chosen_recipe(name: str, epochs: int | None = None, changes: Sequence[str] =
         except (SyntaxError, ValueError):
             value = text
         recipe = _changed(recipe, path.split("."), value)
-    return replace(recipe, epochs=epochs or recipe.epochs)
+    return recipe
 
 
 def _changed(options: Any, path: Sequence[str], value: object) -> Any:

@@ -9,7 +9,7 @@ import json
 import struct
 
 import numpy as np
-from contrastdiagnosis.wire import FIELDS, TENSORS, pack, unpack
+from contrastdiagnosis.wire import BOX_FIELDS, FIELDS, REVISION_FIELDS, TENSORS, pack, unpack
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
@@ -193,3 +193,51 @@ def mutated(body: bytes) -> st.SearchStrategy[bytes]:
         edited_tensors(body),
         allowed(),
     )
+
+
+CONCEPT_NAMES = st.one_of(
+    st.sampled_from(["spiculated", "ill-defined margin", "calcified", "", "spiky"]), ODD_TEXTS
+)
+LENGTHS = st.one_of(st.floats(-60, 60), st.sampled_from([0, 1e-300, 1e5, -1e5]))
+
+
+def triples(values: st.SearchStrategy) -> st.SearchStrategy[list]:
+    """Three numbers."""
+    return st.lists(values, min_size=3, max_size=3)
+
+
+@st.composite
+def boxes(draw) -> dict:
+    """A box of JSON; most are sound."""
+    box = {
+        "center_ras_mm": draw(triples(LENGTHS)),
+        "size_mm": draw(triples(st.floats(0.1, 90))),
+        "look": draw(st.booleans()),
+    }
+    if draw(st.booleans()):
+        turn = Rotation.random(random_state=draw(st.integers(0, 2**31)))
+        box["axes"] = turn.as_matrix().tolist()
+    if draw(st.booleans()):
+        box["concept"] = draw(st.one_of(st.none(), CONCEPT_NAMES))
+    if draw(st.integers(0, 3)) == 0:
+        box[draw(st.one_of(st.sampled_from(sorted(BOX_FIELDS)), ODD_TEXTS))] = draw(JSON)
+    return box
+
+
+@st.composite
+def revisions(draw) -> object:
+    """A revision of JSON: sound ones, ones with odd parts, and things that are none."""
+    kind = draw(st.integers(0, 7))
+    if kind == 0:
+        return draw(JSON)
+    revision = {
+        "boxes": draw(st.lists(boxes(), max_size=4)),
+        "rejected": draw(st.lists(CONCEPT_NAMES, max_size=3)),
+        "mode": draw(st.sampled_from(["zero", "absent_median", "absent_median", "median"])),
+        "elsewhere": draw(st.one_of(st.floats(0, 1), ODD_NUMBERS)),
+    }
+    if kind == 1:
+        revision[draw(st.one_of(st.sampled_from(sorted(REVISION_FIELDS)), ODD_TEXTS))] = draw(JSON)
+    for name in draw(st.lists(st.sampled_from(sorted(REVISION_FIELDS)), max_size=3)):
+        revision.pop(name, None)
+    return revision

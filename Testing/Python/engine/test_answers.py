@@ -9,24 +9,31 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from contrastdiagnosis.answers import (
+    atlas_document,
     bundle_facts,
     case_row,
+    concepts_body,
     diagnosis_body,
     maps_body,
     picture_png,
     pixels_body,
+    prototype_png,
     report_html,
 )
+from contrastdiagnosis.atlas import Prototype
+from contrastdiagnosis.bundle import CONCEPTS_FILE, sha256
 from contrastdiagnosis.engine_queue import Engine
+from contrastdiagnosis.errors import InputError
 from contrastdiagnosis.explanation import NO_PICTURE, SIGNS
 from contrastdiagnosis.pixels import CasePixels, PixelStore
-from contrastdiagnosis.summary import case_summary, summarise
-from contrastdiagnosis.volume import Volume
+from contrastdiagnosis.revision import Box, Revision
+from contrastdiagnosis.summary import case_summary, concept_summary, summarise
+from contrastdiagnosis.volume import Volume, apply_affine
 from contrastdiagnosis.wire import read_request, request_body, unpack
 from PIL import Image
 
 from engine.asking import one_thread, refuse  # noqa: F401
-from engine.conftest import NODULE
+from engine.conftest import CONCEPTS, NODULE, PROTOTYPES
 from engine.test_diagnoser import DenseIsNodule
 
 SHAPE = (32, 64, 64)
@@ -195,3 +202,87 @@ def test_a_cases_picture_outlines_the_largest_cross_section():
 def test_a_picture_without_a_mask_is_the_middle_slice():
     pixels = replace(made_pixels(), mask=np.zeros(SHAPE, bool))
     assert Image.open(io.BytesIO(picture_png(pixels))).size == (256, 256)
+
+
+BOX = Box(NODULE.center_ras_mm, (14.0, 14.0, 14.0), True, "spiculated")
+REVISION = Revision(boxes=(BOX,), rejected=("calcified",), mode="zero", elsewhere=0.1)
+
+
+@pytest.mark.parametrize("revision", [Revision(), REVISION], ids=["plain", "revised"])
+def test_concepts_with_their_maps(engine, asked, revision):
+    request = replace(asked, revision=revision)
+    tensors, told = strict(concepts_body(engine, request))
+    diagnosis = engine.revised(request)
+    reading, grid = diagnosis.concepts, diagnosis.encoding.grid
+    assert set(tensors) == {"maps"}
+    assert tensors["maps"].dtype == np.float32
+    np.testing.assert_array_equal(tensors["maps"], reading.maps)
+    assert tensors["maps"].min() >= 0 and tensors["maps"].max() <= 1
+    summary = json.loads(json.dumps(concept_summary(reading)))
+    assert {name: told[name] for name in summary} == summary
+    assert told["disagreement"] == diagnosis.disagreement
+    np.testing.assert_allclose(
+        apply_affine(np.array(told["cells_ijk_to_ras"]), [3, 2, 1]), grid.centers_ras_mm[1, 2, 3]
+    )
+    total = told["baseline"] + sum(row["contribution"] for row in told["concepts"])
+    assert total == pytest.approx(told["logit"], abs=1e-5)
+    for row, example in zip(told["concepts"], told["examples"], strict=True):
+        assert (example["concept"], example["number"]) == (row["name"], row["prototype"])
+        assert example["has_pixels"] == engine.bundle.pixels.has(example["case_id"])
+
+
+def test_a_revision_changes_what_is_told_of_concepts(engine, asked):
+    _, plain = strict(concepts_body(engine, asked))
+    _, told = strict(concepts_body(engine, replace(asked, revision=REVISION)))
+    assert told["logit"] != plain["logit"]
+    assert [row["rejected"] for row in told["concepts"]] == [False, False, True]
+    assert told["concepts"][2]["presence"] is None
+    assert told["revision"] == {
+        "boxes": [
+            {
+                "center_ras_mm": list(BOX.center_ras_mm), "size_mm": [14.0] * 3, "look": True,
+                "concept": "spiculated", "axes": [[1, 0, 0], [0, 1, 0], [0, 0, 1]],
+            }
+        ],
+        "rejected": ["calcified"],
+        "mode": "zero",
+        "elsewhere": 0.1,
+    }  # fmt: skip
+
+
+def test_without_concepts_a_diagnosis_says_so(engine, asked):
+    plain = Engine(replace(engine.bundle, concepts=None), "cpu")
+    _, told = strict(diagnosis_body(plain, asked))
+    assert told["concepts"] is None and told["disagreement"] == ""
+    with pytest.raises(InputError, match="the bundle tiny has no concepts"):
+        concepts_body(plain, asked)
+    assert atlas_document(plain.bundle) == {"head_sha256": "", "prototypes": []}
+
+
+def test_the_atlas_names_the_head_that_it_is_of(engine):
+    document = atlas_document(engine.bundle)
+    assert document["head_sha256"] == sha256(engine.bundle.folder / CONCEPTS_FILE)
+    assert len(document["prototypes"]) == len(CONCEPTS) * PROTOTYPES
+    for row, p in zip(document["prototypes"], engine.bundle.concepts.atlas, strict=True):
+        assert (row["concept"], row["number"], row["case_id"]) == (p.concept, p.number, p.case_id)
+        assert row["has_pixels"] == engine.bundle.pixels.has(p.case_id)
+        assert row["kept"] is True
+    json.dumps(document, allow_nan=False)
+
+
+@pytest.mark.parametrize("cell", [(0, 0, 0), (2, 3, 5), (7, 7, 7)])
+def test_a_prototypes_picture_frames_its_cell(cell):
+    intensity = np.zeros(SHAPE, np.float32)
+    intensity[4 * cell[0] + 2] = 0.25
+    pixels = CasePixels(intensity, np.ones(SHAPE, bool), np.zeros(SHAPE, bool))
+    prototype = Prototype("spiculated", 0, "P0_0", cell, 0.9, 3)
+    picture = np.asarray(Image.open(io.BytesIO(prototype_png(pixels, prototype))))
+    assert picture.shape == (256, 256, 3)
+    yellow = (picture == (255, 214, 0)).all(axis=-1)
+    # The slice is one through the cell.
+    assert (picture[~yellow] == 64).all()
+    j, i = np.argwhere(yellow).T
+    _, y, x = cell
+    found = [j.min(), j.max() + 1, i.min(), i.max() + 1]
+    wanted = [32 * y, 32 * y + 32, 32 * x, 32 * x + 32]
+    np.testing.assert_allclose(found, wanted, atol=3)

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from contrastdiagnosis.bundle import (
+    ATLAS_FILE,
     CARD_FILE,
     CASES_FILE,
     CHECKED_FILES,
+    CONCEPT_FILES,
+    CONCEPTS_FILE,
     EMBEDDINGS_FILE,
     INFO_FILE,
     MODEL_FILE,
@@ -20,9 +25,10 @@ from contrastdiagnosis.bundle import (
 )
 from contrastdiagnosis.errors import InputError
 from contrastdiagnosis.network import NoduleNet, NoduleNetConfig
+from contrastdiagnosis.vote import Calibration
 from safetensors.torch import load_file, save_file
 
-from engine.conftest import TINY, write_tiny_bundle
+from engine.conftest import CONCEPTS, PROTOTYPES, TINY, write_tiny_bundle
 
 
 def edit(folder, change):
@@ -228,3 +234,219 @@ def test_checksums_must_be_a_table(own_bundle_folder):
     file.write_text(json.dumps(document))
     with pytest.raises(InputError, match="lacks sha256, or it is no table"):
         load_bundle(own_bundle_folder)
+
+
+@pytest.fixture
+def copied(bundle_folder, tmp_path):
+    """A copy with concepts that a test may damage."""
+    return shutil.copytree(bundle_folder, tmp_path / "copied")
+
+
+@pytest.fixture(scope="module")
+def plain_folder(tmp_path_factory):
+    return write_tiny_bundle(tmp_path_factory.mktemp("plain") / "tiny", with_concepts=False)
+
+
+def test_concepts_come_back_as_they_were_saved(tmp_path, bundle):
+    save_bundle(
+        tmp_path / "again", bundle.info, bundle.network, bundle.library, bundle.indicator.matched,
+        bundle.concepts,
+    )  # fmt: skip
+    other = load_bundle(tmp_path / "again")
+    assert other.info.concepts == CONCEPTS
+    assert other.info.concept_head == bundle.head.config
+    assert other.info.concept_calibration == Calibration(0.9, 0.1)
+    assert other.concepts.atlas == bundle.concepts.atlas
+    np.testing.assert_array_equal(other.concepts.scores, bundle.concepts.scores)
+    assert set(other.head.state_dict()) == set(bundle.head.state_dict())
+    for name, weight in bundle.head.state_dict().items():
+        assert torch.equal(weight, other.head.state_dict()[name])
+    assert not other.head.training
+    assert not any(p.requires_grad for p in other.head.parameters())
+
+
+def test_a_bundle_without_concepts_comes_back_without(tmp_path, plain_folder):
+    bundle = load_bundle(plain_folder)
+    assert bundle.concepts is None and bundle.head is None
+    assert bundle.info.concepts == () and bundle.info.concept_head is None
+    assert not any((plain_folder / name).exists() for name in CONCEPT_FILES)
+    save_bundle(
+        tmp_path / "again", bundle.info, bundle.network, bundle.library, bundle.indicator.matched
+    )
+    assert load_bundle(tmp_path / "again").info == bundle.info
+
+
+def test_a_bundle_of_the_first_schema_is_still_read(plain_folder, tmp_path):
+    folder = shutil.copytree(plain_folder, tmp_path / "old")
+
+    def older(document):
+        document["schema"] = 1
+        for name in ("concept_head", "concepts", "concept_calibration"):
+            document["bundle"].pop(name)
+
+    edit(folder, older)
+    old, new = load_bundle(folder), load_bundle(plain_folder)
+    assert old.concepts is None
+    assert old.info == type(old.info)(
+        **{n: v for n, v in vars(new.info).items() if n != "concept_calibration"}
+    )
+
+
+def test_what_the_first_schema_had_of_concepts_is_not_looked_for(copied):
+    """Files of concepts beside a bundle that names none."""
+
+    def older(document):
+        document["schema"] = 1
+        for name in ("concept_head", "concepts", "concept_calibration"):
+            document["bundle"].pop(name)
+
+    edit(copied, older)
+    (copied / ATLAS_FILE).write_text("anything")
+    assert load_bundle(copied).concepts is None
+
+
+@pytest.mark.parametrize("with_concepts", [True, False])
+def test_an_older_bundle_is_replaced_with_all_its_concept_files(
+    copied, plain_folder, bundle, with_concepts
+):
+    assert all((copied / name).is_file() for name in CONCEPT_FILES)
+    part = bundle.concepts if with_concepts else None
+    save_bundle(copied, bundle.info, bundle.network, bundle.library, bundle.indicator.matched, part)
+    assert [(copied / name).exists() for name in CONCEPT_FILES] == [with_concepts] * 2
+    again = load_bundle(copied)
+    assert (again.concepts is not None) == with_concepts
+    names = {file.name for file in copied.iterdir()}
+    assert names == {*CHECKED_FILES, INFO_FILE, *(CONCEPT_FILES if with_concepts else ())}
+
+
+@pytest.mark.parametrize("name", CONCEPT_FILES)
+def test_damaged_or_missing_concepts_are_refused(copied, name):
+    content = (copied / name).read_bytes()
+    (copied / name).write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(InputError, match=f"{name} is damaged or was changed: wanted SHA-256"):
+        load_bundle(copied)
+    (copied / name).write_bytes(content[:50])
+    with pytest.raises(InputError, match=f"{name} is damaged or was changed"):
+        load_bundle(copied)
+    (copied / name).unlink()
+    with pytest.raises(InputError, match=f"copied lacks {name}"):
+        load_bundle(copied)
+    edit(copied, lambda d: d["sha256"].pop(name))
+    with pytest.raises(InputError, match=f"has no checksum of {name}"):
+        load_bundle(copied)
+
+
+def resealed(folder, name, change):
+    """Changes tensors of a file, and its checksum with them."""
+    tensors = load_file(folder / name)
+    change(tensors)
+    save_file(tensors, folder / name)
+    reseal(folder, name)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        (
+            EMBEDDINGS_FILE,
+            lambda t: t.update(concept_score=torch.zeros(40, 3, 5)),
+            r"wanted finite concept scores \(40, 3, 4\), got \(40, 3, 5\)",
+        ),
+        (
+            EMBEDDINGS_FILE,
+            lambda t: t.update(concept_score=torch.zeros(39, 3, 4)),
+            r"wanted finite concept scores \(40, 3, 4\), got \(39, 3, 4\)",
+        ),
+        (
+            EMBEDDINGS_FILE,
+            lambda t: t["concept_score"].__setitem__((7, 1, 2), float("nan")),
+            "wanted finite concept scores",
+        ),
+        (EMBEDDINGS_FILE, lambda t: t.pop("concept_score"), "lacks concept_score; it holds emb"),
+        (CONCEPTS_FILE, lambda t: t.pop("kept"), "(?s)does not fit the head .*kept"),
+        (CONCEPTS_FILE, lambda t: t.update(more=torch.zeros(1)), "(?s)does not fit .*more"),
+        (CONCEPTS_FILE, lambda t: t.update(absent=torch.zeros(3, 5)), "does not fit the head"),
+        (
+            CONCEPTS_FILE,
+            lambda t: t["decision_weight"].fill_(float("inf")),
+            "weights that are not finite: decision_weight",
+        ),
+    ],
+)
+def test_concepts_that_do_not_fit_are_refused(copied, name, change, message):
+    resealed(copied, name, change)
+    with pytest.raises(InputError, match=message):
+        load_bundle(copied)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("spiculated,0", "spiky,0", "must hold 4 prototypes of each of spiculated"),
+        ("spiculated,1", "spiculated,0", "must hold 4 prototypes of each of spiculated"),
+        ("0.900000", "nan", "needs a finite similarity"),
+        ("hits", "beats", "is no atlas with the columns"),
+    ],
+)
+def test_an_atlas_that_does_not_fit_is_refused(copied, old, new, message):
+    file = copied / ATLAS_FILE
+    assert old in file.read_text()
+    file.write_text(file.read_text().replace(old, new, 1))
+    reseal(copied, ATLAS_FILE)
+    with pytest.raises(InputError, match=message):
+        load_bundle(copied)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda b: b["concepts"].pop(), "the head has 3 concepts, got the names"),
+        (
+            lambda b: b["concepts"][1].update(name="spiculated"),
+            r"the head has 3 concepts, got the names \['spiculated', 'spiculated', 'calcified'\]",
+        ),
+        (lambda b: b["concepts"][1].update(name="spiky"), "must hold 4 prototypes of each of"),
+        (lambda b: b["concepts"].reverse(), "must hold 4 prototypes of each of calcified"),
+        (lambda b: b.pop("concepts"), "the head has 3 concepts, got the names"),
+        (lambda b: b.update(concept_head=None), "the head has 0 concepts, got the names"),
+        (lambda b: b["concepts"][0].update(at_most=2), "must have one of at_least and at_most"),
+        (lambda b: b["concepts"][0].update(surprise=2), "does not describe a bundle.*surprise"),
+        (lambda b: b["concepts"].__setitem__(0, "x"), "does not describe a bundle"),
+        (lambda b: b["concepts"][0].pop("calibration"), "does not describe a bundle"),
+        (
+            lambda b: b["concepts"][0]["calibration"].update(slope=-1),
+            "spiculated: calibration.slope must lie between 1e-06",
+        ),
+        (
+            lambda b: b["concept_calibration"].update(intercept=float("nan")),
+            "concept_calibration.intercept must lie between",
+        ),
+        (
+            lambda b: b["concept_calibration"].update(slope="steep"),
+            "concept_calibration.slope must be a number, got 'steep'",
+        ),
+        (lambda b: b["concept_head"].update(width=9), "does not fit the head"),
+        (lambda b: b["concept_head"].update(prototypes=5), "does not fit the head"),
+        (lambda b: b["concept_head"].update(width=0), "concept_head.width must lie between 1 and"),
+        (
+            lambda b: b["concept_head"].update(prototypes=4.0),
+            "concept_head.prototypes must be a whole number, got 4.0",
+        ),
+        (lambda b: b["concept_head"].update(blocks=True), "concept_head.blocks must be a number"),
+        (lambda b: b["concept_head"].update(more=1), "does not describe a bundle.*more"),
+    ],
+)
+def test_a_description_of_concepts_that_does_not_fit_is_refused(copied, change, message):
+    edit(copied, lambda d: change(d["bundle"]))
+    with pytest.raises(InputError, match=message):
+        load_bundle(copied)
+
+
+def test_a_failed_save_of_concepts_leaves_the_old_bundle_whole(copied, bundle):
+    before = {f.name: f.read_bytes() for f in copied.iterdir()}
+    wrong = replace(bundle.concepts, scores=np.zeros((40, len(CONCEPTS), PROTOTYPES + 1)))
+    with pytest.raises(InputError, match="wanted finite concept scores"):
+        save_bundle(
+            copied, bundle.info, bundle.network, bundle.library, bundle.indicator.matched, wrong
+        )
+    assert {f.name: f.read_bytes() for f in copied.iterdir()} == before

@@ -10,11 +10,12 @@ import sys
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from contrastdiagnosis.bundle import load_bundle
+from contrastdiagnosis.bundle import CONCEPTS_FILE, load_bundle, sha256
 from contrastdiagnosis.cli import main
+from contrastdiagnosis.pruning import Pruning, pruning_text
 from contrastdiagnosis.volume import sitk_from_array, volume_from_sitk
 
-from engine.conftest import NODULE
+from engine.conftest import NODULE, write_tiny_bundle
 
 RAS = [str(x) for x in NODULE.center_ras_mm]
 
@@ -70,6 +71,21 @@ def test_maps_are_written_on_the_cts_own_grid(diagnose, tmp_path, phantom):
             empty = case["maps"]["highest"]["query"][sign] == 0
             assert image.hu.any() != empty
             assert image.hu.min() >= 0 and image.hu.max() <= 1
+
+
+def test_a_damaged_picture_of_an_example_leaves_nothing_behind(
+    ct, own_bundle_folder, tmp_path, capsys
+):
+    atlas = load_bundle(own_bundle_folder).concepts.atlas
+    (own_bundle_folder / "pixels").mkdir()
+    for case_id in {p.case_id for p in atlas}:
+        (own_bundle_folder / "pixels" / f"{case_id}.safetensors").write_bytes(b"x")
+    out = [tmp_path / "d.json", tmp_path / "d.html"]
+    files = ["--json", str(out[0]), "--report", str(out[1])]
+    bundle = ["--bundle", str(own_bundle_folder)]
+    assert main(["diagnose", str(ct), "--ras", *RAS, *bundle, *files]) == 2
+    assert "is damaged" in capsys.readouterr().err
+    assert not any(file.exists() for file in out)
 
 
 def test_without_report_or_maps_nothing_is_explained(diagnose, tmp_path):
@@ -196,6 +212,91 @@ def test_a_damaged_bundle_is_not(own_bundle_folder, capsys):
     (own_bundle_folder / "model.safetensors").write_bytes(b"x")
     assert main(["bundle", "verify", str(own_bundle_folder)]) == 2
     assert "damaged" in capsys.readouterr().err
+
+
+@pytest.fixture
+def pruning_file(own_bundle_folder, tmp_path):
+    """Writes a pruning file of the bundle."""
+
+    def write(removed, notes=None, head=None):
+        sha = head or sha256(own_bundle_folder / CONCEPTS_FILE)
+        file = tmp_path / "pruning.json"
+        file.write_text(pruning_text(Pruning(sha, tuple(removed), notes or {})))
+        return file
+
+    return write
+
+
+@pytest.fixture
+def prune(own_bundle_folder, capsys):
+    """Runs `contrastdiagnosis bundle prune`; gives its exit status and what it said."""
+
+    def run(file, out, folder=own_bundle_folder):
+        status = main(["bundle", "prune", str(folder), "--pruning", str(file), "--out", str(out)])
+        return status, "".join(capsys.readouterr())
+
+    return run
+
+
+def test_a_bundle_is_pruned(prune, pruning_file, own_bundle_folder, tmp_path):
+    notes = {("spiculated", 1): "a vessel", ("calcified", 0): "kept, but odd"}
+    file = pruning_file([("spiculated", 1), ("calcified", 3)], notes)
+    before = {f.name: f.read_bytes() for f in own_bundle_folder.iterdir()}
+    status, told = prune(file, tmp_path / "new")
+    assert status == 0, told
+    atlas = load_bundle(own_bundle_folder).concepts.atlas
+    assert f"removed spiculated 1, like {atlas[1].case_id}: a vessel\n" in told
+    assert f"removed calcified 3, like {atlas[11].case_id}\n" in told
+    assert "uses 10 of 12 prototypes" in told and "pictures" not in told
+    pruned = load_bundle(tmp_path / "new")
+    gone = [(p.concept, p.number) for p in pruned.concepts.atlas if not p.kept]
+    assert gone == [("spiculated", 1), ("calcified", 3)]
+    assert main(["bundle", "verify", str(tmp_path / "new")]) == 0
+    assert {f.name: f.read_bytes() for f in own_bundle_folder.iterdir()} == before
+
+
+def test_pruning_says_that_pictures_stay_behind(prune, pruning_file, own_bundle_folder, tmp_path):
+    (own_bundle_folder / "pixels").mkdir()
+    status, told = prune(pruning_file([("spiculated", 1)]), tmp_path / "new")
+    assert status == 0
+    assert "pictures of cases were not copied: contrastdiagnosis cases add-pixels" in told
+
+
+@pytest.mark.parametrize(
+    ("removed", "head", "message"),
+    [
+        ([("spiculated", 1)], "0" * 64, "was made for another bundle"),
+        ([("spiculated", n) for n in range(4)], None, "removes all prototypes of spiculated"),
+        ([("spiculated", 9)], None, "names the prototype ('spiculated', 9)"),
+        ([], None, "removes no prototype that the bundle still uses"),
+    ],
+)
+def test_a_pruning_that_cannot_be_is_told(prune, pruning_file, tmp_path, removed, head, message):
+    status, told = prune(pruning_file(removed, head=head), tmp_path / "new")
+    assert status == 2
+    assert message in told and "Traceback" not in told
+    assert sorted(f.name for f in tmp_path.iterdir()) == ["pruning.json", "tiny"]
+
+
+def test_pruning_never_replaces_a_folder(prune, pruning_file, own_bundle_folder, tmp_path):
+    file = pruning_file([("spiculated", 1)])
+    (tmp_path / "link").symlink_to(own_bundle_folder)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("years")
+    for out in (own_bundle_folder, tmp_path / "link", own_bundle_folder / "new"):
+        status, told = prune(file, out)
+        assert status == 2 and "the bundle that is pruned must stay" in told
+    for out in (tmp_path / "mine", tmp_path, file):
+        status, told = prune(file, out)
+        assert status == 2 and f"cannot write {out}: it exists already" in told
+    assert (tmp_path / "mine" / "thesis.txt").read_text() == "years"
+    assert main(["bundle", "verify", str(own_bundle_folder)]) == 0
+
+
+def test_a_bundle_without_concepts_cannot_be_pruned(prune, pruning_file, tmp_path):
+    plain = write_tiny_bundle(tmp_path / "plain", with_concepts=False)
+    status, told = prune(pruning_file([]), tmp_path / "new", plain)
+    assert status == 2 and "the bundle tiny has no concepts to prune" in told
 
 
 @pytest.mark.parametrize(("label", "count"), [("all", 40), ("malignant", 14), ("benign", 26)])

@@ -8,15 +8,17 @@ import numpy as np
 import pytest
 import torch
 from contrastdiagnosis.cases import CaseLibrary
+from contrastdiagnosis.concept_reading import read_concepts
 from contrastdiagnosis.confidence import SimilarityIndicator
 from contrastdiagnosis.diagnoser import SHOWN_CASES, Diagnoser, choose_device
 from contrastdiagnosis.encoding import encode
 from contrastdiagnosis.errors import InputError
 from contrastdiagnosis.patch import Patch, crop_patch
+from contrastdiagnosis.revision import Box, Revision
 from contrastdiagnosis.volume import Volume
 from scipy.spatial.transform import Rotation
 
-from engine.conftest import NODULE
+from engine.conftest import CONCEPTS, NODULE
 
 
 class DenseIsNodule(torch.nn.Module):
@@ -266,3 +268,96 @@ def test_cuda_asked_for_and_absent_is_refused(monkeypatch):
     assert choose_device("auto").type == "cpu"
     with pytest.raises(InputError, match="auto, cpu or cuda, got tpu"):
         choose_device("tpu")
+
+
+def test_a_diagnosis_tells_the_concepts(diagnoser, diagnosis):
+    head, info = diagnoser.bundle.head, diagnoser.bundle.info
+    similarity = diagnosis.encoding.similarity
+    reading = read_concepts(
+        head, info.concepts, info.concept_calibration, similarity, diagnosis.encoding.grid
+    )
+    assert diagnosis.concepts.logit == reading.logit
+    assert diagnosis.concepts.probability == reading.probability
+    np.testing.assert_array_equal(diagnosis.concepts.presence, reading.presence)
+    np.testing.assert_array_equal(diagnosis.concepts.similarity, similarity)
+    decided = head.decide(torch.from_numpy(similarity.max(axis=(2, 3, 4)))[None])
+    assert reading.logit == pytest.approx(float(decided[0]), abs=1e-5)
+
+
+def test_without_a_concept_head_nothing_is_told_of_concepts(diagnoser, phantom, diagnosis):
+    plain = Diagnoser(replace(diagnoser.bundle, concepts=None), "cpu")
+    told = plain.diagnose(phantom.volume, NODULE.center_ras_mm)
+    assert told.concepts is None and told.disagreement == ""
+    assert told.encoding.similarity is None
+    assert (told.probability, told.cases) == (diagnosis.probability, diagnosis.cases)
+    with pytest.raises(InputError, match="the bundle tiny has no concepts to revise"):
+        plain.revise(told, phantom.volume, Revision())
+
+
+class Forbidden(torch.nn.Module):
+    """A network that must not be run."""
+
+    def forward(self, x):
+        raise AssertionError("the network was run")
+
+
+def test_revising_needs_no_network_and_changes_the_concepts_alone(diagnoser, diagnosis, phantom):
+    still = Diagnoser(replace(diagnoser.bundle, network=Forbidden()), "cpu")
+    revision = Revision(
+        boxes=(Box(NODULE.center_ras_mm, (12, 12, 12), True),), rejected=("calcified",)
+    )
+    before = diagnosis.encoding.similarity.copy()
+    revised = still.revise(diagnosis, phantom.volume, revision)
+    for name in vars(diagnosis):
+        if name != "concepts":
+            assert getattr(revised, name) is getattr(diagnosis, name), name
+    np.testing.assert_array_equal(diagnosis.encoding.similarity, before)
+    assert revised.concepts.revision == revision
+    assert revised.concepts.logit != diagnosis.concepts.logit
+    assert np.isnan(revised.concepts.presence[2])
+    assert diagnosis.concepts.revision.empty
+    # From the first reading again, not from the revised one.
+    again = still.revise(revised, phantom.volume, Revision())
+    assert again.concepts.logit == diagnosis.concepts.logit
+    np.testing.assert_array_equal(again.concepts.similarity, diagnosis.concepts.similarity)
+
+
+def test_a_revision_that_does_not_fit_is_refused(diagnoser, diagnosis, phantom):
+    with pytest.raises(InputError, match="no concept is called spiky"):
+        diagnoser.revise(diagnosis, phantom.volume, Revision(rejected=("spiky",)))
+    far = Box((0.0, 0.0, 9000.0), (12, 12, 12), True)
+    with pytest.raises(InputError, match="lies outside the volume; it may have been drawn for"):
+        diagnoser.revise(diagnosis, phantom.volume, Revision(boxes=(far,)))
+    beside = Box(tuple(np.add(NODULE.center_ras_mm, (-60, 0, 0))), (9, 9, 9), True)
+    told = diagnoser.revise(diagnosis, phantom.volume, Revision(boxes=(beside,))).concepts
+    assert "lies beside the patch" in told.remarks[0]
+
+
+def test_cases_and_concepts_that_disagree_are_told(diagnosis):
+    for probability in (0.1, 0.9):
+        concepts = replace(diagnosis.concepts, probability=probability)
+        same = replace(diagnosis, probability=probability, concepts=concepts)
+        assert same.disagreement == ""
+    concepts = replace(diagnosis.concepts, probability=0.1)
+    assert replace(diagnosis, probability=0.9, concepts=concepts).disagreement == (
+        "the similar cases say malignant, the concepts say benign: weigh both"
+    )
+    concepts = replace(diagnosis.concepts, probability=0.9)
+    assert replace(diagnosis, probability=0.1, concepts=concepts).disagreement == (
+        "the similar cases say benign, the concepts say malignant: weigh both"
+    )
+
+
+def test_ignoring_where_each_concept_is_seen_most_lowers_its_presence(
+    diagnoser, diagnosis, phantom
+):
+    reading, grid = diagnosis.concepts, diagnosis.encoding.grid
+    k = int(np.argmax(reading.maps.max(axis=(1, 2, 3))))
+    assert reading.maps[k].max() > 0
+    where = np.unravel_index(reading.maps[k].argmax(), grid.shape)
+    box = Box(tuple(grid.centers_ras_mm[where]), (6, 6, 5.5), False, CONCEPTS[k].name)
+    revised = diagnoser.revise(diagnosis, phantom.volume, Revision(boxes=(box,))).concepts
+    fired = reading.fired[k]
+    assert revised.scores[k, fired] < reading.scores[k, fired]
+    rest = [n for n in range(len(CONCEPTS)) if n != k]
+    np.testing.assert_array_equal(revised.presence[rest], reading.presence[rest])

@@ -24,6 +24,7 @@ from contrastdiagnosis.engine_queue import (
 )
 from contrastdiagnosis.errors import InputError
 from contrastdiagnosis.pixels import PixelStore
+from contrastdiagnosis.revision import Box, Revision
 from contrastdiagnosis.wire import read_request, request_body
 
 from engine.asking import one_thread  # noqa: F401
@@ -334,3 +335,52 @@ def test_a_closed_queue_drops_what_waits(queue):
 
     asyncio.run(main())
     assert not begun
+
+
+LOOK = Revision(boxes=(Box(NODULE.center_ras_mm, (12.0, 12.0, 12.0), True),))
+
+
+def test_revisions_are_answered_from_memory(engine, request_, counted):
+    first = engine.revised(request_)
+    assert first.concepts.revision.empty
+    for revision in (LOOK, Revision(rejected=("calcified",)), Revision(mode="zero")):
+        revised = engine.revised(replace(request_, revision=revision))
+        assert revised.concepts.revision == revision
+        assert revised.encoding is first.encoding
+    assert engine.diagnose(request_).concepts.logit == first.concepts.logit
+    assert len(counted) == 1
+
+
+def test_a_revision_reaches_maps_and_report(engine, request_):
+    diagnosis, explanations = engine.explain(replace(request_, revision=LOOK))
+    assert diagnosis.concepts.revision == LOOK
+    assert len(explanations) == 6
+
+
+def test_a_refused_revision_leaves_the_diagnosis_known(engine, request_, counted):
+    for revision, message in (
+        (Revision(rejected=("spiky",)), "no concept is called spiky"),
+        (Revision(boxes=(Box((0, 0, 9000), (9, 9, 9), True),)), "lies outside the volume"),
+    ):
+        with pytest.raises(InputError, match=message):
+            engine.revised(replace(request_, revision=revision))
+        with pytest.raises(InputError, match=message):
+            engine.explain(replace(request_, revision=revision))
+    assert engine.revised(request_).concepts.revision.empty
+    assert len(counted) == 1
+
+
+def test_a_bundle_without_concepts_is_revised_by_nothing_only(bundle, request_):
+    engine = Engine(replace(bundle, concepts=None), "cpu")
+    assert engine.revised(request_).concepts is None
+    assert len(engine.explain(request_)[1]) == 6
+    with pytest.raises(InputError, match="the bundle tiny has no concepts to revise"):
+        engine.revised(replace(request_, revision=LOOK))
+
+
+def test_revisions_go_on_where_the_gpus_memory_ended(gpu, bundle, request_):
+    engine = Engine(bundle, "cuda")
+    revised = engine.revised(replace(request_, revision=LOOK))
+    assert revised.notices == (OUT_OF_MEMORY,)
+    alone = Engine(bundle, "cpu").revised(replace(request_, revision=LOOK))
+    assert revised.concepts.logit == alone.concepts.logit

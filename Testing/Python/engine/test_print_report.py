@@ -9,12 +9,16 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from contrastdiagnosis.bundle import load_bundle
+from contrastdiagnosis.concept_report import concept_section
 from contrastdiagnosis.diagnoser import Diagnoser
 from contrastdiagnosis.pixels import CasePixels, PixelStore
 from contrastdiagnosis.print_report import render_print_report
+from contrastdiagnosis.revision import Box, Revision
+from contrastdiagnosis.summary import evidence_sentence
 from PIL import Image
 
-from engine.conftest import NODULE
+from engine.conftest import CONCEPTS, NODULE, write_tiny_bundle
 
 SHAPE = (32, 64, 64)
 
@@ -58,9 +62,11 @@ def test_it_says_what_the_report_says(html, diagnosis):
 
 
 def test_the_pictures_are_pictures(html):
-    drawn = pictures(html)
-    assert len(drawn) == 1 + 2 * 6
-    assert all(p.shape == (256, 256, 3) for p in drawn)
+    drawn = [p for p in pictures(html) if p.shape == (256, 256, 3)]
+    bars = [p for p in pictures(html) if p.shape == (12, 120, 3)]
+    assert len(drawn) == 1 + 2 * 6 + len(CONCEPTS)
+    assert len(bars) == 2 * len(CONCEPTS)
+    assert len(drawn) + len(bars) == len(pictures(html))
     # Maps are in colour; the same slice without one is grey but for its outline.
     assert any((np.ptp(p.astype(int), axis=2) > 40).mean() > 0.001 for p in drawn[1:])
 
@@ -73,7 +79,50 @@ def test_cases_with_pixels_stand_beside_the_nodule(diagnosis, phantom, bundle, t
     store.write(diagnosis.cases[0].case.case_id, CasePixels(intensity, np.ones(SHAPE, bool), mask))
     html = rendered(diagnosis, phantom, replace(bundle, pixels=store))
     assert html.count("case, similar") == html.count("case, different") == 1
-    assert len(pictures(html)) == 1 + 2 * 7
+    assert len(pictures(html)) == 1 + 2 * 7 + 3 * len(CONCEPTS)
+
+
+def test_both_lines_of_evidence_are_told(html, diagnosis, phantom, bundle):
+    reading = diagnosis.concepts
+    assert f"The most similar cases say: {'malignant' if diagnosis.malignant else 'benign'}" in html
+    assert f"probability {reading.probability:.2f}" in html
+    assert (diagnosis.disagreement or "The two agree") in html
+    assert evidence_sentence(reading) in html
+    for row in concept_section(diagnosis, bundle).rows:
+        assert f"{row.concept.name}</td>" in html
+        assert f"{row.presence:.2f}</td>" in html
+        assert f"{row.contribution:+.2f}".replace("-", "\N{MINUS SIGN}") in html
+        assert row.example.prototype.case_id in html
+
+
+def test_a_revision_is_told(diagnosis, phantom, bundle):
+    turned = ((0.6, 0.8, 0.0), (-0.8, 0.6, 0.0), (0.0, 0.0, 1.0))
+    boxes = (
+        Box(NODULE.center_ras_mm, (20.0, 18.0, 12.0), True),
+        Box(NODULE.center_ras_mm, (2.0, 2.0, 2.0), False, "spiculated", turned),
+    )
+    revision = Revision(boxes, ("calcified",), "zero", 0.3)
+    revised = Diagnoser(bundle, "cpu").revise(diagnosis, phantom.volume, revision)
+    html = rendered(revised, phantom, bundle)
+    before, after = diagnosis.concepts, revised.concepts
+    assert f"probability {before.probability:.2f} to {after.probability:.2f}" in html
+    assert "Not there, said the user: calcified; scores set to zero" in html
+    assert "look here (all concepts): centre (R, A, S) 60.0, -10.0, 8.0 mm" in html
+    assert "ignore here (spiculated)" in html
+    assert "sides along (0.60, 0.80, 0.00), (-0.80, 0.60, 0.00)" in html
+    assert "similarities count 0.3 times" in html
+    assert f"rejected (was {before.presence[2]:.2f})" in html
+    for remark in after.remarks:
+        assert remark in html.replace("&#34;", '"')
+
+
+def test_a_bundle_without_concepts_has_none(tmp_path, phantom):
+    plain = load_bundle(write_tiny_bundle(tmp_path / "plain", with_concepts=False))
+    html = rendered(
+        Diagnoser(plain, "cpu").diagnose(phantom.volume, NODULE.center_ras_mm), phantom, plain
+    )
+    assert "Readers would suspect: " in html
+    assert "oncept" not in html
 
 
 def test_text_from_files_cannot_become_markup(diagnosis, phantom, bundle):

@@ -21,7 +21,7 @@ from contrastdiagnosis.summary import summarise
 from contrastdiagnosis.volume import Volume
 from PIL import Image
 
-from engine.conftest import NODULE
+from engine.conftest import CONCEPTS, NODULE
 
 SHAPE = (32, 64, 64)
 VOID = {"meta", "input", "br", "image"}
@@ -80,7 +80,8 @@ def test_the_report_is_well_formed_and_self_contained(html):
     names = {name for name, _ in tags.seen}
     assert not names & {"script", "link", "iframe", "img"}
     sources = [a["href"] for _, a in tags.seen if "href" in a]
-    assert len(sources) == 4 + html.count('class="view') + html.count('class="evidence"')
+    maps = html.count('class="evidence"') + html.count('class="seen"')
+    assert len(sources) == 4 + html.count('class="view') + maps
     assert all(source.startswith("data:image/png;base64,") for source in sources)
     assert "http" not in re.sub(r"data:image/png;base64,[^\"]*", "", html)
 
@@ -105,7 +106,7 @@ def test_cards_show_pictures_where_pixels_are(diagnosis, phantom, pictured):
     html = render_report(diagnosis, phantom.volume, pictured, explanations)
     assert html.count('class="nopicture"') == 2 * 4
     assert html.count("<figcaption>the case<") == 2 * 2
-    assert html.count("<figcaption>this nodule<") == 2 * 6
+    assert html.count("<figcaption>this nodule<") == 2 * 6 + len(CONCEPTS)
 
 
 def test_both_signs_are_there_and_one_is_chosen(html, diagnosis, explanations):
@@ -230,7 +231,7 @@ def test_pictures_name_the_sides_and_show_a_scale(diagnosis, phantom, bundle, ex
     volume = replace(phantom.volume, name="thorax.nrrd")
     html = render_report(diagnosis, volume, bundle, explanations)
     assert re.findall(r"<text [^>]*>([RLAPSI])</text>", html)[:16] == list("RLAPRLAPRLSIAPSI")
-    assert html.count(">10 mm<") == 3 + 2 * 6 and html.count(">50 mm<") == 1
+    assert html.count(">10 mm<") == 3 + 2 * 6 + len(CONCEPTS) and html.count(">50 mm<") == 1
     assert "thorax.nrrd" in html
 
 

@@ -13,22 +13,25 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from contrastdiagnosis import RESEARCH_USE_NOTICE
+from contrastdiagnosis.bundle import CONCEPTS_FILE, sha256
+from contrastdiagnosis.diagnoser import Diagnoser
 from contrastdiagnosis.engine_queue import OUT_OF_MEMORY, Engine, EngineQueue, Limits
 from contrastdiagnosis.pixels import PixelStore
 from contrastdiagnosis.problems import PROBLEM_TYPE
 from contrastdiagnosis.server import make_app
-from contrastdiagnosis.wire import CONTENT_TYPE, pack, request_body, unpack
+from contrastdiagnosis.summary import concept_summary
+from contrastdiagnosis.wire import CONTENT_TYPE, pack, read_request, request_body, unpack
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 from engine.asking import TOKEN, ask, ask_in_loop, one_thread  # noqa: F401
-from engine.conftest import NODULE
-from engine.mutations import allowed, make_body, mutated
+from engine.conftest import CONCEPTS, NODULE, PROTOTYPES
+from engine.mutations import allowed, make_body, mutated, revisions
 from engine.test_answers import made_pixels
 
 POSTS = ("/diagnose", "/maps", "/concepts", "/report")
-GETS = ("/health", "/bundle", "/cases", "/cases/P0_0/picture", "/cases/P0_0/pixels")
+GETS = ("/health", "/bundle", "/cases", "/cases/P0_0/picture", "/cases/P0_0/pixels", "/atlas")
 
 
 @pytest.fixture(scope="module")
@@ -369,7 +372,7 @@ def test_who_leaves_during_the_upload_is_no_error(app):
 
 
 def test_the_gpus_end_is_told(engine, body, monkeypatch):
-    gone = replace(engine.diagnose(read(body)), notices=(OUT_OF_MEMORY,))
+    gone = replace(engine.diagnose(read_request(body)), notices=(OUT_OF_MEMORY,))
     monkeypatch.setattr(Engine, "diagnose", lambda *_: gone)
     queue = EngineQueue(engine)
     app = make_app(queue, TOKEN)
@@ -377,12 +380,6 @@ def test_the_gpus_end_is_told(engine, body, monkeypatch):
         assert ask(app, "POST", path, body).json["notices"] == [OUT_OF_MEMORY]
     assert OUT_OF_MEMORY.encode() in ask(app, "POST", "/report", body).body
     queue.close()
-
-
-def read(body):
-    from contrastdiagnosis.wire import read_request
-
-    return read_request(body)
 
 
 @pytest.mark.parametrize("path", POSTS)
@@ -461,3 +458,158 @@ def test_no_body_makes_the_server_fail(app, path, body):
 def test_no_sound_body_makes_the_report_fail(app, body):
     answer = ask(app, "POST", "/report", body)
     assert answer.status in (200, 422), answer.body
+
+
+BOX = {"center_ras_mm": list(NODULE.center_ras_mm), "size_mm": [14, 13, 12], "look": True}
+TURN = [[0.6, 0.8, 0], [-0.8, 0.6, 0], [0, 0, 1]]
+CELL = {**BOX, "look": False, "concept": "ill-defined margin", "size_mm": [20, 20, 20]}
+
+
+def with_revision(body, revision):
+    tensors, document = unpack(body)
+    return pack(tensors, document | {"revision": revision})
+
+
+@pytest.mark.parametrize(
+    "revision",
+    [
+        {},
+        {"mode": "zero"},
+        {"rejected": ["calcified"]},
+        {"rejected": [c.name for c in CONCEPTS], "mode": "zero"},
+        {"boxes": [BOX]},
+        {"boxes": [{**BOX, "axes": TURN}, CELL], "elsewhere": 0.5},
+        {"boxes": [CELL], "rejected": ["spiculated", "calcified"], "mode": "zero"},
+        {"boxes": [{**BOX, "look": False, "size_mm": [2, 2, 2]}]},
+    ],
+)
+def test_concepts_under_a_revision_are_the_diagnosers(app, body, bundle, phantom, revision):
+    """Of the whole CT, of which the server sees the part around the point."""
+    sent = with_revision(body, revision)
+    answer = ask(app, "POST", "/concepts", sent)
+    assert (answer.status, answer.kind) == (200, CONTENT_TYPE)
+    diagnoser = Diagnoser(bundle, "cpu")
+    diagnosis = diagnoser.diagnose(phantom.volume, NODULE.center_ras_mm)
+    revised = diagnoser.revise(diagnosis, phantom.volume, read_request(sent).revision)
+    expected = json.loads(json.dumps(concept_summary(revised.concepts)))
+    assert {name: answer.json[name] for name in expected} == expected
+    np.testing.assert_array_equal(unpack(answer.body)[0]["maps"], revised.concepts.maps)
+    assert answer.json["disagreement"] == revised.disagreement
+    assert answer.json["notice"] == RESEARCH_USE_NOTICE
+
+
+@pytest.mark.parametrize(
+    ("revision", "message"),
+    [
+        (7, "wanted a JSON object for revision, got 7"),
+        ({"box": []}, "the revision holds unknown fields: ['box']"),
+        ({"rejected": ["spiky"]}, "no concept is called spiky; there are spiculated, ill-defined"),
+        ({"boxes": [{**BOX, "concept": "spiky"}]}, "no concept is called spiky"),
+        ({"boxes": [{**BOX, "concept": ""}]}, "no concept is called ;"),
+        ({"boxes": [{**BOX, "concept": 7}]}, "concept must be a text"),
+        ({"boxes": [{**BOX, "center_ras_mm": [0, 0]}]}, "center_ras_mm must be 3 numbers"),
+        ({"boxes": [{**BOX, "size_mm": [9, 9, 0]}]}, "a box must have positive sides"),
+        ({"boxes": [{**BOX, "look": "yes"}]}, "look must be true or false"),
+        ({"boxes": [{**BOX, "axes": [[1, 0, 0]] * 3}]}, "a box must have right angles"),
+        ({"boxes": [{**BOX, "colour": "red"}]}, "the box holds unknown fields"),
+        ({"boxes": BOX}, "boxes must be a list of at most 100"),
+        ({"boxes": [{**BOX, "center_ras_mm": [0, 0, 9000]}]}, "lies outside the volume; it may"),
+        ({"rejected": "calcified"}, "rejected must be a list of texts"),
+        ({"mode": "median"}, "mode must be absent_median or zero, got median"),
+        ({"elsewhere": 2}, "elsewhere must lie between 0 and 1"),
+    ],
+)
+def test_an_odd_revision_is_refused(app, body, revision, message):
+    for path in ("/concepts", "/maps", "/report"):
+        check_problem(ask(app, "POST", path, with_revision(body, revision)), 422, message)
+
+
+@pytest.fixture
+def plain(engine):
+    """An app over a bundle without concepts."""
+    queue = EngineQueue(Engine(replace(engine.bundle, concepts=None), "cpu"))
+    yield make_app(queue, TOKEN)
+    queue.close()
+
+
+def test_a_bundle_without_concepts_diagnoses_all_the_same(plain, body):
+    for revision in ({}, {"rejected": ["calcified"]}):
+        answer = ask(plain, "POST", "/concepts", with_revision(body, revision))
+        check_problem(answer, 422, "the bundle tiny has no concepts")
+    answer = ask(plain, "POST", "/diagnose", body)
+    assert answer.status == 200
+    assert answer.json["concepts"] is None
+    assert ask(plain, "POST", "/maps", body).status == 200
+    assert ask(plain, "GET", "/atlas").json == {"head_sha256": "", "prototypes": []}
+    check_problem(ask(plain, "GET", "/atlas/spiculated/0/picture"), 404, "no such prototype")
+
+
+def test_another_revision_takes_no_other_pass_through_the_network(bundle, body):
+    engine = Engine(bundle, "cpu")
+    passes = []
+    engine.diagnoser.network.register_forward_hook(lambda *_: passes.append(1))
+    queue = EngineQueue(engine)
+    app = make_app(queue, TOKEN)
+    logits = []
+    for revision in ({}, {"boxes": [BOX]}, {"rejected": ["calcified"]}, {"boxes": [CELL]}, {}):
+        logits.append(ask(app, "POST", "/concepts", with_revision(body, revision)).json["logit"])
+        assert len(passes) == 1
+    assert len(set(logits)) == 4 and logits[0] == logits[-1]
+    # What was corrected is no part of what is remembered.
+    assert ask(app, "POST", "/diagnose", body).json["concepts"]["logit"] == logits[0]
+    assert len(passes) == 1
+    queue.close()
+
+
+def test_the_atlas(app, bundle):
+    document = ask(app, "GET", "/atlas").json
+    assert document["head_sha256"] == sha256(bundle.folder / CONCEPTS_FILE)
+    assert [(row["concept"], row["number"]) for row in document["prototypes"]] == [
+        (c.name, m) for c in CONCEPTS for m in range(PROTOTYPES)
+    ]
+    shown = [row["case_id"] for row in document["prototypes"] if row["has_pixels"]]
+    assert set(shown) == {"P0_0"}
+
+
+def test_a_prototypes_picture(app, bundle):
+    p = next(p for p in bundle.concepts.atlas if p.case_id == "P0_0")
+    answer = ask(app, "GET", f"/atlas/{p.concept}/{p.number}/picture")
+    assert (answer.status, answer.kind) == (200, "image/png")
+    assert Image.open(io.BytesIO(answer.body)).size == (256, 256)
+
+
+@pytest.mark.parametrize(
+    ("place", "status", "message"),
+    [
+        ("spiculated/1", 404, "the bundle has no picture of this case"),
+        ("spiculated/4", 404, "the bundle has no such prototype"),
+        ("spiky/0", 404, "the bundle has no such prototype"),
+        ("\x00é/0", 404, "the bundle has no such prototype"),
+        ("spiculated/-1", 422, "path.number"),
+        ("spiculated/x", 422, "path.number"),
+        ("spiculated/" + "9" * 5000, 422, "path.number"),
+        ("x" * 201 + "/0", 422, "path.concept"),
+    ],
+)
+def test_a_prototypes_picture_that_is_not_there(app, place, status, message):
+    check_problem(ask(app, "GET", f"/atlas/{place}/picture"), status, message)
+
+
+def test_a_prototype_of_a_case_that_is_not_in_the_bundle_has_no_picture(engine, bundle):
+    atlas = tuple(replace(p, case_id="nobody") for p in bundle.concepts.atlas)
+    strange = replace(engine.bundle, concepts=replace(bundle.concepts, atlas=atlas))
+    queue = EngineQueue(Engine(strange, "cpu"))
+    answer = ask(make_app(queue, TOKEN), "GET", "/atlas/spiculated/0/picture")
+    check_problem(answer, 404, "the bundle has no such case")
+    queue.close()
+
+
+SMALL = make_body()
+
+
+@given(path=st.sampled_from(["/concepts", "/concepts", "/maps"]), revision=revisions())
+@settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
+def test_no_revision_makes_the_server_fail(app, path, revision):
+    answer = ask(app, "POST", path, with_revision(SMALL, revision))
+    assert answer.status in (200, 422), answer.body
+    assert answer.json

@@ -9,19 +9,23 @@ import numpy as np
 import pytest
 from contrastdiagnosis.errors import InputError
 from contrastdiagnosis.patch import crop_patch
+from contrastdiagnosis.revision import Box, Revision
 from contrastdiagnosis.volume import Volume
 from contrastdiagnosis.wire import (
+    FARTHEST_MM,
     HEADER_BYTES,
+    MOST_BOXES,
     crop_around,
     pack,
     read_request,
+    read_revision,
     request_body,
     unpack,
 )
 from hypothesis import HealthCheck, given, settings
 from scipy.spatial.transform import Rotation
 
-from engine.mutations import allowed, mutated, raw, with_document
+from engine.mutations import allowed, mutated, raw, revisions, with_document
 
 HU = np.arange(-60, 0, dtype=np.int16).reshape(3, 4, 5) * 10
 AFFINE = [[-0.7, 0, 0, 10], [0, -0.7, 0, 20], [0, 0, 1.25, 30], [0, 0, 0, 1]]
@@ -238,3 +242,119 @@ def test_every_body_is_read_or_refused(body):
 @settings(max_examples=50, deadline=None)
 def test_an_odd_but_sound_body_is_read(body):
     assert read_request(body).volume.hu.size
+
+
+BOX = {"center_ras_mm": [1, 2, 3], "size_mm": [4, 5, 6], "look": True}
+
+
+def test_a_revision_is_read():
+    turn = [[0, 1, 0], [-1, 0, 0], [0, 0, 1]]
+    revision = asked(
+        revision={
+            "boxes": [BOX, {**BOX, "look": False, "concept": "calcified", "axes": turn}],
+            "rejected": ["spiculated"],
+            "mode": "zero",
+            "elsewhere": 0,
+        }
+    ).revision
+    assert revision == Revision(
+        boxes=(
+            Box((1.0, 2.0, 3.0), (4.0, 5.0, 6.0), True),
+            Box((1.0, 2.0, 3.0), (4.0, 5.0, 6.0), False, "calcified", tuple(map(tuple, turn))),
+        ),
+        rejected=("spiculated",),
+        mode="zero",
+        elsewhere=0.0,
+    )
+
+
+def test_without_a_revision_nothing_is_corrected():
+    assert asked().revision == asked(revision={}).revision == Revision()
+    assert asked(revision={"boxes": [{**BOX, "concept": None}]}).revision.boxes == (
+        Box((1.0, 2.0, 3.0), (4.0, 5.0, 6.0), True),
+    )
+
+
+def test_the_key_does_not_depend_on_the_revision():
+    """Corrections need no new pass through the network."""
+    revision = {"boxes": [BOX], "rejected": ["spiculated"], "mode": "zero", "elsewhere": 0.5}
+    assert asked(revision=revision).key == asked().key
+
+
+@pytest.mark.parametrize(
+    ("revision", "message"),
+    [
+        ([], "wanted a JSON object for revision, got \\[\\]"),
+        (None, "wanted a JSON object for revision, got None"),
+        ({"box": []}, r"the revision holds unknown fields: \['box'\]"),
+        ({"boxes": {}}, "boxes must be a list of at most 100, got {}"),
+        ({"boxes": [BOX] * (MOST_BOXES + 1)}, "boxes must be a list of at most 100"),
+        ({"boxes": [7]}, "wanted a JSON object for box, got 7"),
+        ({"boxes": [{**BOX, "colour": 1}]}, r"the box holds unknown fields: \['colour'\]"),
+        ({"boxes": [{"center_ras_mm": [1, 2, 3], "look": True}]}, "lacks 'size_mm'"),
+        ({"boxes": [{"size_mm": [1, 2, 3], "look": True}]}, "lacks 'center_ras_mm'"),
+        ({"boxes": [{**BOX, "look": 1}]}, "look must be true or false, got 1"),
+        ({"boxes": [{"center_ras_mm": [1, 2, 3], "size_mm": [1, 1, 1]}]}, "look must be true"),
+        ({"boxes": [{**BOX, "concept": 3}]}, "concept must be a text, got 3"),
+        ({"boxes": [{**BOX, "center_ras_mm": [1, 2]}]}, "center_ras_mm must be 3 numbers"),
+        ({"boxes": [{**BOX, "center_ras_mm": [1, 2, 1e6]}]}, "3 numbers of at most 100000"),
+        ({"boxes": [{**BOX, "center_ras_mm": [1, 2, -(10**400)]}]}, "center_ras_mm must be 3"),
+        ({"boxes": [{**BOX, "center_ras_mm": [1, 2, True]}]}, "center_ras_mm must be 3 numbers"),
+        ({"boxes": [{**BOX, "size_mm": "12"}]}, "size_mm must be 3 numbers"),
+        ({"boxes": [{**BOX, "size_mm": [1, 0, 1]}]}, "a box must have positive sides"),
+        ({"boxes": [{**BOX, "size_mm": [1, -1, 1]}]}, "a box must have positive sides"),
+        ({"boxes": [{**BOX, "axes": [[1, 0, 0]]}]}, "axes must be 3 x 3 numbers"),
+        ({"boxes": [{**BOX, "axes": [[2, 0, 0], [0, 1, 0], [0, 0, 1]]}]}, "must have right angles"),
+        ({"boxes": [{**BOX, "axes": [[1e5] * 3] * 3}]}, "must have right angles"),
+        ({"rejected": "spiculated"}, "rejected must be a list of texts, got 'spiculated'"),
+        ({"rejected": [None]}, "rejected must be a list of texts"),
+        ({"mode": "median"}, "mode must be absent_median or zero, got median"),
+        ({"mode": 0}, "mode must be a text, got 0"),
+        ({"elsewhere": 1.1}, "elsewhere must lie between 0 and 1, got 1.1"),
+        ({"elsewhere": -1}, "elsewhere must lie between 0 and 1, got -1"),
+        ({"elsewhere": 10**400}, "elsewhere must be a number, got 1000"),
+        ({"elsewhere": "0.2"}, "elsewhere must be a number, got '0.2'"),
+        ({"elsewhere": True}, "elsewhere must be a number, got True"),
+        ({"elsewhere": None}, "elsewhere must be a number, got None"),
+    ],
+)
+def test_an_odd_revision_is_refused(revision, message):
+    with pytest.raises(InputError, match=message):
+        asked(revision=revision)
+    with pytest.raises(InputError, match=message):
+        read_revision(revision)
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf")])
+def test_numbers_of_a_revision_are_finite(number):
+    """JSON without them is asked for earlier; this holds for itself."""
+    for revision in (
+        {"elsewhere": number},
+        {"boxes": [{**BOX, "center_ras_mm": [0, number, 0]}]},
+        {"boxes": [{**BOX, "axes": [[number, 0, 0], [0, 1, 0], [0, 0, 1]]}]},
+    ):
+        with pytest.raises(InputError, match="number"):
+            read_revision(revision)
+
+
+def test_as_many_boxes_as_are_allowed_are_read():
+    edge = {**BOX, "center_ras_mm": [FARTHEST_MM, -FARTHEST_MM, 0]}
+    assert len(asked(revision={"boxes": [edge] * MOST_BOXES}).revision.boxes) == MOST_BOXES
+
+
+@given(document=revisions())
+@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+def test_every_revision_is_read_or_refused(document):
+    try:
+        revision = read_revision(document)
+    except InputError as error:
+        told = str(error)
+        assert 5 < len(told) < 1000
+    else:
+        numbers = [revision.elsewhere]
+        for box in revision.boxes:
+            numbers += [*box.center_ras_mm, *box.size_mm, *np.ravel(box.axes)]
+        assert np.isfinite(numbers).all()
+        assert all(isinstance(x, float) for x in numbers[1:] if not isinstance(x, np.number))
+        assert revision.mode in ("zero", "absent_median")
+        assert all(isinstance(name, str) for name in revision.rejected)

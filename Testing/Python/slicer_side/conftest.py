@@ -10,7 +10,10 @@ import sys
 import traceback
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+MODULES = Path(__file__).parents[3] / "ContrastDiagnosisSlicer"
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "headless"))
 import headless
@@ -20,6 +23,59 @@ try:
 except ImportError:
     # Qt's system libraries or slicer-core are absent: test_there.py says so.
     collect_ignore_glob = ["test_[!t]*.py", "test_t[!h]*.py"]
+
+
+class KeptEngine:
+    """One engine for many panels; none of them ends it."""
+
+    def __init__(self, engine):
+        self.engine = engine
+
+    def __getattr__(self, name):
+        return getattr(self.engine, name)
+
+    def stop(self):
+        pass
+
+    retire = stop
+
+
+@pytest.fixture(scope="session")
+def concept_bundle(tmp_path_factory):
+    """A bundle of three concepts with pictures of half of its cases."""
+    from contrastdiagnosis.bundle import load_bundle
+    from contrastdiagnosis.patch import DEFAULT_GEOMETRY
+    from contrastdiagnosis.pixels import CasePixels
+    from engine.conftest import write_tiny_bundle
+
+    folder = write_tiny_bundle(tmp_path_factory.mktemp("bundle") / "tiny")
+    store, shape = load_bundle(folder).pixels, DEFAULT_GEOMETRY.shape
+    for n in range(0, 40, 2):
+        intensity = np.random.default_rng(n).random(shape).astype(np.float32)
+        pixels = CasePixels(intensity, np.ones(shape, bool), np.ones(shape, bool))
+        store.write(f"P{n // 2}_{n % 2}", pixels)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def concept_engine(concept_bundle):
+    """A server with that bundle, for all tests of concepts."""
+    from ContrastDiagnosisLib.EngineProcess import EngineOptions, LocalEngine
+
+    options = EngineOptions(sys.executable, str(concept_bundle), "cpu")
+    made = LocalEngine(options, str(MODULES))
+    yield made
+    made.stop()
+
+
+@pytest.fixture
+def load_with_concepts(load_module, concept_engine, monkeypatch):
+    """`load_with_concepts(name)`: a module that uses that server."""
+    import ContrastDiagnosisLib.Panel as panel
+
+    made = (lambda *_: KeptEngine(concept_engine),)
+    monkeypatch.setattr(panel.Panel.__init__, "__defaults__", made)
+    return lambda name: load_module(MODULES / f"{name}.py")
 
 
 @pytest.fixture(autouse=True)

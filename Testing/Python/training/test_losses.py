@@ -8,16 +8,18 @@ import pytest
 import torch
 from contrastdiagnosis_training.losses import (
     dice_ce,
+    known_bce,
     margin_contrastive,
     pairwise_distance,
     rating_regression,
+    soft_triple,
     soft_vote,
     vote_cross_entropy,
     weighted_mean,
 )
 from monai.losses import DiceCELoss
 from pytorch_metric_learning.distances import LpDistance
-from pytorch_metric_learning.losses import ContrastiveLoss
+from pytorch_metric_learning.losses import ContrastiveLoss, SoftTripleLoss
 from pytorch_metric_learning.reducers import MeanReducer
 from torch.testing import assert_close
 
@@ -169,3 +171,111 @@ def test_vote_cross_entropy_is_least_at_the_share_and_finite_at_the_ends():
 def test_weighted_mean_of_nothing_is_zero():
     assert weighted_mean(torch.tensor([3.0]), torch.tensor([0.0])) == 0
     assert weighted_mean(torch.tensor([3.0, 5.0]), torch.tensor([1.0, 3.0])) == 4.5
+
+
+def cosines(n=9, k=4, m=3, seed=0):
+    """(n, k, m) of random unit vectors, the vectors, the prototypes, and own concepts."""
+    generator = torch.Generator().manual_seed(seed)
+    unit = torch.nn.functional.normalize
+    vectors = unit(torch.randn(n, 6, generator=generator), dim=-1)
+    prototypes = unit(torch.randn(k, m, 6, generator=generator), dim=-1)
+    concept = torch.randint(k, (n,), generator=generator)
+    return torch.einsum("nw,kmw->nkm", vectors, prototypes), vectors, prototypes, concept
+
+
+@pytest.mark.parametrize("gamma", [5.0, 10.0, 200.0])
+@pytest.mark.parametrize("margin", [0.0, 0.1, 0.4])
+def test_f1_soft_triple_equals_pytorch_metric_learnings(gamma, margin):
+    cosine, vectors, prototypes, concept = cosines()
+    k, m, width = prototypes.shape
+    theirs = SoftTripleLoss(
+        num_classes=k, embedding_size=width, centers_per_class=m, la=20, gamma=1 / gamma,
+        margin=margin,
+    )  # fmt: skip
+    with torch.no_grad():
+        theirs.fc.copy_(prototypes.flatten(0, 1).T)
+    ours = soft_triple(cosine, concept, -margin, 20.0, gamma)
+    assert ours.shape == (9,)
+    assert_close(ours.mean(), theirs(vectors, concept), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("margin", [-0.1, 0.0, 0.1])
+@pytest.mark.parametrize(("scale", "gamma"), [(20.0, 10.0), (20.0, 1000.0), (3.0, 2.0)])
+def test_f1_soft_triple_equals_the_papers_equation(margin, scale, gamma):
+    """Eqs. 6-9 of arXiv:2503.06873; the margin also stands in the denominator."""
+    cosine, _, _, concept = cosines()
+    slow = []
+    for n, own in enumerate(concept.tolist()):
+        similarity = []
+        for k in range(4):
+            p = [float(x) for x in cosine[n, k]]
+            q = [math.exp(gamma * (x - max(p))) for x in p]
+            similarity.append(sum(a * b for a, b in zip(q, p, strict=True)) / sum(q))
+        top = math.exp(scale * (similarity[own] + margin))
+        rest = sum(math.exp(scale * s) for k, s in enumerate(similarity) if k != own)
+        slow.append(-math.log(top / (top + rest)))
+    assert_close(
+        soft_triple(cosine, concept, margin, scale, gamma), torch.tensor(slow), atol=1e-4, rtol=1e-4
+    )
+
+
+@pytest.mark.parametrize("margin", [-0.4, -0.1, 0.1, 0.4])
+def test_f1_soft_triple_is_never_negative(margin):
+    """With the margin in the numerator alone it would be."""
+    for seed in range(20):
+        cosine, _, _, concept = cosines(seed=seed)
+        assert (soft_triple(cosine, concept, margin) >= 0).all()
+    perfect = torch.full((1, 3, 2), -1.0)
+    perfect[0, 1] = 1
+    assert 0 <= float(soft_triple(perfect, torch.tensor([1]), margin)) < 1e-5
+
+
+def test_f1_the_true_margin_costs_most_and_the_printed_sign_least():
+    cosine, _, _, concept = cosines(50)
+    strict, plain, relaxed = (soft_triple(cosine, concept, margin) for margin in (-0.1, 0.0, 0.1))
+    assert (strict > plain).all() and (plain > relaxed).all()
+
+
+def test_f2_a_sharp_choice_among_prototypes_is_the_highest():
+    cosine, _, _, concept = cosines(50)
+    highest = cosine.amax(dim=-1, keepdim=True)
+    one = soft_triple(highest, concept, gamma=1.0)
+    assert_close(soft_triple(cosine, concept, gamma=1e5), one, atol=1e-3, rtol=1e-3)
+    assert (soft_triple(cosine, concept, gamma=1.0) - one).abs().max() > 0.1
+
+
+def test_soft_triple_is_per_item_and_its_gradient_reaches_the_own_concept():
+    cosine, _, _, concept = cosines()
+    order = torch.tensor([4, 2, 0, 8, 7, 6, 5, 1, 3])
+    together = soft_triple(cosine, concept)
+    assert_close(together[order], soft_triple(cosine[order], concept[order]))
+    assert_close(together[3:4], soft_triple(cosine[3:4], concept[3:4]))
+    leaf = cosine.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(soft_triple(leaf, concept, gamma=1000.0).sum(), leaf)
+    assert gradient.isfinite().all()
+    best = leaf.argmax(dim=-1)
+    for n, own in enumerate(concept.tolist()):
+        assert gradient[n, own, best[n, own]] < 0
+
+
+def test_known_bce_equals_the_loop():
+    logit = torch.tensor([[0.5, -2.0, 3.0], [1.0, 0.0, -1.0], [4.0, 4.0, 4.0]])
+    nan = float("nan")
+    target = torch.tensor([[1.0, 0.25, nan], [nan, 0.0, 0.75], [nan, nan, nan]])
+    weight = torch.tensor([3.0, 2.0, 0.5])
+    slow = []
+    for x, y in zip(logit.tolist(), target.tolist(), strict=True):
+        parts = []
+        for k in range(3):
+            if y[k] == y[k]:
+                p = 1 / (1 + math.exp(-x[k]))
+                parts.append(
+                    -(float(weight[k]) * y[k] * math.log(p) + (1 - y[k]) * math.log(1 - p))
+                )
+        slow.append(sum(parts) / len(parts) if parts else 0.0)
+    assert_close(known_bce(logit, target, weight), torch.tensor(slow))
+    assert_close(known_bce(logit, target), known_bce(logit, target, torch.ones(3)))
+    leaf = logit.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(known_bce(leaf, target).sum(), leaf)
+    assert gradient.isfinite().all()
+    assert (gradient == 0).equal(target.isnan())

@@ -1,0 +1,111 @@
+"""A bundle without the prototypes that were removed, made by the engine in a process of its own."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import qt
+from slicer.i18n import tr as _
+
+from ContrastDiagnosisLib.EngineProcess import processEnvironment
+from ContrastDiagnosisLib.Settings import Settings
+
+END_LIMIT_MS = 3000
+DEFAULT_BUNDLE = Path("Resources") / "Bundles" / "lidc"
+
+
+def bundleFolderOf(settings: Settings, modulePath: str) -> Path:
+    """The bundle that the engine on this computer uses, as the engine itself finds it."""
+    if settings.bundle:
+        return Path(settings.bundle)
+    inTree = Path(modulePath).parent / DEFAULT_BUNDLE
+    return inTree if inTree.is_dir() else Path(modulePath) / DEFAULT_BUNDLE
+
+
+def newFolderIn(parent: Path, bundle: Path) -> Path:
+    """A folder that does not exist yet, named after the bundle."""
+    names = [f"{bundle.name}-pruned", *(f"{bundle.name}-pruned-{n}" for n in range(2, 1000))]
+    return next(parent / name for name in names if not (parent / name).exists())
+
+
+class BundleRebuild:
+    """Runs `contrastdiagnosis bundle prune`; one at a time."""
+
+    def __init__(self, onDone: Callable[[Path], None], onError: Callable[[str], None]) -> None:
+        """Nothing runs yet.
+
+        Args:
+            onDone: Called with the folder of the new bundle.
+            onError: Called with the engine's sentence.
+        """
+        self._onDone, self._onError = onDone, onError
+        self._process: Any = None
+        self._ended: list[Any] = []
+        self._out = Path()
+
+    @property
+    def isRunning(self) -> bool:
+        """Whether a bundle is being made."""
+        return self._process is not None
+
+    def start(
+        self, settings: Settings, modulePath: str, bundle: Path, pruning: Path, out: Path
+    ) -> None:
+        """Begins to write a new bundle; the old one stays as it is."""
+        process = qt.QProcess()
+        self._process, self._out = process, out
+        process.setProcessEnvironment(processEnvironment(settings.python, modulePath))
+        process.connect(
+            "finished(int,QProcess::ExitStatus)",
+            lambda code, status: self._onFinished(process, code, status),
+        )
+        process.connect(
+            "errorOccurred(QProcess::ProcessError)",
+            lambda error: self._onFailed(process, error, settings.python or sys.executable),
+        )
+        arguments = ["-m", "contrastdiagnosis", "bundle", "prune", str(bundle)]
+        arguments += ["--pruning", str(pruning), "--out", str(out)]
+        process.start(settings.python or sys.executable, arguments)
+
+    def cancel(self) -> None:
+        """Ends the process; the engine puts a bundle in place only when it is complete."""
+        if process := self._forget():
+            # PythonSlicer is a launcher: asked to end, it may take its child along.
+            process.terminate()
+
+    def stop(self) -> None:
+        """Ends the process and waits for it a moment, as the program ends."""
+        self.cancel()
+        for process in self._ended:
+            if not process.waitForFinished(END_LIMIT_MS):
+                process.kill()
+                process.waitForFinished(1000)
+
+    def _forget(self) -> Any:
+        """The process, no longer listened to; it must not be deleted by its own signal."""
+        process, self._process = self._process, None
+        self._ended = [p for p in self._ended if p.state() != qt.QProcess.NotRunning]
+        if process:
+            self._ended.append(process)
+        return process
+
+    def _onFinished(self, process: Any, code: int, status: Any) -> None:
+        if process is not self._process:
+            return
+        self._forget()
+        if code == 0 and status == qt.QProcess.NormalExit:
+            self._onDone(self._out)
+            return
+        text = process.readAllStandardError().data().decode(errors="replace")
+        lines = [line for line in text.splitlines() if line.strip()]
+        told = _("The engine ended with code {code}.").format(code=code)
+        self._onError(lines[-1].removeprefix("contrastdiagnosis: ") if lines else told)
+
+    def _onFailed(self, process: Any, error: Any, program: str) -> None:
+        if process is self._process and error == qt.QProcess.FailedToStart:
+            self._forget()
+            told = _("The program {program} cannot be started.")
+            self._onError(told.format(program=program))

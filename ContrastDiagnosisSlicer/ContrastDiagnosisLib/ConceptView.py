@@ -1,0 +1,74 @@
+"""Where a concept is seen: its map over the CT in the slice views."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import slicer
+from slicer.i18n import tr as _
+
+from ContrastDiagnosisLib.MapVolumes import colourAsMap, putVolume
+from ContrastDiagnosisLib.OwnNodes import POINT_ATTRIBUTE, removeRole, roleOf
+
+ROLE = "conceptMap"
+CONCEPT_ATTRIBUTE = "ContrastDiagnosis.concept"
+
+
+def showMap(
+    parameterNode: Any, pointId: str, concept: str, values: np.ndarray, affine: np.ndarray
+) -> Any:
+    """Shows the map of a concept in every slice view that shows the CT.
+
+    Args:
+        parameterNode: With the CT and the opacity.
+        pointId: The nodule's control point.
+        concept: Name of the concept.
+        values: (d, h, w) in [0, 1], one a cell.
+        affine: (4, 4) from cells (i, j, k) to the CT's own RAS.
+    """
+    node = putVolume(parameterNode, ROLE, _("concept map"), values, affine)
+    node.SetName(_("concept map: {concept}").format(concept=concept))
+    node.SetAttribute(POINT_ATTRIBUTE, pointId)
+    node.SetAttribute(CONCEPT_ATTRIBUTE, concept)
+    colourAsMap(node)
+    for composite in _viewsOf(parameterNode.inputVolume):
+        composite.SetForegroundVolumeID(node.GetID())
+        composite.SetForegroundOpacity(parameterNode.mapOpacity)
+    return node
+
+
+def shownMap(parameterNode: Any) -> tuple[str, str]:
+    """Point and concept of the map that is in the scene; two empty texts if there is none."""
+    node = roleOf(parameterNode, ROLE)
+    if not node:
+        return "", ""
+    return node.GetAttribute(POINT_ATTRIBUTE) or "", node.GetAttribute(CONCEPT_ATTRIBUTE) or ""
+
+
+def setOpacity(parameterNode: Any) -> None:
+    """Of the map in all views that show it."""
+    if node := roleOf(parameterNode, ROLE):
+        for composite in slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode"):
+            if composite.GetForegroundVolumeID() == node.GetID():
+                composite.SetForegroundOpacity(parameterNode.mapOpacity)
+
+
+def removeMap(parameterNode: Any) -> None:
+    """Takes the map out of the views and the scene."""
+    node = roleOf(parameterNode, ROLE)
+    if not node:
+        return
+    for composite in slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode"):
+        if composite.GetForegroundVolumeID() == node.GetID():
+            composite.SetForegroundVolumeID(None)
+    removeRole(parameterNode, ROLE)
+
+
+def _viewsOf(volume: Any) -> list[Any]:
+    """The slice views with the CT as background; a case's picture is another volume."""
+    return [
+        composite
+        for composite in slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode")
+        if composite.GetBackgroundVolumeID() == volume.GetID()
+    ]

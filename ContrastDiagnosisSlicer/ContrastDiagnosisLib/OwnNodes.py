@@ -1,0 +1,114 @@
+"""Nodes of ours in the scene: which volume, which nodule and which purpose each is for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import slicer
+from slicer.i18n import tr as _
+
+POINT_ATTRIBUTE = "ContrastDiagnosis.pointId"
+KIND_ATTRIBUTE = "ContrastDiagnosis.kind"
+ROLE_ATTRIBUTE = "ContrastDiagnosis.role"
+VOLUME_REFERENCE = "ContrastDiagnosis.volume"
+
+FINDINGS = "findings"
+CASES = "cases"
+DIAGNOSIS = "diagnosis"
+CONCEPTS = "concepts"
+BOX = "box"
+
+CLASSES = {
+    FINDINGS: "vtkMRMLTableNode",
+    CASES: "vtkMRMLTableNode",
+    DIAGNOSIS: "vtkMRMLTextNode",
+    CONCEPTS: "vtkMRMLTextNode",
+    BOX: "vtkMRMLMarkupsROINode",
+}
+"""What a node of each kind is."""
+
+
+def nodesOf(kind: str, volume: Any, pointId: str) -> list[Any]:
+    """All nodes of a kind that belong to a nodule of a volume."""
+    return [
+        node
+        for node in nodesOfVolume(CLASSES[kind], volume)
+        # Reading an empty attribute back may give None.
+        if node.GetAttribute(KIND_ATTRIBUTE) == kind
+        and (node.GetAttribute(POINT_ATTRIBUTE) or "") == pointId
+    ]
+
+
+def nodeOf(kind: str, volume: Any, pointId: str) -> Any:
+    """The text or table of a nodule of a volume, None if there is none."""
+    return next(iter(nodesOf(kind, volume, pointId)), None)
+
+
+def nodesOfVolume(className: str, volume: Any) -> list[Any]:
+    """Nodes of ours that belong to a volume."""
+    if not volume:
+        return []
+    return [
+        node
+        for node in slicer.util.getNodesByClass(className)
+        if node.GetNodeReferenceID(VOLUME_REFERENCE) == volume.GetID()
+    ]
+
+
+def newNode(kind: str, volume: Any, pointId: str, name: str = "") -> Any:
+    """A node that belongs to a nodule of a volume.
+
+    Args:
+        kind: What it is for.
+        volume: The CT.
+        pointId: ID of the nodule's control point; empty for all of them.
+        name: Of the node; made of the volume and the kind if empty.
+    """
+    name = name or _("{volume} {kind}").format(volume=volume.GetName(), kind=kind)
+    name = slicer.mrmlScene.GenerateUniqueName(name)
+    node = slicer.mrmlScene.AddNewNodeByClass(CLASSES[kind], name)
+    node.SetAttribute(KIND_ATTRIBUTE, kind)
+    node.SetAttribute(POINT_ATTRIBUTE, pointId)
+    node.SetNodeReferenceID(VOLUME_REFERENCE, volume.GetID())
+    placeUnder(volume, node)
+    return node
+
+
+def removeNodes(kind: str, volume: Any, pointId: str) -> None:
+    """Takes all nodes of a kind that belong to a nodule out of the scene."""
+    for node in nodesOf(kind, volume, pointId):
+        slicer.mrmlScene.RemoveNode(node)
+
+
+def placeUnder(volume: Any, node: Any) -> None:
+    """Puts a node beside the volume in the subject hierarchy, into a folder of our own."""
+    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
+    if not hierarchy:
+        return
+    scene = hierarchy.GetSceneItemID()
+    volumeItem = hierarchy.GetItemByDataNode(volume) or hierarchy.CreateItem(scene, volume)
+    parent = hierarchy.GetItemParent(volumeItem) or scene
+    name = _("ContrastDiagnosis of {volume}").format(volume=volume.GetName())
+    folder = hierarchy.GetItemChildWithName(parent, name) or hierarchy.CreateFolderItem(
+        parent, name
+    )
+    item = hierarchy.GetItemByDataNode(node) or hierarchy.CreateItem(folder, node)
+    hierarchy.SetItemParent(item, folder)
+
+
+def roleOf(parameterNode: Any, role: str) -> Any:
+    """The node that plays a role for the panel, None if there is none."""
+    return parameterNode.parameterNode.GetNodeReference(f"ContrastDiagnosis.{role}")
+
+
+def keepRole(parameterNode: Any, role: str, node: Any) -> None:
+    """Gives a role to a node; the scene keeps it."""
+    parameterNode.parameterNode.SetNodeReferenceID(f"ContrastDiagnosis.{role}", node.GetID())
+    node.SetAttribute(ROLE_ATTRIBUTE, role)
+    placeUnder(parameterNode.inputVolume, node)
+
+
+def removeRole(parameterNode: Any, role: str) -> None:
+    """Takes the node that plays a role out of the scene."""
+    if node := roleOf(parameterNode, role):
+        slicer.mrmlScene.RemoveNode(node)

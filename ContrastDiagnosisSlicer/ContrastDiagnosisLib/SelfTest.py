@@ -1,0 +1,71 @@
+"""What the self tests of the modules share; they run in Slicer itself, and headless."""
+
+from __future__ import annotations
+
+import os
+import time
+import unittest
+from collections.abc import Callable
+from typing import Any
+
+import slicer
+
+from ContrastDiagnosisLib import NoduleScene
+from ContrastDiagnosisLib.SamplePhantom import NODULE_CENTERS_RAS, loadPhantom
+
+ANSWER_LIMIT_S = 180
+"""The first answer waits for the engine to start."""
+
+
+def diagnosisWidget() -> Any:
+    """The widget of the module ContrastDiagnosis.
+
+    Raises:
+        SkipTest: The engine's packages are not installed.
+    """
+    widget = slicer.util.getModuleWidget("ContrastDiagnosis")
+    settings, missing = widget.panel.setup.settings(), widget.panel.setup.missingPackages()
+    if settings.location == "local" and not settings.python and missing:
+        raise unittest.SkipTest(f"not installed in Slicer's Python: {', '.join(missing)}")
+    return widget
+
+
+def panelWithPhantom() -> Any:
+    """The panel of the module ContrastDiagnosis with the phantom CT selected."""
+    widget = diagnosisWidget()
+    volume = loadPhantom()
+    widget.initializeParameterNode()
+    widget.logic.getParameterNode().inputVolume = volume
+    return widget.panel
+
+
+def click(pointRas: Any = None) -> tuple[Any, str]:
+    """Places a point, as a click does; gives the parameter node and the point's ID."""
+    logic = diagnosisWidget().logic
+    return logic.getParameterNode(), logic.addNodule(pointRas or NODULE_CENTERS_RAS[0])
+
+
+def waitForDiagnosis(panel: Any, node: Any, pointId: str) -> dict[str, Any]:
+    """What the engine says of a nodule."""
+    return waitFor(panel, lambda: NoduleScene.documentOf(node, pointId))
+
+
+def waitFor(panel: Any, condition: Callable[[], Any]) -> Any:
+    """What the condition gives when it holds; the panel stays alive meanwhile."""
+    end = time.monotonic() + ANSWER_LIMIT_S
+    while time.monotonic() < end:
+        slicer.app.processEvents()
+        if found := condition():
+            return found
+        time.sleep(0.01)
+    raise AssertionError(f"nothing came: {panel.ui.messageLabel.text}")
+
+
+def saveAndLoad() -> None:
+    """The scene through a file."""
+    file = os.path.join(slicer.app.temporaryPath, "ContrastDiagnosisTest.mrb")
+    if not slicer.util.saveScene(file):
+        raise AssertionError(f"{file} was not saved")
+    slicer.mrmlScene.Clear()
+    slicer.util.loadScene(file)
+    os.remove(file)

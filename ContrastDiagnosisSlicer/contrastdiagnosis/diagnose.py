@@ -1,0 +1,138 @@
+"""The command `contrastdiagnosis diagnose`: a point of a CT, and what is written about it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import numpy as np
+import tyro
+
+from contrastdiagnosis.errors import InputError
+from contrastdiagnosis.output import check_image_name, check_writable, write_file, write_image
+
+if TYPE_CHECKING:
+    from contrastdiagnosis.diagnoser import Diagnoser, Diagnosis
+    from contrastdiagnosis.explanation import Explanation
+    from contrastdiagnosis.volume import Volume
+
+Point = tuple[float, float, float]
+
+
+class Answer(NamedTuple):
+    """A diagnosis with what it came from."""
+
+    diagnosis: Diagnosis
+    volume: Volume
+    diagnoser: Diagnoser
+
+
+@dataclass(frozen=True)
+class Diagnose:
+    """Diagnose the nodule at a point of a CT."""
+
+    ct: tyro.conf.Positional[Path]
+    """NRRD, NIfTI or MetaImage file, or a folder of DICOM slices."""
+    ras: Point | None = None
+    """The point in RAS millimetres, as Slicer shows it."""
+    lps: Point | None = None
+    """The point in LPS millimetres, as DICOM and ITK have it."""
+    ijk: Point | None = None
+    """The point as voxel indices (i, j, k)."""
+    json: Path | None = None
+    """Write the diagnosis here."""
+    report: Path | None = None
+    """Write the HTML report here."""
+    mask: Path | None = None
+    """Write the nodule's mask here, on the CT's own grid (.nii.gz, .nrrd, .mha)."""
+    maps: Path | None = None
+    """Folder for the maps of similar and different evidence against each shown case, on the CT's
+    own grid."""
+    bundle: Path | None = None
+    """Bundle folder; the one that comes with the program if not given."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where the network runs."""
+    series: str | None = None
+    """Series UID, where a DICOM folder holds several."""
+    hu_offset: float = 0
+    """Added to every voxel; -1024 mends a CT stored without its rescale intercept."""
+    patient: str | None = None
+    """Patient id of the CT, if its own nodules may be among the cases."""
+
+    def run(self) -> None:
+        """Reads, diagnoses, prints, writes."""
+        write_outputs(self, self.answer())
+
+    def answer(self) -> Answer:
+        """Reads and diagnoses; refuses outputs that could not be written before the work."""
+        from contrastdiagnosis.bundle import default_bundle_folder, load_bundle
+        from contrastdiagnosis.diagnoser import Diagnoser, choose_device
+        from contrastdiagnosis.volume import read_volume
+
+        for path in (self.json, self.report, self.mask, self.maps and self.maps / "maps"):
+            check_writable(path)
+        check_image_name(self.mask)
+        choose_device(self.device)
+        bundle = load_bundle(self.bundle or default_bundle_folder())
+        volume = read_volume(self.ct, self.series, self.hu_offset)
+        point = self._point_ras_mm(volume)
+        diagnoser = Diagnoser(bundle, self.device)
+        return Answer(diagnoser.diagnose(volume, point, self.patient), volume, diagnoser)
+
+    def _point_ras_mm(self, volume: Volume) -> np.ndarray:
+        given = [p for p in (self.ras, self.lps, self.ijk) if p is not None]
+        if len(given) != 1:
+            raise InputError(f"wanted one of --ras, --lps and --ijk, got {len(given)}")
+        if self.ijk is not None:
+            return volume.ras_from_ijk(self.ijk)
+        return np.array(given[0]) * ([-1, -1, 1] if self.lps is not None else [1, 1, 1])
+
+
+def write_outputs(wanted: Diagnose, answer: Answer, more: Mapping[str, Any] | None = None) -> None:
+    """Writes what was asked for and prints the diagnosis.
+
+    Args:
+        wanted: Names the files.
+        answer: What they are about.
+        more: Goes into the JSON too.
+    """
+    from contrastdiagnosis.report import render_report
+    from contrastdiagnosis.summary import summarise, summary_text
+
+    diagnosis, volume, diagnoser = answer
+    explanations = diagnoser.explain(diagnosis) if wanted.report or wanted.maps else ()
+    summary = summarise(diagnosis, volume, diagnoser.bundle.info, explanations)
+    # Pictures of the bundle may be damaged: nothing is written before all have been read.
+    html = ""
+    if wanted.report:
+        html = render_report(diagnosis, volume, diagnoser.bundle, explanations)
+    if wanted.json:
+        document = {**summary, **(more or {})}
+        write_file(wanted.json, (json.dumps(document, indent=1) + "\n").encode())
+    if wanted.report:
+        write_file(wanted.report, html.encode())
+    if wanted.mask:
+        write_image(wanted.mask, diagnosis.mask.full().astype(np.uint8), volume.ijk_to_ras)
+    if wanted.maps:
+        write_maps(wanted.maps, diagnosis, explanations, volume)
+    print(summary_text(summary))
+    for file in (wanted.json, wanted.report, wanted.mask, wanted.maps):
+        if file:
+            print(f"wrote {file}")
+
+
+def write_maps(
+    folder: Path, diagnosis: Diagnosis, explanations: Sequence[Explanation], volume: Volume
+) -> None:
+    """One NRRD a case and sign on the CT's own grid: case1_similar.nrrd, case1_different.nrrd..."""
+    from contrastdiagnosis.explanation import SIGNS, map_on_volume
+
+    for number, explanation in enumerate(explanations, start=1):
+        for sign in SIGNS:
+            evidence = explanation.query.of_sign(sign)
+            placed = map_on_volume(evidence, diagnosis.encoding.patch, volume).full()
+            file = folder / f"case{number}_{sign}.nrrd"
+            write_image(file, placed.astype(np.float32), volume.ijk_to_ras)

@@ -1,0 +1,373 @@
+"""Reading concepts: rejections, boxes, and numbers that add up (METHODS 6 F4-F6)."""
+
+from __future__ import annotations
+
+import copy
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from contrastdiagnosis.concept_reading import read_concepts
+from contrastdiagnosis.errors import InputError
+from contrastdiagnosis.patch import DEFAULT_GEOMETRY, Patch
+from contrastdiagnosis.revision import Box, CellGrid, Revision
+from contrastdiagnosis.summary import concept_summary, evidence_sentence
+from contrastdiagnosis.vote import Calibration
+
+from engine.conftest import CONCEPTS, PROTOTYPES
+
+NAMES = tuple(concept.name for concept in CONCEPTS)
+CENTER = (10.0, -20.0, 30.0)
+CALIBRATION = Calibration(0.9, 0.1)
+SHAPE = (8, 8, 8)
+GRID = CellGrid(
+    Patch(
+        np.zeros(DEFAULT_GEOMETRY.shape, np.float32),
+        np.ones(DEFAULT_GEOMETRY.shape, bool),
+        DEFAULT_GEOMETRY.ijk_to_ras(CENTER),
+    ),
+    SHAPE,
+)
+WHOLE = (100.0, 100.0, 100.0)
+
+
+@pytest.fixture(scope="module")
+def head(bundle):
+    return bundle.concepts.head
+
+
+def made_similarity(seed=0, low=-1.0):
+    random = np.random.default_rng(seed)
+    shape = (len(CONCEPTS), PROTOTYPES, *SHAPE)
+    return random.uniform(low, 0.95, shape).astype(np.float32)
+
+
+def read(head, similarity=None, **revision):
+    similarity = made_similarity() if similarity is None else similarity
+    return read_concepts(head, CONCEPTS, CALIBRATION, similarity, GRID, Revision(**revision))
+
+
+def box_of(kji, look, concept=None, cells=(1, 1, 1), grow=0.05):
+    """A box over a cell, or over some around it; slightly larger or smaller than they are."""
+    size = np.array([5.6, 5.6, 5.0]) * np.array(cells)[::-1] + grow
+    return Box(tuple(GRID.centers_ras_mm[tuple(kji)]), tuple(size), look, concept)
+
+
+def random_boxes(seed, count=3, looks=(True, False)):
+    random = np.random.default_rng(seed)
+    boxes = []
+    for _ in range(count):
+        center = np.array(CENTER) + random.uniform(-18, 18, 3)
+        concept = random.choice([None, *NAMES])
+        look = bool(random.choice(looks))
+        boxes.append(Box(tuple(center), tuple(random.uniform(5, 30, 3)), look, concept))
+    return tuple(boxes)
+
+
+def test_plain_scores_are_the_heads(head):
+    similarity = made_similarity()
+    reading = read(head, similarity)
+    np.testing.assert_allclose(reading.scores, similarity.max(axis=(2, 3, 4)), atol=1e-7)
+    np.testing.assert_array_equal(reading.similarity, similarity)
+    assert reading.remarks == ()
+    assert reading.revision.empty
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("mode", ["absent_median", "zero"])
+def test_the_logit_is_the_heads_decision(head, seed, mode):
+    reading = read(
+        head, made_similarity(seed), boxes=random_boxes(seed), rejected=NAMES[: seed % 3], mode=mode
+    )
+    scores = torch.from_numpy(reading.scores)[None]
+    assert reading.logit == pytest.approx(float(head.decide(scores)[0]), abs=1e-5)
+    assert reading.logit == reading.baseline + reading.contribution.sum()
+    assert reading.baseline == pytest.approx(float(head.baseline), abs=1e-5)
+    probability = CALIBRATION.probability(1 / (1 + np.exp(-reading.logit)))
+    assert reading.probability == pytest.approx(float(probability), abs=1e-9)
+    assert reading.malignant == (reading.probability > 0.5)
+
+
+def test_presence_is_the_calibrated_logit_of_each_concept(head):
+    reading = read(head)
+    logits = head.presence(torch.from_numpy(reading.scores)[None])[0].numpy()
+    for k, concept in enumerate(CONCEPTS):
+        expected = concept.calibration.probability(1 / (1 + np.exp(-logits[k])))
+        assert reading.presence[k] == pytest.approx(float(expected), abs=1e-6)
+
+
+def test_f4_rejecting_all_concepts_in_mode_zero_leaves_the_bias(head):
+    reading = read(head, rejected=NAMES, mode="zero")
+    assert reading.logit == pytest.approx(float(head.decision_bias), abs=1e-5)
+    assert not reading.scores.any()
+    assert np.isnan(reading.presence).all()
+    assert abs(read(head).logit - float(head.decision_bias)) > 0.1
+
+
+def test_f4_a_negative_box_over_everything_does_the_same(head):
+    reading = read(head, boxes=(Box(CENTER, WHOLE, False),))
+    assert reading.logit == pytest.approx(float(head.decision_bias), abs=1e-5)
+    assert not reading.scores.any()
+    assert not reading.maps.any()
+    assert np.isfinite(reading.presence).all()
+    each = tuple(Box(CENTER, WHOLE, False, name) for name in NAMES)
+    assert read(head, boxes=each).logit == reading.logit
+
+
+def test_f4_rejecting_all_as_absent_leaves_the_baseline(head):
+    reading = read(head, rejected=NAMES)
+    assert reading.revision.mode == "absent_median"
+    assert reading.logit == pytest.approx(float(head.baseline), abs=1e-5)
+    assert not reading.contribution.any()
+    np.testing.assert_allclose(reading.scores, head.absent.numpy())
+    assert abs(float(head.baseline) - float(head.decision_bias)) > 0.1
+
+
+@pytest.mark.parametrize("mode", ["absent_median", "zero"])
+@pytest.mark.parametrize("name", NAMES)
+def test_rejecting_one_concept_leaves_the_others_alone(head, name, mode):
+    plain, reading = read(head), read(head, rejected=(name,), mode=mode)
+    k = NAMES.index(name)
+    rest = [n for n in range(len(NAMES)) if n != k]
+    np.testing.assert_array_equal(reading.scores[rest], plain.scores[rest])
+    np.testing.assert_array_equal(reading.contribution[rest], plain.contribution[rest])
+    np.testing.assert_array_equal(reading.presence[rest], plain.presence[rest])
+    assert np.isnan(reading.presence[k])
+    expected = 0.0
+    if mode == "zero":
+        expected = -float((head.absent * head.decision_weight)[k].sum())
+    assert reading.contribution[k] == pytest.approx(expected, abs=1e-5)
+    # What the network saw stays to be seen.
+    np.testing.assert_array_equal(reading.maps, plain.maps)
+
+
+def test_f5_no_boxes_or_one_to_look_at_everything_change_nothing(head):
+    similarity = made_similarity()
+    assert (similarity.max(axis=(2, 3, 4)) >= 0).all()
+    plain = read(head, similarity)
+    for boxes in ((), (Box(CENTER, WHOLE, True),)):
+        reading = read(head, similarity, boxes=boxes, elsewhere=0.0)
+        np.testing.assert_array_equal(reading.scores, plain.scores)
+        np.testing.assert_array_equal(reading.contribution, plain.contribution)
+        np.testing.assert_array_equal(reading.presence, plain.presence)
+        assert (reading.baseline, reading.probability) == (plain.baseline, plain.probability)
+        np.testing.assert_array_equal(reading.maps, plain.maps)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_f5_boxes_never_raise_a_score_that_is_not_negative(head, seed):
+    similarity = made_similarity(seed)
+    similarity[:, :2] -= 0.9 * (seed % 2)
+    plain = read(head, similarity)
+    reading = read(head, similarity, boxes=random_boxes(seed))
+    assert (reading.scores <= np.maximum(plain.scores, 0) + 1e-7).all()
+    assert (reading.similarity <= np.maximum(similarity, 0)).all()
+    assert reading.similarity.min() >= (-1 if len(random_boxes(seed)) == 0 else similarity.min())
+
+
+def test_f5_without_cutting_them_off_negative_scores_would_rise():
+    similarity = np.full(SHAPE, -0.5)
+    weight = np.full(SHAPE, 0.2)
+    assert (weight * similarity).max() > similarity.max()
+
+
+def test_f5_negative_similarities_are_cut_off_before_they_are_weighed(head):
+    similarity = made_similarity()
+    similarity[0] = -0.5
+    reading = read(head, similarity, boxes=(box_of((4, 4, 4), True),), elsewhere=0.2)
+    assert not reading.scores[0].any()
+    assert not reading.similarity[0].any()
+
+
+def test_f6_a_negative_box_over_the_highest_cell_lowers_the_score(head):
+    similarity = made_similarity()
+    plain = read(head, similarity)
+    for k, m in np.ndindex(len(CONCEPTS), PROTOTYPES):
+        where = np.unravel_index(similarity[k, m].argmax(), SHAPE)
+        reading = read(head, similarity, boxes=(box_of(where, False),))
+        assert reading.scores[k, m] < plain.scores[k, m]
+        assert reading.similarity[k, m][where] == 0
+        left = similarity[k, m].copy()
+        left[where] = -1
+        assert reading.scores[k, m] == pytest.approx(left.max(), abs=1e-7)
+
+
+def test_f6_a_positive_box_elsewhere_never_raises_a_score(head):
+    similarity = made_similarity()
+    plain = read(head, similarity)
+    for k, m in np.ndindex(len(CONCEPTS), PROTOTYPES):
+        where = np.array(np.unravel_index(similarity[k, m].argmax(), SHAPE))
+        away = (where + 4) % 8
+        # Smaller than the cell, so that it touches no other.
+        reading = read(head, similarity, boxes=(box_of(away, True, grow=-0.5),), elsewhere=0.2)
+        expected = max(similarity[k, m][tuple(away)], 0.2 * similarity[k, m].max())
+        assert reading.scores[k, m] == pytest.approx(expected, abs=1e-6)
+        assert reading.scores[k, m] < plain.scores[k, m]
+
+
+def test_a_box_may_be_about_one_concept(head):
+    similarity = made_similarity()
+    plain = read(head, similarity)
+    for k, name in enumerate(NAMES):
+        reading = read(head, similarity, boxes=(Box(CENTER, WHOLE, False, name),))
+        rest = [n for n in range(len(NAMES)) if n != k]
+        np.testing.assert_array_equal(reading.similarity[rest], plain.similarity[rest])
+        np.testing.assert_array_equal(reading.contribution[rest], plain.contribution[rest])
+        assert not reading.scores[k].any()
+
+
+def test_a_box_about_another_concept_leaves_negative_scores_alone(head):
+    similarity = made_similarity()
+    similarity[0] = -0.5
+    reading = read(head, similarity, boxes=(Box(CENTER, (9, 9, 9), True, NAMES[1]),))
+    assert (reading.scores[0] == -0.5).all()
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_presence_never_rises_when_a_box_says_ignore(head, seed):
+    """Weights of presence are not negative; the first box also cuts negative scores off, so there
+    all are at least 0 to begin with."""
+    assert (head.presence_weight >= 0).all()
+    random = np.random.default_rng(seed)
+    similarity = made_similarity(seed)
+    assert (similarity.max(axis=(2, 3, 4)) >= 0).all()
+    boxes = random_boxes(seed, count=seed % 3)
+    before = read(head, similarity, boxes=boxes)
+    center = np.array(CENTER) + random.uniform(-15, 15, 3)
+    more = Box(tuple(center), tuple(random.uniform(15, 40, 3)), False, None)
+    after = read(head, similarity, boxes=(*boxes, more))
+    assert (after.presence <= before.presence + 1e-12).all()
+    assert (after.scores <= before.scores + 1e-12).all()
+
+
+@pytest.mark.parametrize("remove", ["prototype", "absent", "presence_weight", "decision_weight"])
+def test_f9_a_removed_prototype_says_nothing_under_any_revision(head, remove):
+    pruned = copy.deepcopy(head)
+    pruned.kept[1, 2] = 0
+    other = copy.deepcopy(pruned)
+    similarity = made_similarity()
+    changed = similarity.copy()
+    if remove == "prototype":
+        changed[1, 2] = 1.0
+    else:
+        getattr(other, remove)[1, 2] = 50.0
+    for mode in ("zero", "absent_median"):
+        for rejected in ((), NAMES[1:2], NAMES):
+            for boxes in ((), random_boxes(3)):
+                revision = {"boxes": boxes, "rejected": rejected, "mode": mode}
+                first = read(pruned, similarity, **revision)
+                second = read(other, changed, **revision)
+                assert first.logit == pytest.approx(second.logit, abs=1e-9)
+                np.testing.assert_array_equal(first.scores, second.scores)
+                np.testing.assert_array_equal(first.presence, second.presence)
+                np.testing.assert_allclose(first.contribution, second.contribution, atol=1e-9)
+
+
+def test_the_prototype_that_fired_is_shown(head):
+    similarity = np.zeros((len(CONCEPTS), PROTOTYPES, *SHAPE), np.float32)
+    similarity[0, 2, 1, 2, 3] = 0.7
+    similarity[1, 3, 4, 5, 6] = 0.9
+    similarity[2] = -0.3
+    similarity[2, 1] = -0.1
+    reading = read(head, similarity)
+    assert reading.fired.tolist() == [2, 3, 1]
+    assert reading.maps.shape == (len(CONCEPTS), *SHAPE)
+    assert reading.maps.dtype == np.float32
+    assert np.argwhere(reading.maps).tolist() == [[0, 1, 2, 3], [1, 4, 5, 6]]
+    assert reading.maps[0, 1, 2, 3] == np.float32(0.7)
+
+
+def test_a_removed_prototype_is_never_shown_as_the_one_that_fired(head):
+    pruned = copy.deepcopy(head)
+    pruned.kept[0, 1] = 0
+    similarity = made_similarity()
+    similarity[0, 1] = 0.99
+    reading = read(pruned, similarity)
+    assert reading.fired[0] != 1
+    assert reading.maps[0].max() == pytest.approx(reading.scores[0].max(), abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    "revision",
+    [
+        {"rejected": ("spiky",)},
+        {"boxes": (Box(CENTER, WHOLE, True, "spiky"),)},
+        {"rejected": ("calcified", "spiky")},
+    ],
+)
+def test_a_concept_that_there_is_not_is_refused(head, revision):
+    with pytest.raises(
+        InputError, match="^no concept is called spiky; there are spiculated, ill-defined margin, c"
+    ):
+        read(head, **revision)
+
+
+@pytest.mark.parametrize(
+    "revision", [{"rejected": ("",)}, {"boxes": (Box(CENTER, WHOLE, True, ""),)}]
+)
+def test_a_concept_without_a_name_is_refused(head, revision):
+    with pytest.raises(InputError, match="no concept is called ;"):
+        read(head, **revision)
+
+
+def test_a_refusal_quotes_little(head):
+    with pytest.raises(InputError) as refused:
+        read(head, rejected=("x" * 90_000,))
+    assert len(str(refused.value)) < 500
+
+
+def test_remarks_about_boxes_are_told_once(head):
+    small = Box(CENTER, (3, 3, 3), False)
+    reading = read(head, boxes=(small, replace(small, size_mm=(4.0, 4.0, 4.0))))
+    assert len(reading.remarks) == 1
+    assert "covers no whole cell" in reading.remarks[0]
+    np.testing.assert_array_equal(reading.scores, read(head).scores)
+
+
+def test_extreme_logits_stay_finite(head):
+    for factor in (1e4, -1e4):
+        loud = copy.deepcopy(head)
+        for name in ("decision_weight", "presence_weight"):
+            getattr(loud, name).mul_(factor)
+        reading = read(loud)
+        assert 0 <= reading.probability <= 1
+        assert ((reading.presence >= 0) & (reading.presence <= 1)).all()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_summarys_numbers_add_up(head, seed):
+    reading = read(
+        head, made_similarity(seed), boxes=random_boxes(seed), rejected=NAMES[: seed % 2]
+    )
+    told = json.loads(json.dumps(concept_summary(reading), allow_nan=False))
+    total = told["baseline"] + sum(row["contribution"] for row in told["concepts"])
+    assert total == pytest.approx(told["logit"], abs=1e-5)
+    decided = float(head.decide(torch.from_numpy(reading.scores)[None])[0])
+    assert told["logit"] == pytest.approx(decided, abs=1e-5)
+    assert told["probability"] == pytest.approx(reading.probability, abs=1e-4)
+    assert told["verdict"] == ("malignant" if reading.probability > 0.5 else "benign")
+    for k, row in enumerate(told["concepts"]):
+        assert row["name"] == NAMES[k]
+        assert row["rejected"] == (NAMES[k] in reading.revision.rejected)
+        assert (row["presence"] is None) == row["rejected"]
+        assert row["prototype"] == reading.fired[k]
+        assert row["reader_kappa"] == CONCEPTS[k].reader_kappa
+    assert told["revision"]["elsewhere"] == reading.revision.elsewhere
+    assert len(told["revision"]["boxes"]) == 3
+    assert told["remarks"] == list(reading.remarks)
+
+
+def test_the_sentence_begins_with_what_weighs_most(head):
+    reading = read(head, rejected=("calcified",), mode="zero")
+    reading = replace(
+        reading,
+        contribution=np.array([0.26, -1.34, 0.04]),
+        presence=np.array([0.817, 0.1, np.nan]),
+        baseline=-2.0,
+    )
+    assert evidence_sentence(reading) == (
+        "ill-defined margin 0.10, -1.3 logits; spiculated 0.82, +0.3 logits;"
+        " calcified rejected, +0.0 logits; without any -2.0: together -3.0"
+    )

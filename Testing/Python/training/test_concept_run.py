@@ -1,0 +1,243 @@
+"""From a cross-fit run to a bundle with concepts: concepts, concepts-eval, export, prune."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from contrastdiagnosis.bundle import CONCEPTS_FILE, load_bundle, sha256
+from contrastdiagnosis.case_folder import read_case_folder
+from contrastdiagnosis.diagnoser import Diagnoser
+from contrastdiagnosis.errors import InputError
+from contrastdiagnosis.pruning import Pruning, prune_bundle, pruning_text
+from contrastdiagnosis_training import cli
+from contrastdiagnosis_training.concept_list import LIDC_CONCEPTS
+from contrastdiagnosis_training.concept_run import (
+    TEST,
+    TRAIN,
+    Concepts,
+    ConceptScores,
+    head_of_run,
+    touched_cells,
+)
+from contrastdiagnosis_training.crossfit import CrossFit, crossfit
+from contrastdiagnosis_training.export import Export
+from contrastdiagnosis_training.fit import Fit, train
+from contrastdiagnosis_training.splits import patient_folds
+
+from training.conftest import TINY, write_case_folder
+
+RECIPE = replace(TINY, epochs=1, mask_epochs=0)
+SMALL = ("prototypes=3", "width=8", "blocks=1", "views=2", "concept_epochs=2", "prototype_epochs=2")
+RATED = {"spiculation": 5, "lobulation": 5, "margin": 5, "calcification": 6, "sphericity": 5}
+
+pytestmark = pytest.mark.usefixtures("few_draws")
+
+
+def add_ratings(folder):
+    """Gives every nodule the ratings that the concepts need, four readers each."""
+    random = np.random.default_rng(0)
+    file = folder / "nodules.csv"
+    with file.open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    for row in rows:
+        for name, highest in RATED.items():
+            middle = random.integers(1, highest + 1)
+            values = np.clip(middle + random.integers(-1, 2, 4), 1, highest)
+            row[f"{name}_readers"] = " ".join(map(str, values))
+    with file.open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    made = write_case_folder(tmp_path_factory.mktemp("cases") / "stacks", patients=24, folds=3)
+    return add_ratings(made)
+
+
+@pytest.fixture(scope="module")
+def runs(folder, cache, tmp_path_factory):
+    """A cross-fit run of three folds, a run on all patients, and the heads of both."""
+    out = tmp_path_factory.mktemp("runs")
+    crossfit(CrossFit((folder,), out / "cv", device="cpu", cache=cache), RECIPE)
+    train(Fit((folder,), out / "all", device="cpu", cache=cache), RECIPE)
+    heads(folder, out, cache).run()
+    return out
+
+
+def heads(folder, out, cache, **changes):
+    options = {"weights": out / "all", "change": SMALL, "device": "cpu", "cache": cache}
+    return Concepts((folder,), out / "cv", out / "concepts", **{**options, **changes})
+
+
+@pytest.fixture(scope="module")
+def measured(runs, folder):
+    """What `concepts-eval` writes of the run, and what it prints."""
+    file, printed = runs / "concepts.json", io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        arguments = ["concepts-eval", "--crossfit", str(runs / "concepts"), "--cases", str(folder)]
+        assert cli.main([*arguments, "--json", str(file), "--device", "cpu"]) == 0
+    return json.loads(file.read_text()), printed.getvalue()
+
+
+@pytest.fixture(scope="module")
+def bundle_folder(runs, folder, measured):
+    Export(
+        (folder,), runs / "all", runs / "cv", runs / "bundle", runs / "concepts",
+        runs / "concepts.json", name="made", device="cpu",
+    ).run()  # fmt: skip
+    return runs / "bundle"
+
+
+def test_every_head_is_scored_on_patients_that_are_new_to_it(runs, folder):
+    fold_of = patient_folds(read_case_folder(folder))
+    for fold in range(3):
+        test, train_ = (
+            ConceptScores.load(runs / "concepts" / f"fold{fold}" / name) for name in (TEST, TRAIN)
+        )
+        assert {fold_of[p] for p in test.patient_id} == {fold}
+        assert not set(test.patient_id) & set(train_.patient_id)
+        assert test.scores.shape == (len(test), len(LIDC_CONCEPTS), 3)
+    everyone = ConceptScores.load(runs / "concepts" / "all" / TRAIN)
+    assert len(everyone) == len(read_case_folder(folder))
+    assert not (runs / "concepts" / "all" / TEST).exists()
+
+
+def test_what_is_there_is_not_made_again_and_another_recipe_is_refused(runs, folder, cache, capsys):
+    before = (runs / "concepts" / "fold0" / TRAIN).stat().st_mtime_ns
+    heads(folder, runs, cache).run()
+    assert "is there already" in capsys.readouterr().out
+    assert (runs / "concepts" / "fold0" / TRAIN).stat().st_mtime_ns == before
+    with pytest.raises(InputError, match="belongs to another run"):
+        heads(folder, runs, cache, change=(*SMALL, "margin_sign=1")).run()
+    with pytest.raises(InputError, match=r"holds the folds \[0, 1, 2\], got \(7,\)"):
+        heads(folder, runs, cache, folds=(7,)).run()
+    with pytest.raises(InputError, match="no option is called prototype"):
+        heads(folder, runs, cache, change=("prototype=3",)).run()
+
+
+def test_a_folder_without_the_ratings_is_refused(runs, cache, tmp_path):
+    bare = write_case_folder(tmp_path / "bare", patients=12, folds=3)
+    with pytest.raises(InputError, match="with and without 'spiculated' .* got 0 with it of 0"):
+        heads(bare, runs, cache, **{"weights": None}).__class__(
+            (bare,), runs / "cv", tmp_path / "out", change=SMALL, device="cpu", cache=cache
+        ).run()
+
+
+def test_all_figures_are_there(measured):
+    figures, printed = measured
+    assert list(figures["concepts"]) == [c.name for c in LIDC_CONCEPTS]
+    for concept in figures["concepts"].values():
+        assert 0 <= concept["auroc"] <= 1
+        assert concept["accuracy_majority_constant"] >= 0.5
+        assert -1 <= concept["kappa_readers"] <= 1
+    for where in ("centred", "off centre", "off centre, refined"):
+        row = figures["pointing"][where]["nodule"]
+        assert set(row) == {"n", "map", "centre", "random", "mask"}
+        assert 0 < row["random"] < row["mask"] <= 1 or row["mask"] == row["random"]
+    assert {"reject", "box", "both", "one action", "one action, noisy", "refined"} < set(
+        figures["users"]
+    )
+    assert figures["users"]["one action"]["actions"] <= 1
+    for name in ("vote", "presence_alone", "malignancy"):
+        assert 0 <= figures[name]["auc"] <= 1
+    assert len(figures["prototypes"]["alive"]) == 3
+    for text in ("mean AUROC", "pointing game", "simulated user", "concepts less vote", "diameter"):
+        assert text in printed
+
+
+def test_the_bundle_says_what_the_run_says(bundle_folder, runs, measured):
+    bundle = load_bundle(bundle_folder)
+    everyone = ConceptScores.load(runs / "concepts" / "all" / TRAIN)
+    # The bundle rounds the network's weights to half precision.
+    np.testing.assert_allclose(bundle.concepts.scores, everyone.scores, atol=0.02)
+    for mine, theirs in zip(
+        bundle.head.state_dict().values(),
+        head_of_run(runs / "concepts" / "all").state_dict().values(),
+        strict=True,
+    ):
+        torch.testing.assert_close(mine, theirs)
+    assert [c.name for c in bundle.info.concepts] == [c.name for c in LIDC_CONCEPTS]
+    assert all(c.reader_kappa is not None and c.auroc is not None for c in bundle.info.concepts)
+    assert bundle.info.metrics["concepts"]["mean_auroc"] == measured[0]["mean_auroc"]
+
+
+def test_the_model_card_names_the_concepts(bundle_folder):
+    card = (bundle_folder / "MODEL_CARD.md").read_text()
+    assert "| ill-defined margin | margin at most 3 |" in card
+    assert "Malignancy through the concepts: AUC 0." in card
+    assert "| figure | paper | exclude3 | band |" in card
+
+
+def test_the_atlas_names_the_nearest_case_and_its_cell(bundle_folder, folder):
+    """F8: the stored case, encoded again, gives the stored cosine at the stored cell."""
+    from contrastdiagnosis.case_folder import read_scan
+
+    bundle = load_bundle(bundle_folder)
+    diagnoser = Diagnoser(bundle, "cpu")
+    nodules = {n.case_id: n for n in read_case_folder(folder)}
+    for number in (0, 4, 11):
+        prototype = bundle.concepts.atlas[number]
+        k = [c.name for c in bundle.info.concepts].index(prototype.concept)
+        scan = read_scan(nodules[prototype.case_id])
+        alike = diagnoser.encode(scan.volume, scan.center_ras_mm).similarity[k, prototype.number]
+        assert alike.max() == pytest.approx(prototype.similarity, abs=1e-4)
+        assert alike[prototype.cell_kji] == alike.max()
+        scores = bundle.concepts.scores[:, k, prototype.number]
+        assert prototype.similarity == pytest.approx(scores.max(), abs=1e-4)
+
+
+def test_the_bundle_is_judged_on_any_folder(bundle_folder, folder, capsys):
+    arguments = ["concepts-eval", "--bundle", str(bundle_folder), "--cases", str(folder)]
+    assert cli.main([*arguments, "--nodules", "4", "--device", "cpu"]) == 0
+    assert "4 are of patients it was made from: no held-out figure" in capsys.readouterr().out
+
+
+def test_a_pruned_bundle_decides_without_the_prototypes(bundle_folder, tmp_path):
+    bundle = load_bundle(bundle_folder)
+    removed = (("calcified", 1), ("spiculated", 0))
+    file = tmp_path / "pruning.json"
+    file.write_text(pruning_text(Pruning(sha256(bundle_folder / CONCEPTS_FILE), removed, {})))
+    prune_bundle(bundle, file, tmp_path / "pruned")
+    head = load_bundle(tmp_path / "pruned").head
+    assert {
+        (bundle.info.concepts[k].name, m) for k, m in (head.kept == 0).nonzero().tolist()
+    } == set(removed)
+    assert (head.decision_weight[head.kept == 0] == 0).all()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "wanted one of --crossfit RUN and --bundle DIR"),
+        (["--crossfit", "nowhere"], "holds 0 heads"),
+    ],
+)
+def test_mistakes_are_told_in_one_line(folder, capsys, arguments, message):
+    assert cli.main(["concepts-eval", "--cases", str(folder), *arguments]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_heads_of_other_networks_are_not_exported(runs, folder):
+    with pytest.raises(InputError, match="holds no finished run"):
+        Export((folder,), runs / "all", runs / "cv", runs / "no", runs / "cv").run()
+    with pytest.raises(InputError, match="was trained on .*all, not on"):
+        Export(
+            (folder,), runs / "cv" / ".." / "all", runs / "cv", runs / "no", runs / "concepts"
+        ).run()
+
+
+def test_touched_cells_are_those_that_hold_a_voxel():
+    region = np.zeros((32, 64, 64), bool)
+    region[4, 7, 63] = True
+    cells = touched_cells(region, (8, 8, 8))
+    assert np.argwhere(cells).tolist() == [[1, 0, 7]]

@@ -1,0 +1,116 @@
+"""From a run of `concepts` to the part of a bundle that holds them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from contrastdiagnosis.atlas import Prototype
+from contrastdiagnosis.bundle import ConceptPart
+from contrastdiagnosis.case_folder import Nodule
+from contrastdiagnosis.concepts import Concept, ConceptHead
+from contrastdiagnosis.errors import InputError
+from contrastdiagnosis.network import NoduleNet
+from contrastdiagnosis.vote import Calibration
+
+from contrastdiagnosis_training.concept_figures import calibrate_concepts
+from contrastdiagnosis_training.concept_list import LIDC_CONCEPTS
+from contrastdiagnosis_training.concept_run import (
+    ALL,
+    SETTINGS,
+    TEST,
+    ConceptScores,
+    head_of_run,
+    score_nodules,
+)
+
+
+@dataclass(frozen=True, eq=False)
+class ConceptRun:
+    """A finished run of `concepts`.
+
+    Attributes:
+        head: Trained on all patients.
+        concepts: Calibrated on the test folds of the other heads.
+        calibration: Of the decision, likewise.
+        figures: What `concepts-eval` measured, None if that is not given.
+    """
+
+    head: ConceptHead
+    concepts: tuple[Concept, ...]
+    calibration: Calibration
+    figures: dict[str, Any] | None
+
+
+def read_concept_run(run: Path, weights: Path, crossfit: Path, measured: Path | None) -> ConceptRun:
+    """The heads of a run, after a look at whether they belong to these networks.
+
+    Raises:
+        InputError: Heads are missing, or were trained on other networks or differently.
+    """
+    tests = sorted(run.glob(f"fold*/{TEST}"))
+    if len(tests) < 2 or not (run / ALL / SETTINGS).is_file():
+        raise InputError(
+            f"{run} holds no finished run; make it by contrastdiagnosis-train concepts --weights"
+        )
+    everyone = json.loads((run / ALL / SETTINGS).read_text())
+    for folder in (run / ALL, *(test.parent for test in tests)):
+        settings = json.loads((folder / SETTINGS).read_text())
+        network = weights if folder.name == ALL else crossfit / folder.name
+        if Path(settings["network"]) != network:
+            raise InputError(f"{folder} was trained on {settings['network']}, not on {network}")
+        if settings["recipe"] != everyone["recipe"]:
+            raise InputError(f"{folder} and {run / ALL} differ in their recipe")
+    scored = [(head_of_run(test.parent), ConceptScores.load(test)) for test in tests]
+    concepts, calibration = calibrate_concepts(LIDC_CONCEPTS, scored)
+    figures = None
+    if measured:
+        figures = json.loads(measured.read_text())
+        concepts = tuple(
+            replace(c, auroc=round(figures["concepts"][c.name]["auroc"], 3)) for c in concepts
+        )
+    return ConceptRun(head_of_run(run / ALL), concepts, calibration, figures)
+
+
+def concept_part(
+    run: ConceptRun, network: NoduleNet, rows: Sequence[Nodule], device: torch.device
+) -> ConceptPart:
+    """Head, atlas and scores of the bundle's cases.
+
+    Args:
+        run: The head and its concepts.
+        network: As the bundle stores it.
+        rows: The cases' nodules, in the library's order.
+        device: Where they are encoded.
+    """
+    scored = score_nodules(network.to(device), run.head, rows, device)
+    network.to("cpu")
+    return ConceptPart(run.head, tuple(make_atlas(run, scored)), scored.scores)
+
+
+def make_atlas(run: ConceptRun, scored: ConceptScores) -> list[Prototype]:
+    """Every prototype with the case whose cell comes nearest to it, the largest cosine."""
+    atlas = []
+    grid = (8, 8, 8)
+    for k, concept in enumerate(run.concepts):
+        shown = scored.share[:, k] >= 0.5
+        fired = scored.scores[shown, k].argmax(axis=1)
+        for m in range(scored.scores.shape[2]):
+            n = int(scored.scores[:, k, m].argmax())
+            cell = np.unravel_index(int(scored.place[n, k, m]), grid)
+            atlas.append(
+                Prototype(
+                    concept=concept.name,
+                    number=m,
+                    case_id=str(scored.case_id[n]),
+                    cell_kji=(int(cell[0]), int(cell[1]), int(cell[2])),
+                    similarity=float(scored.scores[n, k, m]),
+                    hits=int((fired == m).sum()),
+                )
+            )
+    return atlas

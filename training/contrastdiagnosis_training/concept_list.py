@@ -1,0 +1,54 @@
+"""The concepts of LIDC-IDRI's ratings, and how far its readers agree about them (METHODS 4.5)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from contrastdiagnosis.case_folder import Nodule
+from contrastdiagnosis.concepts import Concept
+from numpy.typing import NDArray
+from torch import Tensor
+
+LIDC_CONCEPTS = (
+    Concept("spiculated", "spiculation", at_least=3),
+    Concept("lobulated", "lobulation", at_least=3),
+    Concept("ill-defined margin", "margin", at_most=3),
+    Concept("sub-solid", "texture", at_most=3),
+    Concept("calcified", "calcification", at_most=5),
+    Concept("non-spherical", "sphericity", at_most=3),
+)
+
+
+def concept_shares(nodules: Sequence[Nodule], concepts: Sequence[Concept]) -> Tensor:
+    """(N, K) share of the readers who call each concept present, NaN where none rated it."""
+    return torch.tensor([[c.share(n.ratings.get(c.rating, ())) for c in concepts] for n in nodules])
+
+
+def reader_pairs(nodules: Sequence[Nodule], concept: Concept) -> NDArray[np.bool_]:
+    """(P, 2) opinions of all ordered pairs of readers of the same nodule."""
+    pairs = []
+    for nodule in nodules:
+        votes = [concept.share([value]) > 0.5 for value in nodule.ratings.get(concept.rating, ())]
+        pairs += [(a, b) for i, a in enumerate(votes) for j, b in enumerate(votes) if i != j]
+    return np.array(pairs, dtype=bool).reshape(-1, 2)
+
+
+def cohen_kappa(pairs: NDArray[np.bool_]) -> float:
+    """Agreement beyond chance of two opinions (P, 2); NaN where all are alike.
+
+    With two values quadratic weights change nothing.
+    """
+    observed = (pairs[:, 0] == pairs[:, 1]).mean() if len(pairs) else np.nan
+    first, second = pairs.mean(axis=0) if len(pairs) else (np.nan, np.nan)
+    chance = first * second + (1 - first) * (1 - second)
+    return float((observed - chance) / (1 - chance)) if chance < 1 else float("nan")
+
+
+def with_agreement(concepts: Sequence[Concept], nodules: Sequence[Nodule]) -> tuple[Concept, ...]:
+    """The concepts with the kappa of their readers."""
+    return tuple(
+        replace(c, reader_kappa=round(cohen_kappa(reader_pairs(nodules, c)), 3)) for c in concepts
+    )

@@ -1,0 +1,201 @@
+"""What the concepts of one nodule are worth: pointing, simulated users, scores."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from contrastdiagnosis.case_folder import NoduleScan, consensus_on
+from contrastdiagnosis.concept_reading import ConceptReading, read_concepts
+from contrastdiagnosis.concepts import Concept, ConceptHead
+from contrastdiagnosis.encoding import Encoding, encode
+from contrastdiagnosis.network import NoduleNet
+from contrastdiagnosis.patch import DEFAULT_GEOMETRY, Patch, crop_patch, resample
+from contrastdiagnosis.revision import Revision
+from contrastdiagnosis.vote import Calibration
+from numpy.typing import NDArray
+
+from contrastdiagnosis_training.concept_run import touched_cells
+from contrastdiagnosis_training.concept_users import (
+    Truth,
+    noisy_actions,
+    perfect_actions,
+    revision_of,
+)
+from contrastdiagnosis_training.explain_probe import off_centre_mm
+
+USERS: dict[str, tuple[tuple[str, ...], int | None]] = {
+    "reject": (("reject",), None),
+    "box": (("box",), None),
+    "both": (("reject", "box"), None),
+    "one action": (("reject", "box"), 1),
+}
+"""Kinds of actions of a perfect user, and how many at most; "one action" is also the lazy one."""
+
+CALCIFIED_HU, SUB_SOLID_HU = 200.0, -300.0
+
+IMAGE_TRUTH = ("calcification", "texture", "margin")
+"""Ratings whose place the image or the readers' marks tell."""
+
+
+@dataclass(frozen=True, eq=False)
+class HeadOnTrial:
+    """A network and a head, new to the nodules that they are asked about.
+
+    Attributes:
+        network: In eval mode, on its device.
+        head: In eval mode, on the CPU.
+        concepts: Calibrated on other nodules.
+        calibration: Of the decision, on other nodules.
+        corrected: In which mode, and with which weight elsewhere, users' corrections are taken.
+    """
+
+    network: NoduleNet
+    head: ConceptHead
+    concepts: tuple[Concept, ...]
+    calibration: Calibration
+    corrected: Revision = field(default_factory=Revision)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return next(self.network.parameters()).device
+
+    def encode(self, patch: Patch) -> Encoding:
+        """The patch as the engine encodes it."""
+        return encode(self.network, [patch], self.device, self.head)[0]
+
+    def read(self, encoding: Encoding, revision: Revision = Revision()) -> ConceptReading:
+        """Its concepts."""
+        if encoding.similarity is None:
+            raise ValueError("an encoding with a head has similarities")
+        return read_concepts(
+            self.head, self.concepts, self.calibration, encoding.similarity, encoding.grid, revision
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class ConceptProbe:
+    """The figures of one nodule.
+
+    Attributes:
+        presence: (K,) calibrated, centred.
+        probability: Of malignancy through the concepts, centred.
+        revised: Probability after each user's actions.
+        actions: How many actions each user took.
+        pointing: Hits of pointers by (where, region, pointer), one value for each present concept
+            or for each concept whose region there is.
+    """
+
+    presence: NDArray[np.float64]
+    probability: float
+    revised: dict[str, float]
+    actions: dict[str, int]
+    pointing: dict[tuple[str, str, str], list[float]]
+
+
+def probe_concepts(
+    trial: HeadOnTrial,
+    refined: HeadOnTrial | None,
+    scan: NoduleScan,
+    share: NDArray[np.float64],
+    random: np.random.Generator,
+) -> ConceptProbe:
+    """Asks everything about the concepts of one nodule.
+
+    Args:
+        trial: Network and head.
+        refined: The same network with the head after pruning, if there is one.
+        scan: The nodule.
+        share: (K,) share of the readers who call each concept present.
+        random: Draws crops and mistakes.
+    """
+    centred = trial.encode(crop_patch(scan.volume, scan.center_ras_mm))
+    off = trial.encode(crop_patch(scan.volume, scan.center_ras_mm + off_centre_mm(random)))
+    reading = trial.read(centred)
+    pointing = {
+        **point(trial, centred, scan, share, "centred"),
+        **point(trial, off, scan, share, "off centre"),
+        **(point(refined, off, scan, share, "off centre, refined") if refined else {}),
+    }
+    revised, actions = _users(trial, centred, reading, scan, share, random)
+    if refined:
+        revised["refined"] = refined.read(centred).probability
+    return ConceptProbe(reading.presence, reading.probability, revised, actions, pointing)
+
+
+def point(
+    trial: HeadOnTrial, encoding: Encoding, scan: NoduleScan, share: NDArray, where: str
+) -> dict[tuple[str, str, str], list[float]]:
+    """Whether the strongest cell of each present concept's map lies where it should.
+
+    A pointer hits if its cell's centre lies in the region widened by half a cell, which is if the
+    cell touches the region. Controls: the middle of the patch, any cell, any cell of the mask.
+    """
+    reading, grid = trial.read(encoding), encoding.grid
+    mask = consensus_on(scan, encoding.patch)
+    found = touched_cells(encoding.probability >= 0.5, grid.shape)
+    hits: dict[tuple[str, str, str], list[float]] = {}
+    maps = reading.maps
+    for k, concept in enumerate(trial.concepts):
+        if not share[k] >= 0.5:
+            continue
+        regions = {"nodule": mask}
+        if concept.rating in IMAGE_TRUTH:
+            regions[concept.name] = concept_region(concept, encoding.patch, scan, mask)
+        for name, region in regions.items():
+            cells = touched_cells(region, grid.shape)
+            if not cells.any():
+                continue
+            pointers = {
+                "map": float(cells.ravel()[maps[k].argmax()]),
+                "centre": float(cells[3:5, 3:5, 3:5].mean()),
+                "random": float(cells.mean()),
+                "mask": float(cells[found].mean()) if found.any() else float(cells.mean()),
+            }
+            for pointer, hit in pointers.items():
+                hits.setdefault((where, name, pointer), []).append(hit)
+    return hits
+
+
+def concept_region(
+    concept: Concept, patch: Patch, scan: NoduleScan, mask: NDArray[np.bool_]
+) -> NDArray[np.bool_]:
+    """(D, H, W) where image or readers tell that a concept is (METHODS 4.7).
+
+    Calcified: above 200 HU within the mask; sub-solid: below -300 HU within it; ill-defined margin:
+    where some readers marked and others did not.
+    """
+    low, high = DEFAULT_GEOMETRY.window_hu
+    hu = patch.intensity * (high - low) + low
+    if concept.rating == "calcification":
+        return np.asarray(mask & (hu > CALCIFIED_HU))
+    if concept.rating == "texture":
+        return np.asarray(mask & (hu < SUB_SOLID_HU))
+    to_volume = np.linalg.inv(scan.volume.ijk_to_ras) @ patch.ijk_to_ras
+    marked, _ = resample(scan.share, to_volume, patch.intensity.shape, fill=0, mode="nearest")
+    return np.asarray((marked > 0) & (marked < 1))
+
+
+def _users(
+    trial: HeadOnTrial,
+    encoding: Encoding,
+    reading: ConceptReading,
+    scan: NoduleScan,
+    share: NDArray,
+    random: np.random.Generator,
+) -> tuple[dict[str, float], dict[str, int]]:
+    """Probability after, and number of, the actions of perfect, lazy and noisy users."""
+    grid = encoding.grid
+    mask = consensus_on(scan, encoding.patch)
+    truth = Truth(share, mask, touched_cells(mask, grid.shape))
+    revised, count = {}, {}
+    for name, (kinds, most) in USERS.items():
+        wanted = perfect_actions(reading, truth, grid, kinds)[:most]
+        noisy = noisy_actions(wanted, reading, truth, grid, random)
+        for user, actions in ((name, wanted), (f"{name}, noisy", noisy)):
+            revision = revision_of(actions, trial.corrected)
+            after = trial.read(encoding, revision) if actions else reading
+            revised[user], count[user] = after.probability, len(actions)
+    return revised, count

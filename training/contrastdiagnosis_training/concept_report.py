@@ -1,0 +1,90 @@
+"""The figures of `concepts-eval` as text."""
+
+from __future__ import annotations
+
+from typing import Any
+
+POINTERS = ("map", "mask", "centre", "random")
+
+
+def concept_table(figures: dict[str, Any]) -> str:
+    """Protocol, concepts, malignancy, pointing and users, each with its targets."""
+    return "\n".join(
+        [
+            str(figures.get("protocol", "")),
+            "",
+            *_concepts(figures),
+            "",
+            *_malignancy(figures),
+            "",
+            *_pointing(figures["pointing"]),
+            "",
+            *_users(figures["users"]),
+        ]
+    )
+
+
+def _concepts(figures: dict[str, Any]) -> list[str]:
+    head = f"{'concept':20}{'present':>8}{'AUROC':>8}{'bal. acc':>9}{'accuracy':>9}{'constant':>9}"
+    lines = [head + f"{'kappa':>8}{'readers':>9}"]
+    for name, c in figures["concepts"].items():
+        values = (
+            (c["prevalence"], 8), (c["auroc"], 8), (c["balanced_accuracy"], 9),
+            (c["accuracy"], 9), (c["accuracy_majority_constant"], 9), (c["kappa"], 8),
+            (c["kappa_readers"], 9),
+        )  # fmt: skip
+        lines.append(f"{name:20}" + "".join(f"{_text(v):>{width}}" for v, width in values))
+    lines.append(f"{'mean AUROC':28}{_text(figures['mean_auroc']):>8}   must 0.80, aim 0.88")
+    return lines
+
+
+def _malignancy(figures: dict[str, Any]) -> list[str]:
+    lines = [f"malignancy, rule exclude3{'AUC':>13}{'accuracy':>10}{'F1':>8}{'macro-F1':>10}"]
+    rows = [("through the concepts", figures["malignancy"])]
+    rows += [("presences alone", figures["presence_alone"])] if "presence_alone" in figures else []
+    rows += [("vote of the cases", figures["vote"])] if "vote" in figures else []
+    for name, m in rows:
+        low, high = m["auc_ci"]
+        lines.append(
+            f"{name:30}{m['auc']:8.3f}{m['accuracy']:10.3f}{m['f1']:8.3f}{m['macro_f1']:10.3f}"
+            f"   95 % {low:.3f}-{high:.3f}"
+        )
+    lines.append(f"{'diameter alone':30}{figures['auc_diameter']:8.3f}   must 0.92, aim: the vote")
+    if "concepts_minus_vote_ci" in figures:
+        gap, low, high = figures["concepts_minus_vote_ci"]
+        lines.append(f"concepts less vote {gap:+.3f} [{low:+.3f}, {high:+.3f}]")
+        lines.append(f"same diagnosis as the vote {figures['agreement_with_vote']:.3f}")
+    if "prototypes" in figures:
+        p = figures["prototypes"]
+        lines.append(
+            f"prototypes {p['concepts']} x {p['of_each']}, alive {p['alive']}, removed by rule"
+            f" {p['removed_by_rule']}; explanations per decision"
+            f" {figures['explanations_per_decision']}"
+        )
+    return lines
+
+
+def _pointing(figures: dict[str, dict[str, dict[str, float]]]) -> list[str]:
+    lines = [f"{'pointing game':44}{'n':>6}" + "".join(f"{p:>8}" for p in POINTERS)]
+    for where, regions in figures.items():
+        for region, hits in regions.items():
+            values = "".join(f"{_text(hits[p]):>8}" for p in POINTERS)
+            lines.append(f"{where + ': ' + region:44}{hits['n']:6}{values}")
+    lines.append(
+        "must off centre: nodule 0.609 (aim 0.90); refined, by concept, above all controls"
+    )
+    return lines
+
+
+def _users(figures: dict[str, dict[str, Any]]) -> list[str]:
+    lines = [f"{'simulated user':24}{'F1':>8}{'gain':>9}{'actions':>9}{'gain/action':>13}"]
+    for name, u in figures.items():
+        rest = f"{u['gain']:+9.4f}{u['actions']:9.3f}" if "gain" in u else ""
+        each = u.get("gain_per_action")
+        lines.append(f"{name:24}{u['f1']:8.4f}{rest}" + (f"{each:+13.4f}" if each else ""))
+    lines.append("must: one action above 0 (aim +0.02); noisy at least -0.005 (aim 0)")
+    return lines
+
+
+def _text(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"

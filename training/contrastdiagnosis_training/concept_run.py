@@ -1,0 +1,253 @@
+"""`contrastdiagnosis-train concepts`: a concept head for every network of a cross-fit run."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from contrastdiagnosis.case_folder import Nodule, consensus_on, read_scan
+from contrastdiagnosis.concepts import ConceptHead, load_head, read_config, save_head
+from contrastdiagnosis.diagnoser import choose_device
+from contrastdiagnosis.encoding import encode
+from contrastdiagnosis.errors import InputError
+from contrastdiagnosis.network import NoduleNet
+from contrastdiagnosis.output import check_writable, write_file
+from contrastdiagnosis.patch import crop_patch
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from contrastdiagnosis_training.cell_views import encode_views
+from contrastdiagnosis_training.concept_list import LIDC_CONCEPTS, concept_shares
+from contrastdiagnosis_training.concept_trainer import (
+    PRESENT,
+    ConceptRecipe,
+    ConceptTargets,
+    train_head,
+)
+from contrastdiagnosis_training.crossfit import folds_of_run
+from contrastdiagnosis_training.patch_store import PatchStore, load_patch_store
+from contrastdiagnosis_training.recipe import Recipe, changed_recipe
+from contrastdiagnosis_training.splits import split_by_patient
+from contrastdiagnosis_training.trial import network_of_run
+
+HEAD, SETTINGS, TRAIN, TEST = "concepts.safetensors", "settings.json", "train.npz", "test.npz"
+ALL = "all"
+"""Folder of the head that is trained on every patient."""
+
+
+@dataclass(frozen=True)
+class Concepts:
+    """Train concept heads: one a fold of a cross-fit run, and one on all patients' network."""
+
+    cases: tuple[Path, ...]
+    """Case folders of the run; the first one's nodules are reported on."""
+    crossfit: Path
+    """Folder that `crossfit` filled."""
+    out: Path
+    """Folder of the heads: fold0, fold1, ..., all."""
+    weights: Path | None = None
+    """Folder of a `fit` without --fold, for the head that `export --concepts` takes."""
+    folds: tuple[int, ...] | None = None
+    """Only these folds."""
+    change: tuple[str, ...] = ()
+    """Options of the recipe to change, such as prototypes=50 margin_sign=1."""
+    seed: int = 0
+    """Fixes views, weights and order."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where the frozen networks run; the heads are trained on the CPU."""
+    cache: Path = Path("runs/cache")
+    """Folder for the resampled patches."""
+
+    def run(self) -> None:
+        """Goes through the folds; what is there already is not made again."""
+        recipe = changed_recipe(ConceptRecipe(), self.change)
+        folds = folds_of_run(self.crossfit)
+        if self.folds and not set(self.folds) <= set(folds):
+            raise InputError(f"{self.crossfit} holds the folds {folds}, got {self.folds}")
+        store = load_patch_store(self.cases, self.cache)
+        for fold in self.folds or folds:
+            train_one(self, recipe, store, fold)
+        if self.weights:
+            train_one(self, recipe, store, None)
+
+
+@dataclass(frozen=True, eq=False)
+class ConceptScores:
+    """What a head says of nodules, through the engine's own door.
+
+    Attributes:
+        case_id: (N,) text.
+        patient_id: (N,) text.
+        scores: (N, K, M).
+        share: (N, K) share of the readers who call each concept present, NaN where unknown.
+        malignancy: (N,) mean rating.
+        diameter_mm: (N,).
+        place: (N, K, M) cell of each score, flat index.
+        inside: (N, K, M) whether that cell touches the readers' consensus.
+    """
+
+    case_id: NDArray
+    patient_id: NDArray
+    scores: NDArray[np.float32]
+    share: NDArray[np.float64]
+    malignancy: NDArray[np.float64]
+    diameter_mm: NDArray[np.float64]
+    place: NDArray[np.int64]
+    inside: NDArray[np.bool_]
+
+    def __len__(self) -> int:
+        return len(self.case_id)
+
+    def save(self, file: Path) -> None:
+        """Writes an .npz without pickle."""
+        stream = io.BytesIO()
+        arrays = {f.name: getattr(self, f.name) for f in fields(self)}
+        np.savez_compressed(stream, allow_pickle=False, **arrays)
+        check_writable(file)
+        write_file(file, stream.getvalue())
+
+    @classmethod
+    def load(cls, file: Path) -> ConceptScores:
+        """Reads what `save` wrote."""
+        with np.load(file, allow_pickle=False) as arrays:
+            return cls(**{f.name: arrays[f.name] for f in fields(cls)})
+
+
+def train_one(
+    options: Concepts, recipe: ConceptRecipe, store: PatchStore, fold: int | None
+) -> None:
+    """Trains the head of one fold, or of the network of all patients, and scores its nodules."""
+    out = options.out / (ALL if fold is None else f"fold{fold}")
+    source = options.weights if fold is None else options.crossfit / f"fold{fold}"
+    settings = {
+        "cases": [str(folder) for folder in options.cases],
+        "network": str(source),
+        "fold": fold,
+        "seed": options.seed,
+        "recipe": asdict(recipe),
+        "concepts": [asdict(concept) for concept in LIDC_CONCEPTS],
+    }
+    check_same(out / SETTINGS, settings)
+    if (out / TRAIN).is_file():
+        print(f"{out} is there already")
+        return
+    device = choose_device(options.device)
+    network = network_of_run(Path(str(source))).to(device)
+    split = split_by_patient(store.nodules, fold, options.seed)
+    # A head has no hyper-parameter that validation patients choose: these train too.
+    trained = np.r_[split.train, split.validation]
+    shares = concept_shares(store.nodules, LIDC_CONCEPTS)
+    targets = ConceptTargets(shares[trained], store.malignancy[trained])
+    check_targets(targets, trained)
+    print(f"{out}: {len(trained)} nodules, {recipe.views} views of each")
+    augmentation = Recipe().augmentation
+    views = encode_views(network, store, trained, augmentation, recipe.views, options.seed, device)
+    head = train_head(views, targets, recipe, options.seed, Progress())
+    out.mkdir(parents=True, exist_ok=True)
+    (out / SETTINGS).write_text(json.dumps(settings, indent=1) + "\n")
+    save_head(out / HEAD, head)
+    for positions, file in ((split.test, TEST), (trained, TRAIN)):
+        rows = [store.nodules[n] for n in positions.tolist()]
+        main = [n for n in rows if n.source == store.nodules[0].source]
+        if main:
+            score_nodules(network, head, main, device).save(out / file)
+
+
+def check_targets(targets: ConceptTargets, trained: NDArray[np.int64]) -> None:
+    """Refuses nodules that cannot teach every concept.
+
+    Raises:
+        InputError: A concept is never rated, never present or always present.
+    """
+    for concept, share in zip(LIDC_CONCEPTS, targets.share.T, strict=True):
+        known = share[share.isfinite()]
+        present = int((known >= PRESENT).sum())
+        if present in (0, len(known)):
+            raise InputError(
+                f"wanted nodules with and without {concept.name!r} (rating {concept.rating}), got"
+                f" {present} with it of {len(known)} that are rated among {len(trained)}"
+            )
+
+
+def check_same(file: Path, settings: dict[str, Any]) -> None:
+    """Refuses a folder of another run.
+
+    Raises:
+        InputError: Its settings differ.
+    """
+    if file.is_file() and json.loads(file.read_text()) != json.loads(json.dumps(settings)):
+        raise InputError(f"{file.parent} belongs to another run; name another --out")
+
+
+def score_nodules(
+    network: NoduleNet, head: ConceptHead, nodules: Sequence[Nodule], device: torch.device
+) -> ConceptScores:
+    """Scores of nodules clicked at the centroid of the readers' consensus."""
+    rows = []
+    shares = concept_shares(nodules, LIDC_CONCEPTS).numpy()
+    for nodule, share in zip(tqdm(nodules, unit="nodule", leave=False), shares, strict=True):
+        scan = read_scan(nodule)
+        encoding = encode(network, [crop_patch(scan.volume, scan.center_ras_mm)], device, head)[0]
+        if encoding.similarity is None:
+            raise ValueError("an encoding with a head has similarities")
+        flat = encoding.similarity.reshape(*encoding.similarity.shape[:2], -1)
+        cells = touched_cells(consensus_on(scan, encoding.patch), encoding.grid.shape)
+        place = flat.argmax(axis=-1)
+        rows.append(
+            {
+                "case_id": nodule.case_id,
+                "patient_id": nodule.patient_id,
+                "scores": flat.max(axis=-1),
+                "share": share,
+                "malignancy": nodule.mean_rating("malignancy"),
+                "diameter_mm": scan.diameter_mm,
+                "place": place,
+                "inside": cells.ravel()[place],
+            }
+        )
+    names = [f.name for f in fields(ConceptScores)]
+    return ConceptScores(**{name: np.array([row[name] for row in rows]) for name in names})
+
+
+def touched_cells(region: NDArray[np.bool_], grid: tuple[int, int, int]) -> NDArray[np.bool_]:
+    """(d, h, w) cells that hold a voxel of a (D, H, W) region.
+
+    These are the cells whose centre lies in the region widened by half a cell.
+    """
+    d, h, w = (n // m for n, m in zip(region.shape, grid, strict=True))
+    blocks = region.reshape(grid[0], d, grid[1], h, grid[2], w)
+    return np.asarray(blocks.any(axis=(1, 3, 5)))
+
+
+def head_of_run(folder: Path) -> ConceptHead:
+    """The head that `train_one` left in a folder.
+
+    Raises:
+        InputError: There is none.
+    """
+    if not ((folder / HEAD).is_file() and (folder / SETTINGS).is_file()):
+        raise InputError(
+            f"{folder} holds no concept head; make it by contrastdiagnosis-train concepts"
+        )
+    return load_head(folder / HEAD, read_config(folder / HEAD))
+
+
+class Progress:
+    """A bar a stage."""
+
+    def __init__(self) -> None:
+        self._bar: tqdm | None = None
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        """Moves the bar of a stage."""
+        if self._bar is None or done == 1:
+            self._bar = tqdm(total=total, desc=stage, unit="epoch", leave=False)
+        self._bar.update(done - self._bar.n)
+        if done == total:
+            self._bar.close()

@@ -1,0 +1,105 @@
+"""Simulated users who correct concept readings (METHODS 4.4, 9.8)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from contrastdiagnosis.concept_reading import ConceptReading
+from contrastdiagnosis.revision import Box, CellGrid, Revision
+from contrastdiagnosis.volume import apply_affine
+from numpy.typing import NDArray
+
+MARGIN_MM = 1.0
+"""How far beyond the nodule a user draws a box."""
+
+MISTAKES = 0.2
+"""Share of a noisy user's actions that are wrong."""
+
+Action = tuple[str, Box | str]
+"""("box", box) or ("reject", concept)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Truth:
+    """What a perfect user knows of a nodule.
+
+    Attributes:
+        share: (K,) share of the readers who call each concept present, NaN where unknown.
+        mask: (D, H, W) the readers' consensus on the patch grid.
+        cells: (d, h, w) cells that it touches.
+    """
+
+    share: NDArray[np.float64]
+    mask: NDArray[np.bool_]
+    cells: NDArray[np.bool_]
+
+
+def wrong_concepts(reading: ConceptReading, truth: Truth) -> list[str]:
+    """Concepts that are shown as present and that most readers deny, the weightiest first."""
+    wrong = np.flatnonzero((reading.presence > 0.5) & (truth.share < 0.5))
+    order = wrong[np.argsort(-np.abs(reading.contribution[wrong]), kind="stable")]
+    return [reading.concepts[k].name for k in order]
+
+
+def astray_concepts(reading: ConceptReading, truth: Truth) -> list[str]:
+    """Concepts that are shown as present, but elsewhere than in the nodule."""
+    pointed = reading.maps.reshape(len(reading.concepts), -1).argmax(axis=1)
+    astray = (reading.presence > 0.5) & ~truth.cells.ravel()[pointed]
+    return [reading.concepts[k].name for k in np.flatnonzero(astray)]
+
+
+def nodule_box(grid: CellGrid, mask: NDArray[np.bool_]) -> Box:
+    """A box that says to look at a nodule, along R, A and S."""
+    voxels = np.argwhere(mask)[:, ::-1]
+    ras = apply_affine(grid.patch.ijk_to_ras, voxels)
+    low, high = ras.min(axis=0) - MARGIN_MM, ras.max(axis=0) + MARGIN_MM
+    r, a, s = ((low + high) / 2).tolist()
+    dr, da, ds = (high - low).tolist()
+    return Box((r, a, s), (dr, da, ds), look=True)
+
+
+def perfect_actions(
+    reading: ConceptReading, truth: Truth, grid: CellGrid, kinds: Sequence[str]
+) -> list[Action]:
+    """All corrections that are called for, of some kinds, rejections first."""
+    actions: list[Action] = []
+    if "reject" in kinds:
+        actions += [("reject", name) for name in wrong_concepts(reading, truth)]
+    if "box" in kinds and astray_concepts(reading, truth) and truth.mask.any():
+        actions.append(("box", nodule_box(grid, truth.mask)))
+    return actions
+
+
+def noisy_actions(
+    actions: Sequence[Action],
+    reading: ConceptReading,
+    truth: Truth,
+    grid: CellGrid,
+    random: np.random.Generator,
+) -> list[Action]:
+    """The same number of actions, one in five of them wrong.
+
+    A wrong rejection hits a concept that the readers see, a wrong box lies anywhere in the patch.
+    """
+    made: list[Action] = []
+    present = [c.name for c, s in zip(reading.concepts, truth.share, strict=True) if s >= 0.5]
+    for kind, what in actions:
+        if random.random() >= MISTAKES:
+            made.append((kind, what))
+        elif kind == "reject":
+            choice = present or [c.name for c in reading.concepts]
+            made.append(("reject", str(random.choice(choice))))
+        else:
+            center = grid.centers_ras_mm.reshape(-1, 3)[random.integers(np.prod(grid.shape))]
+            r, a, s = center.tolist()
+            made.append(("box", Box((r, a, s), (12.0, 12.0, 12.0), look=True)))
+    return made
+
+
+def revision_of(actions: Sequence[Action], corrected: Revision = Revision()) -> Revision:
+    """The revision that the actions make; mode and weight elsewhere are those of `corrected`."""
+    boxes = tuple(what for _, what in actions if isinstance(what, Box))
+    rejected = tuple(dict.fromkeys(what for _, what in actions if isinstance(what, str)))
+    return replace(corrected, boxes=boxes, rejected=rejected)

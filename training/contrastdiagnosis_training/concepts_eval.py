@@ -1,0 +1,281 @@
+"""`contrastdiagnosis-train concepts-eval`: what concepts, their maps and corrections are worth."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from contrastdiagnosis.bundle import load_bundle
+from contrastdiagnosis.case_folder import Nodule, read_case_folder, read_scan
+from contrastdiagnosis.concepts import ConceptHead
+from contrastdiagnosis.diagnoser import choose_device
+from contrastdiagnosis.errors import InputError
+from contrastdiagnosis.output import check_writable, write_file
+from contrastdiagnosis.revision import ELSEWHERE, Revision
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from contrastdiagnosis_training.concept_figures import (
+    alive_prototypes,
+    calibrate_concepts,
+    concept_figures,
+    decision_figures,
+    decision_score,
+    presence_alone,
+    refined_head,
+)
+from contrastdiagnosis_training.concept_list import LIDC_CONCEPTS, concept_shares
+from contrastdiagnosis_training.concept_probe import ConceptProbe, HeadOnTrial, probe_concepts
+from contrastdiagnosis_training.concept_report import concept_table
+from contrastdiagnosis_training.concept_run import SETTINGS, TEST, TRAIN, ConceptScores, head_of_run
+from contrastdiagnosis_training.crossfit import load_fold
+from contrastdiagnosis_training.evaluate import calibrated_across, fold_part, strict
+from contrastdiagnosis_training.labels import RULES, is_malignant
+from contrastdiagnosis_training.metrics import auc, paired_auc
+from contrastdiagnosis_training.trial import network_of_run
+
+
+@dataclass(frozen=True)
+class ConceptsEval:
+    """Measure concepts: agreement with readers, malignancy, pointing, simulated users, pruning."""
+
+    cases: Path
+    """Case folder; of a cross-fit run, the one that it reports on."""
+    crossfit: Path | None = None
+    """Folder that `concepts` filled: each head is asked about its test fold."""
+    bundle: Path | None = None
+    """Bundle folder instead."""
+    folds: tuple[int, ...] | None = None
+    """Only these folds; thresholds and calibration still come from all others."""
+    nodules: int | None = None
+    """At most so many of each fold, or of the folder."""
+    json: Path | None = None
+    """Write the figures here."""
+    mode: Literal["absent_median", "zero"] = "absent_median"
+    """What a rejected concept's scores become."""
+    elsewhere: float = ELSEWHERE
+    """Weight of what lies outside the boxes that users draw."""
+    seed: int = 0
+    """Fixes crops and the users' mistakes."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where the networks run."""
+
+    def run(self) -> None:
+        """Measures, prints, writes."""
+        check_writable(self.json)
+        if bool(self.crossfit) == bool(self.bundle):
+            raise InputError("wanted one of --crossfit RUN and --bundle DIR")
+        rows = read_case_folder(self.cases)
+        figures = self._of_bundle(rows) if self.bundle else self._of_run(rows)
+        print(concept_table(figures))
+        if self.json:
+            write_file(self.json, (json.dumps(strict(figures), indent=1) + "\n").encode())
+            print(f"wrote {self.json}")
+
+    def _corrected(self) -> Revision:
+        return Revision(mode=self.mode, elsewhere=self.elsewhere)
+
+    def _of_run(self, rows: Sequence[Nodule]) -> dict[str, Any]:
+        if self.crossfit is None:
+            raise InputError("wanted --crossfit RUN")
+        by_id = {n.case_id: n for n in rows}
+        names = sorted(f.parent.name for f in self.crossfit.glob(f"fold*/{TEST}"))
+        if len(names) < 2:
+            raise InputError(
+                f"{self.crossfit} holds {len(names)} heads; each is calibrated by the others"
+            )
+        parts = [
+            (head_of_run(self.crossfit / name), ConceptScores.load(self.crossfit / name / TEST))
+            for name in names
+        ]
+        asked: list[tuple[HeadOnTrial, HeadOnTrial | None, list[Nodule]]] = []
+        alive, removed = [], []
+        for number, name in enumerate(names):
+            if self.folds and int(name.removeprefix("fold")) not in self.folds:
+                continue
+            others = [part for n, part in enumerate(parts) if n != number]
+            head, scores = parts[number]
+            absent = [i for i in scores.case_id if i not in by_id]
+            if absent:
+                raise InputError(
+                    f"{self.cases} lacks {len(absent)} nodules of the run: {absent[0]}"
+                )
+            train = ConceptScores.load(self.crossfit / name / TRAIN)
+            settings = json.loads((self.crossfit / name / SETTINGS).read_text())
+            network = network_of_run(Path(settings["network"])).to(choose_device(self.device))
+            concepts, calibration = calibrate_concepts(LIDC_CONCEPTS, others)
+            refined = refined_head(head, train)
+            asked.append(
+                (
+                    HeadOnTrial(network, head, concepts, calibration, self._corrected()),
+                    HeadOnTrial(network, refined, concepts, calibration),
+                    [by_id[i] for i in scores.case_id[: self.nodules]],
+                )
+            )
+            alive.append(alive_prototypes(train))
+            removed.append(int((refined.kept == 0).sum()))
+        figures = self._figures(asked)
+        figures["prototypes"] = {
+            "concepts": len(LIDC_CONCEPTS),
+            "of_each": parts[0][0].config.prototypes,
+            "alive": alive,
+            "removed_by_rule": removed,
+        }
+        figures["protocol"] = (
+            f"concept heads {self.crossfit}, folds {list(self.folds or range(len(names)))}: each"
+            " head and network on patients new to both, calibrated on the other folds"
+        )
+        if not self.folds and self.nodules is None:
+            figures |= beside_the_vote(self.crossfit, parts)
+        return figures
+
+    def _of_bundle(self, rows: Sequence[Nodule]) -> dict[str, Any]:
+        bundle = load_bundle(Path(str(self.bundle)))
+        if bundle.head is None:
+            raise InputError(f"the bundle {bundle.info.name} has no concepts")
+        network = bundle.network.to(choose_device(self.device))
+        trial = HeadOnTrial(
+            network, bundle.head, bundle.info.concepts, bundle.info.concept_calibration,
+            self._corrected(),
+        )  # fmt: skip
+        known = {case.patient_id for case in bundle.library.cases}
+        figures = self._figures([(trial, None, list(rows)[: self.nodules])])
+        seen = sum(n.patient_id in known for n in list(rows)[: self.nodules])
+        figures["protocol"] = (
+            f"bundle {bundle.info.name} {bundle.info.version} on {figures['n']} nodules of"
+            f" {self.cases.name}"
+            + (f"; {seen} are of patients it was made from: no held-out figure" if seen else "")
+        )
+        return figures
+
+    def _figures(
+        self, asked: Sequence[tuple[HeadOnTrial, HeadOnTrial | None, list[Nodule]]]
+    ) -> dict[str, Any]:
+        random = np.random.default_rng(self.seed)
+        probes: list[ConceptProbe] = []
+        rows: list[Nodule] = []
+        shares: list[NDArray[np.float64]] = []
+        diameter = []
+        for trial, refined, nodules in asked:
+            share = concept_shares(nodules, trial.concepts).numpy().astype(np.float64)
+            bar = tqdm(zip(nodules, share, strict=True), total=len(nodules), leave=False)
+            for nodule, told in bar:
+                scan = read_scan(nodule)
+                probes.append(probe_concepts(trial, refined, scan, told, random))
+                diameter.append(scan.diameter_mm)
+            rows += nodules
+            shares.append(share)
+        return probe_figures(asked[0][0], probes, rows, np.concatenate(shares), np.array(diameter))
+
+
+def probe_figures(
+    trial: HeadOnTrial,
+    probes: Sequence[ConceptProbe],
+    rows: Sequence[Nodule],
+    share: NDArray[np.float64],
+    diameter_mm: NDArray[np.float64],
+) -> dict[str, Any]:
+    """The figures of all probes.
+
+    Args:
+        trial: Names the concepts.
+        probes: One a nodule.
+        rows: The nodules.
+        share: (N, K) share of the readers who call each concept present.
+        diameter_mm: (N,).
+    """
+    presence = np.array([p.presence for p in probes])
+    malignancy = np.array([n.mean_rating("malignancy") for n in rows])
+    patient = np.array([n.patient_id for n in rows])
+    probability = np.array([p.probability for p in probes])
+    concepts = concept_figures(trial.concepts, presence, share, rows)
+    known = [c["auroc"] for c in concepts.values() if np.isfinite(c["auroc"])]
+    kept = RULES["exclude3"](malignancy)
+    return {
+        "n": len(rows),
+        "concepts": concepts,
+        "mean_auroc": float(np.mean(known)) if known else None,
+        "malignancy": decision_figures(probability, malignancy, patient),
+        "auc_diameter": auc(diameter_mm[kept], is_malignant(malignancy[kept])),
+        "explanations_per_decision": len(trial.concepts),
+        "pointing": pointing_figures(probes),
+        "users": user_figures(probes, malignancy, patient),
+    }
+
+
+def pointing_figures(probes: Sequence[ConceptProbe]) -> dict[str, dict[str, dict[str, float]]]:
+    """Share of hits by place, region and pointer, and how many there were."""
+    hits: dict[tuple[str, str, str], list[float]] = {}
+    for probe in probes:
+        for key, values in probe.pointing.items():
+            hits.setdefault(key, []).extend(values)
+    figures: dict[str, dict[str, dict[str, float]]] = {}
+    for (where, region, pointer), values in hits.items():
+        row = figures.setdefault(where, {}).setdefault(region, {"n": len(values)})
+        row[pointer] = float(np.mean(values))
+    return figures
+
+
+def user_figures(
+    probes: Sequence[ConceptProbe], malignancy: NDArray, patient: NDArray
+) -> dict[str, dict[str, Any]]:
+    """F1 after each user's actions, the gain, and the gain per action and 100 nodules."""
+    before = np.array([p.probability for p in probes])
+    f1_before = decision_figures(before, malignancy, patient)["f1"]
+    kept = RULES["exclude3"](malignancy)
+    figures: dict[str, dict[str, Any]] = {"nobody": {"f1": f1_before}}
+    for user in probes[0].revised:
+        after = np.array([p.revised[user] for p in probes])
+        actions = np.array([p.actions.get(user, 0) for p in probes])[kept]
+        told = decision_figures(after, malignancy, patient)
+        gain = told["f1"] - f1_before
+        figures[user] = {
+            "f1": told["f1"],
+            "auc": told["auc"],
+            "gain": gain,
+            "actions": float(actions.mean()),
+            "nodules_touched": float((actions > 0).mean()),
+            "gain_per_action": gain / float(actions.mean()) if actions.any() else None,
+        }
+    return figures
+
+
+def beside_the_vote(
+    run: Path, parts: Sequence[tuple[ConceptHead, ConceptScores]]
+) -> dict[str, Any]:
+    """The vote of the cases, the presences alone and the diameter on the same nodules.
+
+    Args:
+        run: Folder that `concepts` filled.
+        parts: Heads and their test nodules, fold by fold.
+    """
+    settings = json.loads((run / "fold0" / SETTINGS).read_text())
+    source = Path(settings["network"]).parent
+    folds = [load_fold(source, n) for n in range(len(parts))]
+    votes: dict[str, float] = {}
+    for judge, readings in calibrated_across([fold_part(fold) for fold in folds]):
+        p = judge.probability(readings.embedding, readings.patient_id)
+        votes |= dict(zip(readings.case_id.tolist(), p.tolist(), strict=True))
+    ids = np.concatenate([s.case_id for _, s in parts])
+    malignancy = np.concatenate([s.malignancy for _, s in parts])
+    patient = np.concatenate([s.patient_id for _, s in parts])
+    vote = np.array([votes[i] for i in ids.tolist()])
+    found = []
+    for n, (head, scored) in enumerate(parts):
+        others = [part for m, part in enumerate(parts) if m != n]
+        _, calibration = calibrate_concepts(LIDC_CONCEPTS, others)
+        found.append(calibration.probability(decision_score(head, scored.scores)))
+    concept = np.concatenate(found)
+    kept = RULES["exclude3"](malignancy)
+    truth = is_malignant(malignancy[kept])
+    alone = presence_alone(parts)
+    return {
+        "vote": decision_figures(vote, malignancy, patient),
+        "presence_alone": decision_figures(alone, malignancy, patient),
+        "concepts_minus_vote_ci": paired_auc(concept[kept], vote[kept], truth, patient[kept]),
+        "agreement_with_vote": float(((vote > 0.5) == (concept > 0.5)).mean()),
+    }
