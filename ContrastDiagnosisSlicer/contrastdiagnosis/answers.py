@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import ImageDraw
 
 from contrastdiagnosis import RESEARCH_USE_NOTICE, __version__
 from contrastdiagnosis.atlas import Prototype
@@ -113,13 +114,16 @@ def atlas_document(bundle: Bundle) -> dict[str, Any]:
 
 
 def prototype_png(pixels: CasePixels, prototype: Prototype) -> bytes:
-    """The slice of a case through a prototype's cell, with the cell's frame."""
-    size = CELL_VOXELS
-    k, j, i = (c * s for c, s in zip(prototype.cell_kji, size, strict=True))
-    frame = np.zeros(pixels.intensity.shape[1:], bool)
-    frame[j : j + size[1], i : i + size[2]] = True
+    """The slice of a case through a prototype's cell, nodule outlined and cell framed."""
+    depth, height, width = CELL_VOXELS
+    k, j, i = (c * n for c, n in zip(prototype.cell_kji, CELL_VOXELS, strict=True))
+    middle = k + depth // 2
+    picture = thumbnail(pixels.intensity[middle], pixels.mask[middle])
+    scale = picture.width // pixels.intensity.shape[2]
+    corners = np.array([i, j, i + width, j + height]) * scale
+    ImageDraw.Draw(picture).rectangle((corners - [0, 0, 1, 1]).tolist(), outline="cyan", width=3)
     stream = io.BytesIO()
-    thumbnail(pixels.intensity[k + size[0] // 2], frame).save(stream, format="PNG")
+    picture.save(stream, format="PNG")
     return stream.getvalue()
 
 

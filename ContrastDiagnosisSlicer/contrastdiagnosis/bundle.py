@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from contrastdiagnosis.atlas import Prototype, read_atlas, write_atlas
+from contrastdiagnosis.atlas import Prototype, kept_mask, read_atlas, write_atlas
 from contrastdiagnosis.bundle_info import BundleInfo, info_from_document
 from contrastdiagnosis.cases import CaseLibrary, read_cases, write_cases
 from contrastdiagnosis.concepts import ConceptHead, load_head, save_head
@@ -144,10 +144,12 @@ def _load_concepts(
         return None
     head = load_head(folder / CONCEPTS_FILE, config)
     scores = _tensor(tensors, "concept_score")
-    wanted = (len(library), config.concepts, config.prototypes)
-    if scores.shape != wanted or not np.isfinite(scores).all():
-        raise InputError(f"{folder}: wanted finite concept scores {wanted}, got {scores.shape}")
+    shape = (len(library), config.concepts, config.prototypes)
+    if scores.shape != shape or not np.isfinite(scores).all():
+        raise InputError(f"{folder}: wanted finite concept scores {shape}, got {scores.shape}")
     atlas = read_atlas(folder / ATLAS_FILE, info.concepts, config.prototypes)
+    if not np.array_equal(kept_mask(atlas, shape[1:]), head.kept.numpy()):
+        raise InputError(f"{folder}: {ATLAS_FILE} and {CONCEPTS_FILE} keep other prototypes")
     return ConceptPart(head, atlas, scores)
 
 

@@ -8,9 +8,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import minimize
 
-PENALTY = 20.0
-"""Weight of half the squared norm of the standardised weights against the summed cross-entropy;
-chosen among 2, 20 and 200 on fold 0 (training/LOG.md)."""
+PRESENCE_PENALTY = 20.0
+DECISION_PENALTY = 200.0
+"""Weights of half the squared norm of the standardised weights against the cross-entropy, summed
+over `TRAINING_VIEWS` rows a nodule. The latter was compared with 20 on fold 0 (training/LOG.md)."""
+
+TRAINING_VIEWS = 6
+"""Where there is one row a nodule, the penalties are divided by this to mean the same."""
 
 DROPOUT = 0.3
 """Share of the concepts that are rejected in a training row (METHODS 4.4)."""
@@ -26,7 +30,9 @@ class Linear(NamedTuple):
     bias: NDArray[np.float64]
 
 
-def fit_presence(scores: NDArray, share: NDArray, kept: NDArray) -> Linear:
+def fit_presence(
+    scores: NDArray, share: NDArray, kept: NDArray, penalty: float = PRESENCE_PENALTY
+) -> Linear:
     """For every concept a logistic regression on its own scores, with no negative weight.
 
     So evidence that a box takes away never raises the presence that is shown.
@@ -35,11 +41,14 @@ def fit_presence(scores: NDArray, share: NDArray, kept: NDArray) -> Linear:
         scores: (N, K, M).
         share: (N, K) share of the readers who call the concept present, NaN where unknown.
         kept: (K, M), 0 for removed prototypes.
+        penalty: Weight of the squared norm.
     """
     weight, bias = np.zeros(scores.shape[1:]), np.zeros(scores.shape[1])
     for k in range(scores.shape[1]):
         known = np.isfinite(share[:, k])
-        weight[k], bias[k] = _logistic(scores[known, k], share[known, k], kept[k] > 0, least=0.0)
+        weight[k], bias[k] = _logistic(
+            scores[known, k], share[known, k], kept[k] > 0, penalty, least=0.0
+        )
     return Linear(weight, bias)
 
 
@@ -49,7 +58,7 @@ def fit_decision(
     kept: NDArray,
     absent: NDArray,
     dropout: float = DROPOUT,
-    penalty: float = PENALTY,
+    penalty: float = DECISION_PENALTY,
     seed: int = 0,
 ) -> Linear:
     """The linear layer from all scores to malignancy, trained with concepts rejected at random.
@@ -73,7 +82,7 @@ def fit_decision(
     # The statistics of whole nodules: a score of 0 is no measure of how far scores spread.
     spread = scores.reshape(len(scores), -1).std(axis=0)
     weight, bias = _logistic(
-        flat, target, kept.ravel() > 0, spread=spread, penalty=penalty, repeats=REPEATS
+        flat, target, kept.ravel() > 0, penalty, spread=spread, repeats=REPEATS
     )
     return Linear(weight.reshape(shape), np.array(bias))
 
@@ -94,9 +103,9 @@ def _logistic(
     x: NDArray,
     target: NDArray,
     used: NDArray[np.bool_],
+    penalty: float,
     least: float | None = None,
     spread: NDArray | None = None,
-    penalty: float = PENALTY,
     repeats: int = 1,
 ) -> tuple[NDArray[np.float64], float]:
     """Weights and bias of a penalised logistic regression; columns that are not used get 0.

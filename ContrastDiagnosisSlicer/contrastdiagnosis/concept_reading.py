@@ -144,8 +144,10 @@ def _weighed(
         boxes = [box for box in revision.boxes if box.concept in (None, name)]
         if boxes:
             weight, told = importance(boxes, grid, revision.elsewhere)
-            maps[n] = weight * np.maximum(similarity[n], 0)
             remarks += told
+            # Boxes that touch nothing, or all, change nothing: not even what is cut off.
+            if (weight < 1).any():
+                maps[n] = weight * np.maximum(similarity[n], 0)
     return maps, tuple(dict.fromkeys(remarks))
 
 

@@ -180,11 +180,11 @@ class ConceptHead(nn.Module):
 
     def presence(self, scores: Tensor) -> Tensor:
         """(B, K) logits of each concept, not yet calibrated; they never fall as scores rise."""
-        return (scores * self.presence_weight).sum(dim=-1) + self.presence_bias
+        return (scores * self.kept * self.presence_weight).sum(dim=-1) + self.presence_bias
 
     def contributions(self, scores: Tensor) -> Tensor:
         """(B, K) logits that each concept adds to `baseline`."""
-        return ((scores - self.absent * self.kept) * self.decision_weight).sum(dim=-1)
+        return ((scores - self.absent) * self.kept * self.decision_weight).sum(dim=-1)
 
     @property
     def baseline(self) -> Tensor:

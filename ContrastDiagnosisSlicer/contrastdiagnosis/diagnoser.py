@@ -202,12 +202,13 @@ class Diagnoser:
             revision,
         )  # fmt: skip
 
-    def revise(self, diagnosis: Diagnosis, volume: Volume, revision: Revision) -> Diagnosis:
+    def revise(self, diagnosis: Diagnosis, volume: Volume | None, revision: Revision) -> Diagnosis:
         """The diagnosis with its concepts corrected; the network is not run again.
 
         Args:
             diagnosis: Of this diagnoser.
-            volume: The CT that it is about, or the part of it around the point.
+            volume: The CT that it is about; None where only a part of it is at hand, so that it
+                cannot be told whether a box lies outside.
             revision: Boxes and rejected concepts.
 
         Raises:
@@ -216,7 +217,8 @@ class Diagnoser:
         """
         if diagnosis.concepts is None:
             raise InputError(f"the bundle {self.bundle.info.name} has no concepts to revise")
-        check_boxes(revision.boxes, volume)
+        if volume is not None:
+            check_boxes(revision.boxes, volume)
         return replace(diagnosis, concepts=self.read_concepts(diagnosis.encoding, revision))
 
     def explain(

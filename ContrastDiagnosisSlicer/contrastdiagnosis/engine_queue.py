@@ -101,7 +101,8 @@ class Engine:
         diagnosis = self.diagnose(request)
         if request.revision.empty and diagnosis.concepts is None:
             return diagnosis
-        return self.diagnoser.revise(diagnosis, request.volume, request.revision)
+        # The request holds the voxels around the point alone: a box beyond these is told as beside.
+        return self.diagnoser.revise(diagnosis, None, request.revision)
 
     def explain(self, request: NoduleRequest) -> tuple[Diagnosis, tuple[Explanation, ...]]:
         """The diagnosis, and the maps against the cases that were asked for.

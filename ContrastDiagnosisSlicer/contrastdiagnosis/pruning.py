@@ -14,7 +14,13 @@ import torch
 
 from contrastdiagnosis.atlas import Prototype, kept_mask
 from contrastdiagnosis.bundle import CONCEPTS_FILE, Bundle, ConceptPart, save_bundle, sha256
-from contrastdiagnosis.concept_fit import fit_decision, fit_presence
+from contrastdiagnosis.concept_fit import (
+    DECISION_PENALTY,
+    PRESENCE_PENALTY,
+    TRAINING_VIEWS,
+    fit_decision,
+    fit_presence,
+)
 from contrastdiagnosis.errors import InputError
 from contrastdiagnosis.output import check_writable
 
@@ -89,7 +95,9 @@ def read_pruning(file: Path, head_sha256: str, atlas: Sequence[Prototype]) -> Pr
 
 
 def _row(row: dict[str, Any]) -> tuple[tuple[str, int], bool, str]:
-    return (str(row["concept"]), int(row["prototype"])), bool(row["remove"]), str(row["note"])
+    if not isinstance(row["remove"], bool):
+        raise TypeError(f"remove must be true or false, got {row['remove']!r}")
+    return (str(row["concept"]), int(row["prototype"])), row["remove"], str(row["note"])
 
 
 def prune_bundle(bundle: Bundle, file: Path, out: Path) -> Bundle:
@@ -116,7 +124,7 @@ def prune_bundle(bundle: Bundle, file: Path, out: Path) -> Bundle:
         for p in bundle.concepts.atlas
     )
     part = refit(bundle, ConceptPart(bundle.concepts.head, atlas, bundle.concepts.scores))
-    gone = len(pruning.removed)
+    gone = sum(a.kept and not b.kept for a, b in zip(bundle.concepts.atlas, atlas, strict=True))
     note = f"{gone} prototypes were removed by {Path(file).name}; measured before that"
     info = replace(
         bundle.info,
@@ -143,9 +151,10 @@ def refit(bundle: Bundle, part: ConceptPart) -> ConceptPart:
     )
     rated = np.isfinite(malignancy) & (malignancy != 3)
     decision = fit_decision(
-        scores[rated], malignancy[rated] > 3, kept, head.absent.numpy().astype(np.float64)
-    )
-    presence = fit_presence(scores, share, kept)
+        scores[rated], malignancy[rated] > 3, kept, head.absent.numpy().astype(np.float64),
+        penalty=DECISION_PENALTY / TRAINING_VIEWS,
+    )  # fmt: skip
+    presence = fit_presence(scores, share, kept, PRESENCE_PENALTY / TRAINING_VIEWS)
     for name, value in {
         "kept": kept,
         "presence_weight": presence.weight,

@@ -6,7 +6,14 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
-from contrastdiagnosis.concept_fit import absent_scores, fit_decision, fit_presence
+from contrastdiagnosis.concept_fit import (
+    DECISION_PENALTY,
+    DROPOUT,
+    TRAINING_VIEWS,
+    absent_scores,
+    fit_decision,
+    fit_presence,
+)
 from contrastdiagnosis.concepts import ConceptConfig, ConceptHead
 from torch import Tensor, nn
 from torch.nn import functional
@@ -36,7 +43,7 @@ class ConceptRecipe:
     """M, a concept."""
     width: int = 128
     blocks: int = 2
-    views: int = 6
+    views: int = TRAINING_VIEWS
     """Augmented views of each nodule, encoded once."""
     concept_epochs: int = 12
     prototype_epochs: int = 30
@@ -67,9 +74,9 @@ class ConceptRecipe:
     mask_prior: bool = True
     """Pool concept maps, and start the spatial softmax, where the network sees the nodule; False is
     the published pooling over the whole image, of which a nodule is a small part."""
-    dropout: float = 0.3
+    dropout: float = DROPOUT
     """Share of the concepts that are rejected in each training row of the decision."""
-    penalty: float = 200.0
+    penalty: float = DECISION_PENALTY
     """Of the decision's squared weights."""
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from contrastdiagnosis.concept_fit import (
-    PENALTY,
+    DECISION_PENALTY,
+    PRESENCE_PENALTY,
     absent_scores,
     fit_decision,
     fit_presence,
@@ -35,7 +36,7 @@ def sklearn_fit(x, y, penalty, weight=None):
     return w, model.intercept_[0] - w @ mean
 
 
-@pytest.mark.parametrize("penalty", [0.5, PENALTY, 500.0])
+@pytest.mark.parametrize("penalty", [0.5, DECISION_PENALTY, 500.0])
 def test_the_decision_equals_scikit_learns_on_standardised_scores(penalty):
     scores, _, malignant = made()
     ours = fit_decision(scores, malignant, ALL, np.zeros((K, M)), dropout=0, penalty=penalty)
@@ -55,7 +56,9 @@ def test_presence_equals_scikit_learns_where_all_weights_are_positive():
         x = np.concatenate([scores[:, k]] * 2)
         y = np.repeat([1, 0], N)
         # Standardised before rows are doubled, which changes neither mean nor deviation.
-        weight, bias = sklearn_fit(x, y, PENALTY, np.concatenate([share[:, k], 1 - share[:, k]]))
+        weight, bias = sklearn_fit(
+            x, y, PRESENCE_PENALTY, np.concatenate([share[:, k], 1 - share[:, k]])
+        )
         assert (weight > 0).all()
         np.testing.assert_allclose(ours.weight[k], weight, atol=5e-3 * weight.max())
         assert ours.bias[k] == pytest.approx(bias, abs=5e-3 * abs(bias))
@@ -77,7 +80,7 @@ def test_presence_has_no_negative_weight_and_is_the_best_without():
         logit = scores[:, k] @ ours.weight[k] + ours.bias[k]
         error = 1 / (1 + np.exp(-logit)) - share[:, k]
         w = ours.weight[k] * deviation
-        slope = z.T @ error + PENALTY * w
+        slope = z.T @ error + PRESENCE_PENALTY * w
         assert np.abs(slope[w > 0]).max(initial=0) < 0.05
         assert slope[w == 0].min(initial=0) > -0.05
         assert abs(error.sum()) < 0.05

@@ -360,7 +360,7 @@ def test_a_revision_reaches_maps_and_report(engine, request_):
 def test_a_refused_revision_leaves_the_diagnosis_known(engine, request_, counted):
     for revision, message in (
         (Revision(rejected=("spiky",)), "no concept is called spiky"),
-        (Revision(boxes=(Box((0, 0, 9000), (9, 9, 9), True),)), "lies outside the volume"),
+        (Revision(boxes=(Box((0, 0, 0), (9, 9, 9), True, "odd"),)), "no concept is called odd"),
     ):
         with pytest.raises(InputError, match=message):
             engine.revised(replace(request_, revision=revision))

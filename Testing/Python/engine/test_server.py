@@ -513,7 +513,6 @@ def test_concepts_under_a_revision_are_the_diagnosers(app, body, bundle, phantom
         ({"boxes": [{**BOX, "axes": [[1, 0, 0]] * 3}]}, "a box must have right angles"),
         ({"boxes": [{**BOX, "colour": "red"}]}, "the box holds unknown fields"),
         ({"boxes": BOX}, "boxes must be a list of at most 100"),
-        ({"boxes": [{**BOX, "center_ras_mm": [0, 0, 9000]}]}, "lies outside the volume; it may"),
         ({"rejected": "calcified"}, "rejected must be a list of texts"),
         ({"mode": "median"}, "mode must be absent_median or zero, got median"),
         ({"elsewhere": 2}, "elsewhere must lie between 0 and 1"),
@@ -522,6 +521,13 @@ def test_concepts_under_a_revision_are_the_diagnosers(app, body, bundle, phantom
 def test_an_odd_revision_is_refused(app, body, revision, message):
     for path in ("/concepts", "/maps", "/report"):
         check_problem(ask(app, "POST", path, with_revision(body, revision)), 422, message)
+
+
+def test_a_box_beyond_the_crop_is_told_and_changes_nothing(app, body):
+    far = {"boxes": [{**BOX, "center_ras_mm": [0, 0, 9000]}]}
+    told = ask(app, "POST", "/concepts", with_revision(body, far)).json
+    assert "lies beside the patch around the nodule and changes nothing" in told["remarks"][0]
+    assert told["logit"] == ask(app, "POST", "/concepts", body).json["logit"]
 
 
 @pytest.fixture
