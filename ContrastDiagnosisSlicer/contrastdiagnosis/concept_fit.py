@@ -8,13 +8,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import minimize
 
-PRESENCE_PENALTY = 20.0
-DECISION_PENALTY = 200.0
-"""Weights of half the squared norm of the standardised weights against the cross-entropy, summed
-over `TRAINING_VIEWS` rows a nodule. The latter was compared with 20 on fold 0 (training/LOG.md)."""
-
-TRAINING_VIEWS = 6
-"""Where there is one row a nodule, the penalties are divided by this to mean the same."""
+PRESENCE_PENALTY = 3.0
+DECISION_PENALTY = 10.0
+"""Weights of half the squared norm of the standardised weights against the cross-entropy summed
+over the rows. The latter is the best of 3 to 1000 on fold 0 (training/LOG.md)."""
 
 DROPOUT = 0.3
 """Share of the concepts that are rejected in a training row (METHODS 4.4)."""

@@ -14,13 +14,7 @@ import torch
 
 from contrastdiagnosis.atlas import Prototype, kept_mask
 from contrastdiagnosis.bundle import CONCEPTS_FILE, Bundle, ConceptPart, save_bundle, sha256
-from contrastdiagnosis.concept_fit import (
-    DECISION_PENALTY,
-    PRESENCE_PENALTY,
-    TRAINING_VIEWS,
-    fit_decision,
-    fit_presence,
-)
+from contrastdiagnosis.concept_fit import fit_decision, fit_presence
 from contrastdiagnosis.errors import InputError
 from contrastdiagnosis.output import check_writable
 
@@ -151,10 +145,9 @@ def refit(bundle: Bundle, part: ConceptPart) -> ConceptPart:
     )
     rated = np.isfinite(malignancy) & (malignancy != 3)
     decision = fit_decision(
-        scores[rated], malignancy[rated] > 3, kept, head.absent.numpy().astype(np.float64),
-        penalty=DECISION_PENALTY / TRAINING_VIEWS,
-    )  # fmt: skip
-    presence = fit_presence(scores, share, kept, PRESENCE_PENALTY / TRAINING_VIEWS)
+        scores[rated], malignancy[rated] > 3, kept, head.absent.numpy().astype(np.float64)
+    )
+    presence = fit_presence(scores, share, kept)
     for name, value in {
         "kept": kept,
         "presence_weight": presence.weight,

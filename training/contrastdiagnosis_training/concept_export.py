@@ -18,6 +18,7 @@ from contrastdiagnosis.errors import InputError
 from contrastdiagnosis.network import NoduleNet
 from contrastdiagnosis.vote import Calibration
 
+from contrastdiagnosis_training.columns import load_columns
 from contrastdiagnosis_training.concept_figures import calibrate_concepts
 from contrastdiagnosis_training.concept_list import LIDC_CONCEPTS
 from contrastdiagnosis_training.concept_run import (
@@ -66,7 +67,7 @@ def read_concept_run(run: Path, weights: Path, crossfit: Path, measured: Path | 
             raise InputError(f"{folder} was trained on {settings['network']}, not on {network}")
         if settings["recipe"] != everyone["recipe"]:
             raise InputError(f"{folder} and {run / ALL} differ in their recipe")
-    scored = [(head_of_run(test.parent), ConceptScores.load(test)) for test in tests]
+    scored = [(head_of_run(test.parent), load_columns(ConceptScores, test)) for test in tests]
     concepts, calibration = calibrate_concepts(LIDC_CONCEPTS, scored)
     figures = None
     if measured:

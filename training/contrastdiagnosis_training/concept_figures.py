@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from contrastdiagnosis.case_folder import Nodule
-from contrastdiagnosis.concept_fit import DECISION_PENALTY, TRAINING_VIEWS, fit_decision
+from contrastdiagnosis.concept_fit import fit_decision
 from contrastdiagnosis.concepts import Concept, ConceptHead
 from contrastdiagnosis.vote import Calibration, fit_calibration, logit
 from numpy.typing import NDArray
@@ -156,7 +156,7 @@ def refined_head(head: ConceptHead, train: ConceptScores) -> ConceptHead:
     rated = RULES["exclude3"](train.malignancy)
     decision = fit_decision(
         train.scores[rated].astype(np.float64), is_malignant(train.malignancy[rated]), kept,
-        head.absent.numpy().astype(np.float64), penalty=DECISION_PENALTY / TRAINING_VIEWS,
+        head.absent.numpy().astype(np.float64),
     )  # fmt: skip
     for name, value in {
         "kept": kept,

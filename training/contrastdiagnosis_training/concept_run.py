@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
@@ -17,17 +16,18 @@ from contrastdiagnosis.diagnoser import choose_device
 from contrastdiagnosis.encoding import encode
 from contrastdiagnosis.errors import InputError
 from contrastdiagnosis.network import NoduleNet
-from contrastdiagnosis.output import check_writable, write_file
 from contrastdiagnosis.patch import crop_patch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
 from contrastdiagnosis_training.cell_views import encode_views
+from contrastdiagnosis_training.columns import load_columns, save_columns
 from contrastdiagnosis_training.concept_list import LIDC_CONCEPTS, concept_shares
 from contrastdiagnosis_training.concept_trainer import (
     PRESENT,
     ConceptRecipe,
     ConceptTargets,
+    fit_decisions,
     train_head,
 )
 from contrastdiagnosis_training.crossfit import folds_of_run
@@ -104,20 +104,6 @@ class ConceptScores:
     def __len__(self) -> int:
         return len(self.case_id)
 
-    def save(self, file: Path) -> None:
-        """Writes an .npz without pickle."""
-        stream = io.BytesIO()
-        arrays = {f.name: getattr(self, f.name) for f in fields(self)}
-        np.savez_compressed(stream, allow_pickle=False, **arrays)
-        check_writable(file)
-        write_file(file, stream.getvalue())
-
-    @classmethod
-    def load(cls, file: Path) -> ConceptScores:
-        """Reads what `save` wrote."""
-        with np.load(file, allow_pickle=False) as arrays:
-            return cls(**{f.name: arrays[f.name] for f in fields(cls)})
-
 
 def train_one(
     options: Concepts, recipe: ConceptRecipe, store: PatchStore, fold: int | None
@@ -151,12 +137,22 @@ def train_one(
     head = train_head(views, targets, recipe, options.seed, Progress())
     out.mkdir(parents=True, exist_ok=True)
     (out / SETTINGS).write_text(json.dumps(settings, indent=1) + "\n")
-    save_head(out / HEAD, head)
     for positions, file in ((split.test, TEST), (trained, TRAIN)):
         rows = [store.nodules[n] for n in positions.tolist()]
         main = [n for n in rows if n.source == store.nodules[0].source]
         if main:
-            score_nodules(network, head, main, device).save(out / file)
+            save_columns(score_nodules(network, head, main, device), out / file)
+    fit_to_cases(head, load_columns(ConceptScores, out / TRAIN), recipe, options.seed)
+    save_head(out / HEAD, head)
+
+
+def fit_to_cases(head: ConceptHead, cases: ConceptScores, recipe: ConceptRecipe, seed: int) -> None:
+    """Fits presence and decision anew to what the engine itself says of the training nodules.
+
+    So a bundle's own scores of its cases are all that a later fit without some prototypes needs.
+    """
+    targets = ConceptTargets(torch.from_numpy(cases.share), torch.from_numpy(cases.malignancy))
+    fit_decisions(head, torch.from_numpy(cases.scores)[None], targets, recipe, seed)
 
 
 def check_targets(targets: ConceptTargets, trained: NDArray[np.int64]) -> None:

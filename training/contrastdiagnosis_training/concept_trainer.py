@@ -9,7 +9,7 @@ import torch
 from contrastdiagnosis.concept_fit import (
     DECISION_PENALTY,
     DROPOUT,
-    TRAINING_VIEWS,
+    PRESENCE_PENALTY,
     absent_scores,
     fit_decision,
     fit_presence,
@@ -43,7 +43,7 @@ class ConceptRecipe:
     """M, a concept."""
     width: int = 128
     blocks: int = 2
-    views: int = TRAINING_VIEWS
+    views: int = 6
     """Augmented views of each nodule, encoded once."""
     concept_epochs: int = 12
     prototype_epochs: int = 30
@@ -226,7 +226,7 @@ def fit_decisions(
 
     Args:
         head: After stage 2.
-        scores: (V, N, K, M) of views of the training nodules.
+        scores: (V, N, K, M) of views of the training nodules; the penalties count V rows as one.
         targets: What readers say of them.
         recipe: Dropout and penalty.
         seed: Fixes which concepts are dropped.
@@ -238,9 +238,15 @@ def fit_decisions(
     rated = (malignancy != 3) & (malignancy == malignancy)
     kept = head.kept.numpy()
     absent = absent_scores(flat, share)
-    presence = fit_presence(flat, share, kept)
+    presence = fit_presence(flat, share, kept, PRESENCE_PENALTY * views)
     decision = fit_decision(
-        flat[rated], malignancy[rated] > 3, kept, absent, recipe.dropout, recipe.penalty, seed
+        flat[rated],
+        malignancy[rated] > 3,
+        kept,
+        absent,
+        recipe.dropout,
+        recipe.penalty * views,
+        seed,
     )
     for name, value in {
         "absent": absent,

@@ -19,6 +19,7 @@ from contrastdiagnosis.revision import ELSEWHERE, Revision
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from contrastdiagnosis_training.columns import load_columns
 from contrastdiagnosis_training.concept_figures import (
     alive_prototypes,
     calibrate_concepts,
@@ -89,7 +90,10 @@ class ConceptsEval:
                 f"{self.crossfit} holds {len(names)} heads; each is calibrated by the others"
             )
         parts = [
-            (head_of_run(self.crossfit / name), ConceptScores.load(self.crossfit / name / TEST))
+            (
+                head_of_run(self.crossfit / name),
+                load_columns(ConceptScores, self.crossfit / name / TEST),
+            )
             for name in names
         ]
         asked: list[tuple[HeadOnTrial, HeadOnTrial | None, list[Nodule]]] = []
@@ -104,7 +108,7 @@ class ConceptsEval:
                 raise InputError(
                     f"{self.cases} lacks {len(absent)} nodules of the run: {absent[0]}"
                 )
-            train = ConceptScores.load(self.crossfit / name / TRAIN)
+            train = load_columns(ConceptScores, self.crossfit / name / TRAIN)
             settings = json.loads((self.crossfit / name / SETTINGS).read_text())
             network = network_of_run(Path(settings["network"])).to(choose_device(self.device))
             concepts, calibration = calibrate_concepts(LIDC_CONCEPTS, others)

@@ -13,6 +13,7 @@ from contrastdiagnosis.diagnoser import choose_device
 from contrastdiagnosis.errors import InputError
 from contrastdiagnosis.network import NoduleNet
 
+from contrastdiagnosis_training.columns import load_columns, save_columns
 from contrastdiagnosis_training.fit import Fit, train
 from contrastdiagnosis_training.readings import Readings, read_nodules
 from contrastdiagnosis_training.recipe import Recipe, chosen_recipe
@@ -85,13 +86,13 @@ def store_readings(
 
 def _store(network: NoduleNet, nodules: list[Nodule], file: Path, device: torch.device) -> None:
     if not file.is_file():
-        read_nodules(network, nodules, device).save(file)
+        save_columns(read_nodules(network, nodules, device), file)
 
 
 def load_fold(run: Path, fold: int) -> dict[str, Readings]:
     """The stored readings of one fold by role; "other" are unseen nodules of further folders."""
     roles = (*ROLES, "other") if (run / f"fold{fold}" / "other.npz").is_file() else ROLES
-    return {role: Readings.load(run / f"fold{fold}" / f"{role}.npz") for role in roles}
+    return {role: load_columns(Readings, run / f"fold{fold}" / f"{role}.npz") for role in roles}
 
 
 def folds_of_run(run: Path) -> list[int]:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
@@ -15,7 +13,6 @@ from contrastdiagnosis.diagnoser import mask_on_volume
 from contrastdiagnosis.encoding import Encoding, encode
 from contrastdiagnosis.measure import nodule_at
 from contrastdiagnosis.network import NoduleNet
-from contrastdiagnosis.output import check_writable, write_file
 from contrastdiagnosis.patch import DEFAULT_GEOMETRY, Region, crop_patch
 from contrastdiagnosis.volume import Volume
 from numpy.typing import NDArray
@@ -62,20 +59,6 @@ class Readings:
     def __getitem__(self, positions: NDArray) -> Readings:
         """The chosen rows."""
         return Readings(*(getattr(self, f.name)[positions] for f in fields(self)))
-
-    def save(self, file: Path) -> None:
-        """Writes an .npz without pickle."""
-        arrays = {f.name: getattr(self, f.name) for f in fields(self)}
-        stream = io.BytesIO()
-        np.savez_compressed(stream, allow_pickle=False, **arrays)
-        check_writable(file)
-        write_file(file, stream.getvalue())
-
-    @classmethod
-    def load(cls, file: Path) -> Readings:
-        """Reads what `save` wrote."""
-        with np.load(file, allow_pickle=False) as arrays:
-            return cls(**{f.name: arrays[f.name] for f in fields(cls)})
 
 
 def read_nodules(network: NoduleNet, nodules: Sequence[Nodule], device: torch.device) -> Readings:

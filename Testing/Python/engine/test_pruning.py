@@ -10,13 +10,7 @@ import numpy as np
 import pytest
 import torch
 from contrastdiagnosis.bundle import CONCEPTS_FILE, load_bundle, sha256
-from contrastdiagnosis.concept_fit import (
-    DECISION_PENALTY,
-    PRESENCE_PENALTY,
-    TRAINING_VIEWS,
-    fit_decision,
-    fit_presence,
-)
+from contrastdiagnosis.concept_fit import fit_decision, fit_presence
 from contrastdiagnosis.concept_reading import read_concepts
 from contrastdiagnosis.diagnoser import Diagnoser
 from contrastdiagnosis.errors import InputError
@@ -173,11 +167,8 @@ def test_presence_and_decision_are_fitted_anew_to_the_cases(bundle, pruned):
     assert 0 < rated.sum() < len(cases)
     kept = head.kept.numpy()
     share = np.stack([[c.share([x.ratings[c.rating]]) for c in CONCEPTS] for x in cases])
-    # One row a case, where training has as many as views.
-    weak, strong = (p / TRAINING_VIEWS for p in (PRESENCE_PENALTY, DECISION_PENALTY))
-    told = malignancy[rated] > 3
-    decision = fit_decision(scores[rated], told, kept, head.absent.numpy(), penalty=strong)
-    presence = fit_presence(scores, share, kept, weak)
+    decision = fit_decision(scores[rated], malignancy[rated] > 3, kept, head.absent.numpy())
+    presence = fit_presence(scores, share, kept)
     np.testing.assert_allclose(head.decision_weight, decision.weight, atol=1e-5)
     np.testing.assert_allclose(head.decision_bias, decision.bias, atol=1e-5)
     np.testing.assert_allclose(head.presence_weight, presence.weight, atol=1e-5)

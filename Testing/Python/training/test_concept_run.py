@@ -17,6 +17,7 @@ from contrastdiagnosis.diagnoser import Diagnoser
 from contrastdiagnosis.errors import InputError
 from contrastdiagnosis.pruning import Pruning, prune_bundle, pruning_text
 from contrastdiagnosis_training import cli
+from contrastdiagnosis_training.columns import load_columns
 from contrastdiagnosis_training.concept_list import LIDC_CONCEPTS
 from contrastdiagnosis_training.concept_run import (
     TEST,
@@ -102,12 +103,13 @@ def test_every_head_is_scored_on_patients_that_are_new_to_it(runs, folder):
     fold_of = patient_folds(read_case_folder(folder))
     for fold in range(3):
         test, train_ = (
-            ConceptScores.load(runs / "concepts" / f"fold{fold}" / name) for name in (TEST, TRAIN)
+            load_columns(ConceptScores, runs / "concepts" / f"fold{fold}" / name)
+            for name in (TEST, TRAIN)
         )
         assert {fold_of[p] for p in test.patient_id} == {fold}
         assert not set(test.patient_id) & set(train_.patient_id)
         assert test.scores.shape == (len(test), len(LIDC_CONCEPTS), 3)
-    everyone = ConceptScores.load(runs / "concepts" / "all" / TRAIN)
+    everyone = load_columns(ConceptScores, runs / "concepts" / "all" / TRAIN)
     assert len(everyone) == len(read_case_folder(folder))
     assert not (runs / "concepts" / "all" / TEST).exists()
 
@@ -157,7 +159,7 @@ def test_all_figures_are_there(measured):
 
 def test_the_bundle_says_what_the_run_says(bundle_folder, runs, measured):
     bundle = load_bundle(bundle_folder)
-    everyone = ConceptScores.load(runs / "concepts" / "all" / TRAIN)
+    everyone = load_columns(ConceptScores, runs / "concepts" / "all" / TRAIN)
     # The bundle rounds the network's weights to half precision.
     np.testing.assert_allclose(bundle.concepts.scores, everyone.scores, atol=0.02)
     for mine, theirs in zip(

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from contrastdiagnosis.cases import Case, CaseLibrary
 from contrastdiagnosis.vote import Calibration, VoteRule
+from contrastdiagnosis_training.columns import load_columns, save_columns
 from contrastdiagnosis_training.judge import (
     K_CHOICES,
     TEMPERATURE_CHOICES,
@@ -141,7 +142,7 @@ def test_calibration_pulls_overconfident_votes_in():
 
 def test_readings_come_back_as_they_were_saved(tmp_path):
     before = readings(6)
-    before.save(tmp_path / "r.npz")
-    after = Readings.load(tmp_path / "r.npz")
+    save_columns(before, tmp_path / "r.npz")
+    after = load_columns(Readings, tmp_path / "r.npz")
     for name in ("case_id", "patient_id", "embedding", "malignancy", "trimmed_dice"):
         np.testing.assert_array_equal(getattr(after, name), getattr(before, name))

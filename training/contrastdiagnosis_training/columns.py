@@ -1,0 +1,31 @@
+"""Tables of one row a nodule as .npz files: dataclasses whose fields are arrays."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+from contrastdiagnosis.output import check_writable, write_file
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+T = TypeVar("T", bound="DataclassInstance")
+
+
+def save_columns(table: DataclassInstance, file: Path) -> None:
+    """Writes every field, without pickle; an older file is replaced only by a whole one."""
+    stream = io.BytesIO()
+    columns = {f.name: getattr(table, f.name) for f in fields(table)}
+    np.savez_compressed(stream, allow_pickle=False, **columns)
+    check_writable(file)
+    write_file(file, stream.getvalue())
+
+
+def load_columns(kind: type[T], file: Path) -> T:
+    """Reads what `save_columns` wrote."""
+    with np.load(file, allow_pickle=False) as columns:
+        return kind(**{f.name: columns[f.name] for f in fields(kind)})
