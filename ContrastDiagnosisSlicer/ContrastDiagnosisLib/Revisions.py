@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from ContrastDiagnosisLib.OwnNodes import (
     nodesOf,
     removeNodes,
 )
-from ContrastDiagnosisLib.VolumeBridge import InputError, pointInVolume
+from ContrastDiagnosisLib.VolumeBridge import InputError, ijkToRasOf, pointInVolume
 
 SIDE_MM = 15.0
 """Of a new box."""
@@ -114,7 +115,8 @@ def boxInVolume(volume: Any, roi: Any) -> dict[str, Any]:
     """A ROI in the volume's own RAS, whatever transforms ROI and volume are under.
 
     Raises:
-        InputError: A side is not positive, or transforms make it something other than a box.
+        InputError: A side is not positive, it lies outside the volume, or transforms make it
+            something other than a box.
     """
     name = roi.GetName()
     size = np.array(roi.GetSize())
@@ -138,6 +140,9 @@ def boxInVolume(volume: Any, roi: Any) -> dict[str, Any]:
             " no right angles in it."
         )
         raise InputError(told.format(name=name, volume=volume.GetName()))
+    if _isOutside(volume, center, sides):
+        told = _("The box {name} lies outside the volume {volume}; was it drawn for another one?")
+        raise InputError(told.format(name=name, volume=volume.GetName()))
     return {
         "center_ras_mm": center.tolist(),
         "size_mm": (2 * length).tolist(),
@@ -145,6 +150,15 @@ def boxInVolume(volume: Any, roi: Any) -> dict[str, Any]:
         "concept": roi.GetAttribute(CONCEPT_ATTRIBUTE) or None,
         "axes": axes.tolist(),
     }
+
+
+def _isOutside(volume: Any, center: np.ndarray, sides: np.ndarray) -> bool:
+    """Whether a box, given by its centre and half sides in RAS, shares no voxel with a volume."""
+    corners = [center + np.array(signs) @ sides for signs in product((-1, 1), repeat=3)]
+    toIjk = np.linalg.inv(ijkToRasOf(volume))
+    ijk = np.array([(toIjk @ [*corner, 1])[:3] for corner in corners])
+    size = np.array(volume.GetImageData().GetDimensions())
+    return bool((ijk.max(axis=0) < -0.5).any() or (ijk.min(axis=0) > size - 0.5).any())
 
 
 def isLook(roi: Any) -> bool:

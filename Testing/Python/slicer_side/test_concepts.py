@@ -299,6 +299,8 @@ class TestGeometry:
     def makePair(self):
         volume = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "CT")
         slicer.util.updateVolumeFromArray(volume, np.zeros((4, 5, 6), np.int16))
+        volume.SetSpacing(100, 100, 100)
+        volume.SetOrigin(-250, -200, -150)
         roi = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsROINode", "box")
         roi.SetSize(10, 20, 30)
         roi.SetCenter(5, -7, 9)
