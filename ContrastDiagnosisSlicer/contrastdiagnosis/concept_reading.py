@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from contrastdiagnosis.concepts import Concept, ConceptHead
 from contrastdiagnosis.errors import InputError
-from contrastdiagnosis.revision import CellGrid, Revision, importance
+from contrastdiagnosis.revision import Box, CellGrid, Revision, importance
 from contrastdiagnosis.vote import Calibration
 
 
@@ -140,10 +140,14 @@ def _weighed(
     """
     maps = similarity.copy()
     remarks: list[str] = []
+    known: dict[tuple[Box, ...], tuple[NDArray[np.float32], tuple[str, ...]]] = {}
     for n, name in enumerate(names):
-        boxes = [box for box in revision.boxes if box.concept in (None, name)]
+        boxes = tuple(box for box in revision.boxes if box.concept in (None, name))
         if boxes:
-            weight, told = importance(boxes, grid, revision.elsewhere)
+            # Most boxes are about all concepts alike.
+            if boxes not in known:
+                known[boxes] = importance(boxes, grid, revision.elsewhere)
+            weight, told = known[boxes]
             remarks += told
             # Boxes that touch nothing, or all, change nothing: not even what is cut off.
             if (weight < 1).any():

@@ -231,8 +231,17 @@ def cell_statistics(intensity: Tensor, mask_logits: Tensor, grid: tuple[int, ...
     inside = inside_of(mask_logits)
     average, share = mean(intensity), mean(inside)
     deviation = (mean(intensity**2) - average**2).clamp(min=1e-6).sqrt()
-    centers = torch.linspace(0.05, 0.95, DENSITY_BINS, device=intensity.device)
-    bins = [mean(inside * (1 - (intensity - c).abs() * DENSITY_BINS).clamp(min=0)) for c in centers]
+    bins = share.new_zeros(len(share), DENSITY_BINS, *grid)
+    # Where no patch shows any nodule there is nothing to count: mostly nearly everywhere.
+    place = torch.nonzero(share.amax(dim=(0, 1)))
+    if len(place):
+        low, high = place.amin(dim=0).tolist(), (place.amax(dim=0) + 1).tolist()
+        k, j, i = (slice(a, b) for a, b in zip(low, high, strict=True))
+        z, y, x = (slice(a * n, b * n) for a, b, n in zip(low, high, size, strict=True))
+        density, weight = intensity[:, :, z, y, x], inside[:, :, z, y, x]
+        for n, c in enumerate(torch.linspace(0.05, 0.95, DENSITY_BINS).tolist()):
+            near = weight * (1 - (density - c).abs() * DENSITY_BINS).clamp(min=0)
+            bins[:, n, k, j, i] = mean(near)[:, 0]
     return torch.cat(
         [
             average,
@@ -241,7 +250,7 @@ def cell_statistics(intensity: Tensor, mask_logits: Tensor, grid: tuple[int, ...
             -highest(-intensity),
             (100 * share + 1).log(),
             highest(inside),
-            *(x / (share + INSIDE_FLOOR) for x in bins),
+            bins / (share + INSIDE_FLOOR),
         ],
         dim=1,
     )

@@ -51,16 +51,34 @@ def axial_diameters(
         spacing_mm: Distance between voxels along (k, j, i).
     """
     best = AxialDiameters(0.0, 0.0, probability.shape[0] // 2)
-    for k in np.flatnonzero((probability >= 0.5).any(axis=(1, 2))):
+    limit = _longest_possible(probability >= 0.5, spacing_mm)
+    # Most slices need no outline: those that can be longest come first.
+    for k in np.argsort(-limit, kind="stable"):
+        if limit[k] == 0 or limit[k] < best.long_mm:
+            break
         outline = np.concatenate(contours(probability[k])) * spacing_mm[:0:-1]
         gap = outline[:, None] - outline[None]
         length = np.hypot(gap[..., 0], gap[..., 1])
         a, b = np.unravel_index(length.argmax(), length.shape)
-        if length[a, b] > best.long_mm:
+        if (length[a, b], -k) > (best.long_mm, -best.slice_index):
             along = gap[a, b] / length[a, b]
             across = outline @ np.array([-along[1], along[0]])
             best = AxialDiameters(float(length[a, b]), float(np.ptp(across)), int(k))
     return best
+
+
+def _longest_possible(
+    mask: NDArray[np.bool_], spacing_mm: tuple[float, float, float]
+) -> NDArray[np.float64]:
+    """(D,) diagonal in mm of the box around each slice's outline; 0 for empty slices."""
+    sides = []
+    for axis, spacing in ((2, spacing_mm[1]), (1, spacing_mm[2])):
+        line = np.asarray(mask.any(axis=axis))
+        first = line.argmax(axis=1)
+        last = line.shape[1] - 1 - line[:, ::-1].argmax(axis=1)
+        # The outline runs less than a voxel beyond the mask, on either side.
+        sides.append(np.where(line.any(axis=1), (last - first + 2) * spacing, 0.0))
+    return np.asarray(np.hypot(*sides))
 
 
 def contours(image: NDArray[np.floating], level: float = 0.5) -> list[NDArray[np.float64]]:
