@@ -126,9 +126,9 @@ class CellGrid:
     def covered(self, box: Box) -> NDArray[np.bool_]:
         """(d, h, w): cells that lie in the box as a whole."""
         inside = np.ones(self.shape, dtype=bool)
+        centers, edges = self.centers_ras_mm, self.to_ras[:3, :3]
         for corner in product((-0.5, 0.5), repeat=3):
-            offset = self.to_ras[:3, :3] @ corner
-            inside &= box.contains(self.centers_ras_mm + offset)
+            inside &= box.contains(centers + edges @ corner)
         return inside
 
     def touched(self, box: Box) -> NDArray[np.bool_]:
