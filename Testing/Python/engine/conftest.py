@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 import torch
 from contrastdiagnosis.atlas import Prototype
 from contrastdiagnosis.bundle import ConceptPart, load_bundle, save_bundle
@@ -14,6 +15,7 @@ from contrastdiagnosis.cases import RATINGS, Case, CaseLibrary
 from contrastdiagnosis.concepts import CELL_STATISTICS, Concept, ConceptConfig, ConceptHead
 from contrastdiagnosis.network import NoduleNet, NoduleNetConfig
 from contrastdiagnosis.phantom import PhantomNodule, make_phantom
+from contrastdiagnosis.volume import sitk_from_array
 from contrastdiagnosis.vote import Calibration, VoteRule
 
 TINY = NoduleNetConfig(channels=(4, 6, 8, 10), embedding=5, ratings=3)
@@ -110,3 +112,11 @@ def bundle(bundle_folder):
 @pytest.fixture(scope="session")
 def phantom():
     return make_phantom([NODULE], shape=(60, 150, 180), spacing_mm=(2.5, 1.9, 1.9))
+
+
+@pytest.fixture(scope="session")
+def ct(tmp_path_factory, phantom):
+    """The phantom as a file."""
+    file = tmp_path_factory.mktemp("ct") / "ct.nii.gz"
+    sitk.WriteImage(sitk_from_array(phantom.volume.hu, phantom.volume.ijk_to_ras), str(file))
+    return file

@@ -20,13 +20,6 @@ from engine.conftest import NODULE, write_tiny_bundle
 RAS = [str(x) for x in NODULE.center_ras_mm]
 
 
-@pytest.fixture(scope="module")
-def ct(tmp_path_factory, phantom):
-    file = tmp_path_factory.mktemp("ct") / "ct.nii.gz"
-    sitk.WriteImage(sitk_from_array(phantom.volume.hu, phantom.volume.ijk_to_ras), str(file))
-    return file
-
-
 @pytest.fixture
 def diagnose(ct, bundle_folder):
     """Runs `contrastdiagnosis diagnose` on the phantom."""

@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 
 import pytest
-import SimpleITK as sitk
 from contrastdiagnosis.bundle import load_bundle
 from contrastdiagnosis.cli import main
 from contrastdiagnosis.diagnose import Diagnose
 from contrastdiagnosis.diagnoser import Diagnoser
 from contrastdiagnosis.revise import Revise, comparison
 from contrastdiagnosis.revision import Box, Revision
-from contrastdiagnosis.volume import read_volume, sitk_from_array
+from contrastdiagnosis.volume import read_volume
 
 from engine.conftest import NODULE, write_tiny_bundle
 
@@ -25,13 +24,6 @@ DOCUMENT = {
     "mode": "zero",
     "elsewhere": 0.4,
 }  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def ct(tmp_path_factory, phantom):
-    file = tmp_path_factory.mktemp("ct") / "ct.nii.gz"
-    sitk.WriteImage(sitk_from_array(phantom.volume.hu, phantom.volume.ijk_to_ras), str(file))
-    return file
 
 
 @pytest.fixture

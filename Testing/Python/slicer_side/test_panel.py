@@ -21,6 +21,8 @@ from ContrastDiagnosisLib.EngineProcess import EngineOptions, LocalEngine
 from ContrastDiagnosisLib.Settings import Settings, writeSettings
 from engine.conftest import write_tiny_bundle
 
+from slicer_side.conftest import KeptEngine
+
 MODULE = Path(__file__).parents[3] / "ContrastDiagnosisSlicer" / "ContrastDiagnosis.py"
 NODULES = [PhantomNodule((60.0, -10.0, 8.0), 14.0), PhantomNodule((-60.0, -10.0, 8.0), 10.0)]
 POINTS = [n.center_ras_mm for n in NODULES]
@@ -37,21 +39,6 @@ def phantom():
     return make_phantom(NODULES, shape=(60, 150, 180), spacing_mm=(2.5, 1.9, 1.9)).volume
 
 
-class Shared:
-    """One engine for many panels; none of them ends it."""
-
-    def __init__(self, engine):
-        self.engine = engine
-
-    def __getattr__(self, name):
-        return getattr(self.engine, name)
-
-    def stop(self):
-        pass
-
-    retire = stop
-
-
 @pytest.fixture(scope="module")
 def engine():
     """With the bundle that comes along, as users have it."""
@@ -65,7 +52,7 @@ def widget(load_module, engine, monkeypatch):
     """The module's widget with the shared engine."""
     import ContrastDiagnosisLib.Panel as panel
 
-    monkeypatch.setattr(panel.Panel.__init__, "__defaults__", (lambda *_: Shared(engine),))
+    monkeypatch.setattr(panel.Panel.__init__, "__defaults__", (lambda *_: KeptEngine(engine),))
     made = load_module(MODULE).widget
     made.parent.enter()
     return made
@@ -521,7 +508,7 @@ def test_a_scene_is_loaded_while_the_module_is_open(
     """The parameter node comes after the CT in the file, and the points after both."""
     import ContrastDiagnosisLib.Panel as panel
 
-    monkeypatch.setattr(panel.Panel.__init__, "__defaults__", (lambda *_: Shared(engine),))
+    monkeypatch.setattr(panel.Panel.__init__, "__defaults__", (lambda *_: KeptEngine(engine),))
     add_ct(phantom)
     widget = load_module(MODULE).widget
     widget.parent.enter()

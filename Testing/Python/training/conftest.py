@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
+import torch
 from contrastdiagnosis.network import NoduleNetConfig
 from contrastdiagnosis.volume import sitk_from_array
 from contrastdiagnosis_training.augment import Augmentation
@@ -128,3 +129,12 @@ def few_draws():
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr("contrastdiagnosis_training.metrics.BOOTSTRAPS", 100)
         yield
+
+
+@pytest.fixture(scope="module")
+def one_thread():
+    """Small tensors: a second thread only waits."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
