@@ -30,7 +30,14 @@ CELL_VOXELS = (4, 8, 8)
 INSIDE_FLOOR = 0.02
 """Share of a cell that the nodule fills at which its densities count half."""
 
-CELL_STATISTICS = 6 + DENSITY_BINS
+CELL_REACH = (3, 5, 7)
+"""Edges of the cubes of cells, in which it is counted how much nodule there is around a cell."""
+
+CELL_STATISTICS = 6 + DENSITY_BINS + len(CELL_REACH)
+
+
+DIAMETER = "diameter_mm"
+"""In the place of a rating: a concept that is measured, not judged."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +47,7 @@ class Concept:
     name: str
     """As it is shown: "ill-defined margin"."""
     rating: str
-    """The readers' rating that tells it."""
+    """The readers' rating that tells it, or `DIAMETER`."""
     at_least: float | None = None
     """Present from this value of the rating on; None where low values tell it."""
     at_most: float | None = None
@@ -65,11 +72,25 @@ class Concept:
         return float(present.mean())
 
 
+def readers_shares(
+    concepts: Sequence[Concept], ratings: Mapping[str, Sequence[float]], diameter_mm: float
+) -> list[float]:
+    """Share of the readers who call each concept present, NaN where nobody rated it.
+
+    Args:
+        concepts: K of them.
+        ratings: Every reader's rating by name.
+        diameter_mm: Of the nodule; concepts of size are present for all readers or for none.
+    """
+    told = {**ratings, DIAMETER: (diameter_mm,)}
+    return [concept.share(told.get(concept.rating, ())) for concept in concepts]
+
+
 @dataclass(frozen=True)
 class ConceptConfig:
     """What fixes the head's tensors."""
 
-    concepts: int = 6
+    concepts: int = 7
     """Number K of concepts."""
     prototypes: int = 10
     """Number M of prototypes a concept."""
@@ -159,9 +180,10 @@ class ConceptHead(nn.Module):
 
         Args:
             cells: (B, C, d, h, w).
-            weight: (B, d, h, w) prior of the spatial softmax; uniform as published.
+            weight: (B, K, d, h, w), or (B, 1, d, h, w) for all concepts alike: prior of the
+                spatial softmax; uniform as published.
         """
-        logits = self.concept(cells).flatten(2) + weight.clamp(min=1e-12).log().flatten(1)[:, None]
+        logits = (self.concept(cells) + weight.clamp(min=1e-12).log()).flatten(2)
         return torch.einsum("bkn,bcn->bkc", logits.softmax(dim=-1), cells.flatten(2))
 
     def unit_prototypes(self) -> Tensor:
@@ -213,7 +235,8 @@ def cell_statistics(intensity: Tensor, mask_logits: Tensor, grid: tuple[int, ...
     """(B, CELL_STATISTICS, d, h, w): densities of each cell, and how far the nodule fills it.
 
     Mean, deviation, highest and lowest intensity; log of the share that is nodule, and its highest
-    probability; share of the nodule's part in each of ten density bins.
+    probability; share of the nodule's part in each of ten density bins; log of the share that is
+    nodule within 15, 25 and 35 mm around.
 
     Args:
         intensity: (B, 1, D, H, W) in [0, 1].
@@ -242,6 +265,9 @@ def cell_statistics(intensity: Tensor, mask_logits: Tensor, grid: tuple[int, ...
         for n, c in enumerate(torch.linspace(0.05, 0.95, DENSITY_BINS).tolist()):
             near = weight * (1 - (density - c).abs() * DENSITY_BINS).clamp(min=0)
             bins[:, n, k, j, i] = mean(near)[:, 0]
+    around = [
+        functional.avg_pool3d(functional.pad(share, [n // 2] * 6), n, stride=1) for n in CELL_REACH
+    ]
     return torch.cat(
         [
             average,
@@ -251,6 +277,7 @@ def cell_statistics(intensity: Tensor, mask_logits: Tensor, grid: tuple[int, ...
             (100 * share + 1).log(),
             highest(inside),
             bins / (share + INSIDE_FLOOR),
+            *((100 * x + 1).log() for x in around),
         ],
         dim=1,
     )

@@ -96,7 +96,7 @@ def _concepts(info: BundleInfo) -> list[str]:
             f" ({_figure(through['auc_ci'])}), diameter alone {_figure(measured['auc_diameter'])}."
             f" The strongest cell lies in the nodule in {pointing['map']:.0%} of off-centre patches"
             f" (any cell of the predicted mask {pointing['mask']:.0%}, any cell"
-            f" {pointing['random']:.0%}). What the prototypes say beyond the six presences is not"
+            f" {pointing['random']:.0%}). What the prototypes say beyond the presences is not"
             f" named: these alone reach AUC {_figure(_alone(measured))}. Protocol:"
             f" {measured.get('protocol', '')}."
         )

@@ -15,6 +15,7 @@ import torch
 from contrastdiagnosis.atlas import Prototype, kept_mask
 from contrastdiagnosis.bundle import CONCEPTS_FILE, Bundle, ConceptPart, save_bundle, sha256
 from contrastdiagnosis.concept_fit import fit_decision, fit_presence
+from contrastdiagnosis.concepts import readers_shares
 from contrastdiagnosis.errors import InputError
 from contrastdiagnosis.output import check_writable
 
@@ -139,8 +140,10 @@ def refit(bundle: Bundle, part: ConceptPart) -> ConceptPart:
     malignancy = np.array([c.ratings.get("malignancy", np.nan) for c in cases])
     share = np.array(
         [
-            [c.share(x) for c in bundle.info.concepts for x in [_mean(case.ratings, c.rating)]]
-            for case in cases
+            readers_shares(
+                bundle.info.concepts, {r: (x,) for r, x in c.ratings.items()}, c.diameter_mm
+            )
+            for c in cases
         ]
     )
     rated = np.isfinite(malignancy) & (malignancy != 3)
@@ -157,7 +160,3 @@ def refit(bundle: Bundle, part: ConceptPart) -> ConceptPart:
     }.items():
         getattr(head, name).copy_(torch.from_numpy(np.asarray(value)))
     return ConceptPart(head, part.atlas, part.scores)
-
-
-def _mean(ratings: dict[str, float], name: str) -> tuple[float, ...]:
-    return (ratings[name],) if name in ratings else ()

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from contrastdiagnosis.concepts import cell_features, nodule_weight
+from contrastdiagnosis.concepts import CELL_VOXELS, Concept, cell_features, nodule_weight
 from contrastdiagnosis.network import NoduleNet
 from numpy.typing import NDArray
 from torch import Tensor
@@ -14,6 +15,7 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from contrastdiagnosis_training.augment import Augmentation, augment, marked_extent
+from contrastdiagnosis_training.concept_place import concept_places
 from contrastdiagnosis_training.patch_store import PatchStore
 
 BATCH = 16
@@ -27,11 +29,16 @@ class CellViews:
         cells: (V, N, C, d, h, w) float16 features, not standardised.
         weight: (V, N, d, h, w) float16 share of the predicted nodule in each cell.
         marked: (V, N, d, h, w) float16, highest share of the readers who marked a voxel of it.
+        seen: (V, N, K, d, h, w) float16, weight of the cells that show each concept if it is
+            present.
+        elsewhere: (V, N, K, d, h, w) bool, cells that cannot show it.
     """
 
     cells: Tensor
     weight: Tensor
     marked: Tensor
+    seen: Tensor
+    elsewhere: Tensor
 
     @property
     def mean_and_scale(self) -> tuple[Tensor, Tensor]:
@@ -44,6 +51,7 @@ def encode_views(
     network: NoduleNet,
     store: PatchStore,
     positions: NDArray[np.int64],
+    concepts: Sequence[Concept],
     options: Augmentation,
     views: int,
     seed: int,
@@ -55,6 +63,7 @@ def encode_views(
         network: In eval mode, on the device.
         store: Holds the nodules.
         positions: (N,) which of them.
+        concepts: K of them.
         options: How views are drawn.
         views: V.
         seed: Fixes the draws.
@@ -79,8 +88,11 @@ def encode_views(
                 cells = cell_features(features)
                 grid = tuple(cells.shape[2:])
                 weight = nodule_weight(features.mask_logits, grid)
-                marked = functional.adaptive_max_pool3d(seen.share, grid)[:, 0]
-            made[-1].append((cells.half().cpu(), weight.half().cpu(), marked.half().cpu()))
+                marked = functional.max_pool3d(seen.share, CELL_VOXELS)[:, 0]
+                shows, not_there = concept_places(
+                    concepts, seen.intensity, seen.share, marked, CELL_VOXELS
+                )
+            kept = cells.half(), weight.half(), marked.half(), shows.half(), not_there
+            made[-1].append(tuple(x.cpu() for x in kept))
     joined = [[torch.cat(column) for column in zip(*view, strict=True)] for view in made]
-    cells, weight, marked = (torch.stack(column) for column in zip(*joined, strict=True))
-    return CellViews(cells, weight, marked)
+    return CellViews(*(torch.stack(column) for column in zip(*joined, strict=True)))

@@ -10,6 +10,7 @@ import tyro
 from contrastdiagnosis.errors import InputError
 
 from contrastdiagnosis_training.agreement import Agreement
+from contrastdiagnosis_training.concept_ablation import ConceptsAblate
 from contrastdiagnosis_training.concept_run import Concepts
 from contrastdiagnosis_training.concepts_eval import ConceptsEval
 from contrastdiagnosis_training.crossfit import CrossFit
@@ -22,6 +23,7 @@ Command = (
     Annotated[Fit, tyro.conf.subcommand("fit")]
     | Annotated[CrossFit, tyro.conf.subcommand("crossfit")]
     | Annotated[Concepts, tyro.conf.subcommand("concepts")]
+    | Annotated[ConceptsAblate, tyro.conf.subcommand("concepts-ablate")]
     | Annotated[ConceptsEval, tyro.conf.subcommand("concepts-eval")]
     | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
     | Annotated[Export, tyro.conf.subcommand("export")]

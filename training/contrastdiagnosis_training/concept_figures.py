@@ -167,9 +167,13 @@ def refined_head(head: ConceptHead, train: ConceptScores) -> ConceptHead:
     return refined
 
 
-def alive_prototypes(train: ConceptScores) -> list[int]:
-    """For each concept, how many prototypes are the nearest of a nodule that shows it."""
+def alive_counts(scores: NDArray, share: NDArray) -> list[int]:
+    """For each concept, how many prototypes are the nearest of a nodule that shows it.
+
+    Args:
+        scores: (N, K, M).
+        share: (N, K) share of the readers who call the concept present, NaN where unknown.
+    """
     return [
-        len(np.unique(train.scores[train.share[:, k] >= 0.5, k].argmax(axis=1)))
-        for k in range(train.scores.shape[1])
+        len(np.unique(scores[share[:, k] >= 0.5, k].argmax(axis=1))) for k in range(scores.shape[1])
     ]

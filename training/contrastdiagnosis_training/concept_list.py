@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 from contrastdiagnosis.case_folder import Nodule
-from contrastdiagnosis.concepts import Concept
+from contrastdiagnosis.concepts import DIAMETER, Concept, readers_shares
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -19,12 +19,21 @@ LIDC_CONCEPTS = (
     Concept("sub-solid", "texture", at_most=3),
     Concept("calcified", "calcification", at_most=5),
     Concept("non-spherical", "sphericity", at_most=3),
+    Concept("large", DIAMETER, at_least=8),
 )
+"""Six that readers rate, and size: what would otherwise hide in the prototypes of the others."""
 
 
-def concept_shares(nodules: Sequence[Nodule], concepts: Sequence[Concept]) -> Tensor:
+def concept_shares(
+    nodules: Sequence[Nodule], diameter_mm: Sequence[float] | Tensor, concepts: Sequence[Concept]
+) -> Tensor:
     """(N, K) share of the readers who call each concept present, NaN where none rated it."""
-    return torch.tensor([[c.share(n.ratings.get(c.rating, ())) for c in concepts] for n in nodules])
+    return torch.tensor(
+        [
+            readers_shares(concepts, nodule.ratings, float(mm))
+            for nodule, mm in zip(nodules, diameter_mm, strict=True)
+        ]
+    )
 
 
 def reader_pairs(nodules: Sequence[Nodule], concept: Concept) -> NDArray[np.bool_]:
@@ -48,7 +57,9 @@ def cohen_kappa(pairs: NDArray[np.bool_]) -> float:
 
 
 def with_agreement(concepts: Sequence[Concept], nodules: Sequence[Nodule]) -> tuple[Concept, ...]:
-    """The concepts with the kappa of their readers."""
+    """The concepts with the kappa of their readers, None where they are not rated."""
+    kappas = [cohen_kappa(reader_pairs(nodules, concept)) for concept in concepts]
     return tuple(
-        replace(c, reader_kappa=round(cohen_kappa(reader_pairs(nodules, c)), 3)) for c in concepts
+        replace(concept, reader_kappa=round(kappa, 3) if np.isfinite(kappa) else None)
+        for concept, kappa in zip(concepts, kappas, strict=True)
     )

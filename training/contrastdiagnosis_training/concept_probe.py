@@ -16,6 +16,7 @@ from contrastdiagnosis.revision import Revision
 from contrastdiagnosis.vote import Calibration
 from numpy.typing import NDArray
 
+from contrastdiagnosis_training.concept_place import IMAGE_TRUTH, image_region
 from contrastdiagnosis_training.concept_run import touched_cells
 from contrastdiagnosis_training.concept_users import (
     Truth,
@@ -32,11 +33,6 @@ USERS: dict[str, tuple[tuple[str, ...], int | None]] = {
     "one action": (("reject", "box"), 1),
 }
 """Kinds of actions of a perfect user, and how many at most; "one action" is also the lazy one."""
-
-CALCIFIED_HU, SUB_SOLID_HU = 200.0, -300.0
-
-IMAGE_TRUTH = ("calcification", "texture", "margin")
-"""Ratings whose place the image or the readers' marks tell."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -162,20 +158,12 @@ def point(
 def concept_region(
     concept: Concept, patch: Patch, scan: NoduleScan, mask: NDArray[np.bool_]
 ) -> NDArray[np.bool_]:
-    """(D, H, W) where image or readers tell that a concept is (METHODS 4.7).
-
-    Calcified: above 200 HU within the mask; sub-solid: below -300 HU within it; ill-defined margin:
-    where some readers marked and others did not.
-    """
+    """(D, H, W) where image or readers tell that a concept is."""
     low, high = DEFAULT_GEOMETRY.window_hu
     hu = patch.intensity * (high - low) + low
-    if concept.rating == "calcification":
-        return np.asarray(mask & (hu > CALCIFIED_HU))
-    if concept.rating == "texture":
-        return np.asarray(mask & (hu < SUB_SOLID_HU))
     to_volume = np.linalg.inv(scan.volume.ijk_to_ras) @ patch.ijk_to_ras
     marked, _ = resample(scan.share, to_volume, patch.intensity.shape, fill=0, mode="nearest")
-    return np.asarray((marked > 0) & (marked < 1))
+    return np.asarray(image_region(concept, hu, mask, (marked > 0) & (marked < 1)))
 
 
 def _users(

@@ -34,7 +34,7 @@ def _concepts(figures: dict[str, Any]) -> list[str]:
             (c["kappa_readers"], 9),
         )  # fmt: skip
         lines.append(f"{name:20}" + "".join(f"{_text(v):>{width}}" for v, width in values))
-    lines.append(f"{'mean AUROC':28}{_text(figures['mean_auroc']):>8}   must 0.80, aim 0.88")
+    lines.append(f"{'mean AUROC, rated':28}{_text(figures['mean_auroc']):>8}   must 0.80, aim 0.88")
     return lines
 
 
@@ -87,4 +87,4 @@ def _users(figures: dict[str, dict[str, Any]]) -> list[str]:
 
 
 def _text(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
+    return "-" if value is None or value != value else f"{value:.3f}"

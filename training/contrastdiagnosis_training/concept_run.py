@@ -11,7 +11,13 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from contrastdiagnosis.case_folder import Nodule, consensus_on, read_scan
-from contrastdiagnosis.concepts import ConceptHead, load_head, read_config, save_head
+from contrastdiagnosis.concepts import (
+    ConceptHead,
+    load_head,
+    read_config,
+    readers_shares,
+    save_head,
+)
 from contrastdiagnosis.diagnoser import choose_device
 from contrastdiagnosis.encoding import encode
 from contrastdiagnosis.errors import InputError
@@ -31,10 +37,10 @@ from contrastdiagnosis_training.concept_trainer import (
     train_head,
 )
 from contrastdiagnosis_training.crossfit import folds_of_run
+from contrastdiagnosis_training.fit import network_of_run
 from contrastdiagnosis_training.patch_store import PatchStore, load_patch_store
 from contrastdiagnosis_training.recipe import Recipe, changed_recipe
 from contrastdiagnosis_training.splits import split_by_patient
-from contrastdiagnosis_training.trial import network_of_run
 
 HEAD, SETTINGS, TRAIN, TEST = "concepts.safetensors", "settings.json", "train.npz", "test.npz"
 ALL = "all"
@@ -128,12 +134,14 @@ def train_one(
     split = split_by_patient(store.nodules, fold, options.seed)
     # A head has no hyper-parameter that validation patients choose: these train too.
     trained = np.r_[split.train, split.validation]
-    shares = concept_shares(store.nodules, LIDC_CONCEPTS)
+    shares = concept_shares(store.nodules, store.diameter_mm, LIDC_CONCEPTS)
     targets = ConceptTargets(shares[trained], store.malignancy[trained])
     check_targets(targets, trained)
     print(f"{out}: {len(trained)} nodules, {recipe.views} views of each")
     augmentation = Recipe().augmentation
-    views = encode_views(network, store, trained, augmentation, recipe.views, options.seed, device)
+    views = encode_views(
+        network, store, trained, LIDC_CONCEPTS, augmentation, recipe.views, options.seed, device
+    )
     head = train_head(views, targets, recipe, options.seed, Progress())
     out.mkdir(parents=True, exist_ok=True)
     (out / SETTINGS).write_text(json.dumps(settings, indent=1) + "\n")
@@ -186,8 +194,7 @@ def score_nodules(
 ) -> ConceptScores:
     """Scores of nodules clicked at the centroid of the readers' consensus."""
     rows = []
-    shares = concept_shares(nodules, LIDC_CONCEPTS).numpy()
-    for nodule, share in zip(tqdm(nodules, unit="nodule", leave=False), shares, strict=True):
+    for nodule in tqdm(nodules, unit="nodule", leave=False):
         scan = read_scan(nodule)
         encoding = encode(network, [crop_patch(scan.volume, scan.center_ras_mm)], device, head)[0]
         if encoding.similarity is None:
@@ -200,7 +207,7 @@ def score_nodules(
                 "case_id": nodule.case_id,
                 "patient_id": nodule.patient_id,
                 "scores": flat.max(axis=-1),
-                "share": share,
+                "share": readers_shares(LIDC_CONCEPTS, nodule.ratings, scan.diameter_mm),
                 "malignancy": nodule.mean_rating("malignancy"),
                 "diameter_mm": scan.diameter_mm,
                 "place": place,

@@ -20,6 +20,7 @@ from torch.nn import functional
 from torch.optim.lr_scheduler import OneCycleLR
 
 from contrastdiagnosis_training.cell_views import CellViews
+from contrastdiagnosis_training.concept_place import nodule_places
 from contrastdiagnosis_training.losses import known_bce, soft_triple
 
 PRESENT = 0.5
@@ -63,12 +64,17 @@ class ConceptRecipe:
     reseed: bool = False
     """Move prototypes that nobody chose for an epoch onto items that none covers well."""
     cell_weight: float = 1.0
-    """Weight of the loss of a random cell of the nodule beside that of the averaged vectors."""
+    """Weight of the loss of a random cell that shows the concept, beside that of the averaged
+    vectors."""
     presence_weight: float = 3.0
     """Weight of the cross-entropy between highest similarity and readers: what inference reads is
     what is trained. 0 is the published loss."""
     outside_weight: float = 1.0
-    """Weight of keeping similarities low in cells that no reader marked. 0 is the published one."""
+    """Weight of keeping similarities low in cells that cannot show the concept, because no reader
+    marked them or their densities are others. 0 is the published loss."""
+    places: bool = True
+    """Tell where a concept is by the image, or by the readers' disagreement, where these can tell;
+    False: anywhere in the nodule."""
     soft_labels: bool = True
     """Shares of readers instead of their majority."""
     mask_prior: bool = True
@@ -176,12 +182,13 @@ def fit_prototypes(
         total = items.cells.new_zeros(())
         row, concept = present[items.nodule].nonzero(as_tuple=True)
         if len(row):
-            local = head.local_vectors(items.cells, items.prior(recipe))[row, concept]
+            prior = items.prior_of_concepts(recipe)
+            local = head.local_vectors(items.cells, prior)[row, concept]
             vectors = head.projector(local)
             _count(head, vectors.detach(), concept, hits, seen)
             total = total + triple(vectors, concept, gamma)
             if recipe.cell_weight:
-                cell = _marked_cell(items, generator)[row]
+                cell = _cell_that_shows(items, row, concept, generator)
                 total = total + recipe.cell_weight * triple(head.projector(cell), concept, gamma)
         if recipe.presence_weight or recipe.outside_weight:
             best = head.similarity(items.cells).amax(dim=2)
@@ -190,7 +197,7 @@ def fit_prototypes(
                 return steepness.exp() * (highest - threshold)
 
             there = logit(best.flatten(2).amax(dim=-1))
-            outside = best.masked_fill(items.marked[:, None] > 0, -1).flatten(2).amax(dim=-1)
+            outside = best.masked_fill(~items.elsewhere, -1).flatten(2).amax(dim=-1)
             total = total + recipe.presence_weight * known_bce(there, share[items.nodule]).mean()
             nothing = functional.softplus(logit(outside)).mean()
             total = total + recipe.outside_weight * nothing
@@ -263,7 +270,7 @@ def views_scores(head: ConceptHead, views: CellViews) -> Tensor:
     """(V, N, K, M) scores of all views."""
     rows = []
     for view in views.cells:
-        parts = [head.scores(head.similarity(_standard(head, part))) for part in view.split(64)]
+        parts = [head.scores(head.similarity(standardised(head, part))) for part in view.split(64)]
         rows.append(torch.cat(parts))
     return torch.stack(rows)
 
@@ -275,13 +282,21 @@ class Items:
     nodule: Tensor
     cells: Tensor
     weight: Tensor
-    marked: Tensor
+    seen: Tensor
+    """(B, K, d, h, w) weight of the cells that show each concept if it is present."""
+    elsewhere: Tensor
+    """(B, K, d, h, w) bool, cells that cannot."""
 
     def prior(self, recipe: ConceptRecipe) -> Tensor:
         """(B, d, h, w) where concept maps are pooled."""
         if recipe.mask_prior:
             return self.weight
         return torch.full_like(self.weight, 1 / self.weight[0].numel())
+
+    def prior_of_concepts(self, recipe: ConceptRecipe) -> Tensor:
+        """(B, K, d, h, w) the same without cells that cannot show the concept."""
+        prior = self.prior(recipe)[:, None].expand_as(self.elsewhere)
+        return prior.masked_fill(self.elsewhere, 0) if recipe.places else prior
 
 
 def _steps(views: CellViews, recipe: ConceptRecipe) -> int:
@@ -298,13 +313,24 @@ def _epoch(
         weight = views.weight[view, part].float()
         yield Items(
             part,
-            _standard(head, views.cells[view, part]),
+            standardised(head, views.cells[view, part]),
             weight / weight.sum(dim=(1, 2, 3), keepdim=True).clamp(min=1e-12),
-            views.marked[view, part].float(),
+            *_places(views, view, part, recipe),
         )
 
 
-def _standard(head: ConceptHead, cells: Tensor) -> Tensor:
+def _places(
+    views: CellViews, view: Tensor, part: Tensor, recipe: ConceptRecipe
+) -> tuple[Tensor, Tensor]:
+    if recipe.places:
+        return views.seen[view, part].float(), views.elsewhere[view, part]
+    shape = views.seen[view, part].shape
+    seen, elsewhere = nodule_places(views.marked[view, part].float())
+    return seen[:, None].expand(shape), elsewhere[:, None].expand(shape)
+
+
+def standardised(head: ConceptHead, cells: Tensor) -> Tensor:
+    """(B, C, d, h, w) float32 cells with the head's mean and scale."""
     mean, scale = (x[:, None, None, None] for x in (head.mean, head.scale))
     return (cells.float() - mean) / scale
 
@@ -344,11 +370,13 @@ def _labels(targets: ConceptTargets, recipe: ConceptRecipe) -> Tensor:
     return torch.where(targets.share.isfinite(), hard, torch.nan)
 
 
-def _marked_cell(items: Items, generator: torch.Generator) -> Tensor:
-    """(B, C) a cell of each nodule that most readers marked, at random; any where none is."""
-    chance = (items.marked.flatten(1) >= PRESENT).float() + 1e-9
+def _cell_that_shows(
+    items: Items, row: Tensor, concept: Tensor, generator: torch.Generator
+) -> Tensor:
+    """(R, C) a random cell for each (row, concept) that may show it; any where none does."""
+    chance = items.seen.flatten(2)[row, concept] + 1e-9
     place = torch.multinomial(chance, 1, generator=generator)[:, 0]
-    return items.cells.flatten(2)[torch.arange(len(place)), :, place]
+    return items.cells.flatten(2)[row, :, place]
 
 
 @torch.no_grad()

@@ -11,7 +11,8 @@ from typing import Any, Literal
 import numpy as np
 from contrastdiagnosis.bundle import load_bundle
 from contrastdiagnosis.case_folder import Nodule, read_case_folder, read_scan
-from contrastdiagnosis.concepts import ConceptHead
+from contrastdiagnosis.cases import RATINGS
+from contrastdiagnosis.concepts import ConceptHead, readers_shares
 from contrastdiagnosis.diagnoser import choose_device
 from contrastdiagnosis.errors import InputError
 from contrastdiagnosis.output import check_writable, write_file
@@ -21,7 +22,7 @@ from tqdm import tqdm
 
 from contrastdiagnosis_training.columns import load_columns
 from contrastdiagnosis_training.concept_figures import (
-    alive_prototypes,
+    alive_counts,
     calibrate_concepts,
     concept_figures,
     decision_figures,
@@ -29,15 +30,15 @@ from contrastdiagnosis_training.concept_figures import (
     presence_alone,
     refined_head,
 )
-from contrastdiagnosis_training.concept_list import LIDC_CONCEPTS, concept_shares
+from contrastdiagnosis_training.concept_list import LIDC_CONCEPTS
 from contrastdiagnosis_training.concept_probe import ConceptProbe, HeadOnTrial, probe_concepts
 from contrastdiagnosis_training.concept_report import concept_table
 from contrastdiagnosis_training.concept_run import SETTINGS, TEST, TRAIN, ConceptScores, head_of_run
 from contrastdiagnosis_training.crossfit import load_fold
 from contrastdiagnosis_training.evaluate import calibrated_across, fold_part, strict
+from contrastdiagnosis_training.fit import network_of_run
 from contrastdiagnosis_training.labels import RULES, is_malignant
 from contrastdiagnosis_training.metrics import auc, paired_auc
-from contrastdiagnosis_training.trial import network_of_run
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,7 @@ class ConceptsEval:
                     [by_id[i] for i in scores.case_id[: self.nodules]],
                 )
             )
-            alive.append(alive_prototypes(train))
+            alive.append(alive_counts(train.scores, train.share))
             removed.append(int((refined.kept == 0).sum()))
         figures = self._figures(asked)
         figures["prototypes"] = {
@@ -165,15 +166,14 @@ class ConceptsEval:
         shares: list[NDArray[np.float64]] = []
         diameter = []
         for trial, refined, nodules in asked:
-            share = concept_shares(nodules, trial.concepts).numpy().astype(np.float64)
-            bar = tqdm(zip(nodules, share, strict=True), total=len(nodules), leave=False)
-            for nodule, told in bar:
+            for nodule in tqdm(nodules, leave=False):
                 scan = read_scan(nodule)
-                probes.append(probe_concepts(trial, refined, scan, told, random))
+                share = np.array(readers_shares(trial.concepts, nodule.ratings, scan.diameter_mm))
+                probes.append(probe_concepts(trial, refined, scan, share, random))
                 diameter.append(scan.diameter_mm)
+                shares.append(share)
             rows += nodules
-            shares.append(share)
-        return probe_figures(asked[0][0], probes, rows, np.concatenate(shares), np.array(diameter))
+        return probe_figures(asked[0][0], probes, rows, np.stack(shares), np.array(diameter))
 
 
 def probe_figures(
@@ -197,7 +197,8 @@ def probe_figures(
     patient = np.array([n.patient_id for n in rows])
     probability = np.array([p.probability for p in probes])
     concepts = concept_figures(trial.concepts, presence, share, rows)
-    known = [c["auroc"] for c in concepts.values() if np.isfinite(c["auroc"])]
+    rated = [concepts[c.name]["auroc"] for c in trial.concepts if c.rating in RATINGS]
+    known = [auroc for auroc in rated if np.isfinite(auroc)]
     kept = RULES["exclude3"](malignancy)
     return {
         "n": len(rows),

@@ -24,9 +24,10 @@ from tqdm import tqdm
 from contrastdiagnosis_training.evaluate import strict
 from contrastdiagnosis_training.explain_probe import Probe, Witness, probe_nodule
 from contrastdiagnosis_training.explain_report import render_explain_report, table
+from contrastdiagnosis_training.fit import network_of_run
 from contrastdiagnosis_training.judge import Judge
 from contrastdiagnosis_training.metrics import paired_p
-from contrastdiagnosis_training.trial import Trial, bundle_trial, crossfit_trials, network_of_run
+from contrastdiagnosis_training.trial import Trial, bundle_trial, crossfit_trials
 from contrastdiagnosis_training.trust import confidence, rating_agreement
 
 RANDOM_NETWORKS = 3

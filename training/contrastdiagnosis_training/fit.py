@@ -14,7 +14,7 @@ import torch
 from contrastdiagnosis import __version__
 from contrastdiagnosis.diagnoser import choose_device
 from contrastdiagnosis.errors import InputError
-from contrastdiagnosis.network import NoduleNet, load_network, save_network
+from contrastdiagnosis.network import NoduleNet, NoduleNetConfig, load_network, save_network
 from lightning.fabric import Fabric
 from lightning.fabric.loggers import TensorBoardLogger
 from tqdm import tqdm
@@ -45,6 +45,8 @@ class Fit:
     """Instead of the recipe's own number."""
     change: tuple[str, ...] = ()
     """Options of the recipe to change, such as weight_decay=0.1 network.statistics=False."""
+    start: Path | None = None
+    """Folder of a finished run on the same patients whose weights this one starts from."""
     seed: int = 0
     """Fixes weights, order, augmentation and validation patients."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -63,10 +65,11 @@ def train(options: Fit, recipe: Recipe) -> NoduleNet:
     """Trains a recipe, resuming from the run folder's checkpoint.
 
     Raises:
-        InputError: The run folder belongs to another run.
+        InputError: The run folder belongs to another run, or the one to start from saw others.
         KeyboardInterrupt: The user stopped it; the last whole epoch is kept.
     """
     settings = _settings(options, recipe)
+    start = _start(options.start, settings) if options.start else None
     model_file = options.out / MODEL
     _check_same_run(options.out / SETTINGS, settings)
     if model_file.is_file():
@@ -77,13 +80,42 @@ def train(options: Fit, recipe: Recipe) -> NoduleNet:
     with fabric.rank_zero_first():
         store = load_patch_store(options.cases, options.cache, on_progress=_Progress())
     split = split_by_patient(store.nodules, options.fold, options.seed)
-    trainer = Trainer(store, split, recipe, fabric, options.seed)
+    trainer = Trainer(store, split, recipe, fabric, options.seed, start)
     if fabric.is_global_zero:
         options.out.mkdir(parents=True, exist_ok=True)
         (options.out / SETTINGS).write_text(json.dumps(settings, indent=1) + "\n")
         _report(split, store)
     _run_epochs(trainer, options.out)
     return load_network(model_file, recipe.network)
+
+
+def network_of_run(folder: Path) -> NoduleNet:
+    """The finished network of a run folder.
+
+    Raises:
+        InputError: There is none.
+    """
+    if not ((folder / MODEL).is_file() and (folder / SETTINGS).is_file()):
+        raise InputError(f"{folder} holds no finished network ({MODEL} and {SETTINGS})")
+    config = dict(json.loads((folder / SETTINGS).read_text())["recipe"]["network"])
+    config["channels"] = tuple(config["channels"])
+    network = load_network(folder / MODEL, NoduleNetConfig(**config))
+    return network.to(memory_format=torch.channels_last_3d)
+
+
+def _start(folder: Path, settings: dict[str, Any]) -> NoduleNet:
+    """The network to start from: of the same patients, or tests would be on ones it has seen."""
+    network = network_of_run(folder)
+    theirs = json.loads((folder / SETTINGS).read_text())
+    for name in ("cases", "fold", "seed"):
+        if theirs[name] != settings[name]:
+            raise InputError(
+                f"wanted a run with {name} {settings[name]} to start from, got {theirs[name]} in"
+                f" {folder}"
+            )
+    if theirs["recipe"]["network"] != settings["recipe"]["network"]:
+        raise InputError(f"{folder} holds a network of another shape; it cannot be started from")
+    return network
 
 
 def _run_epochs(trainer: Trainer, folder: Path) -> None:
@@ -175,6 +207,7 @@ def _settings(options: Fit, recipe: Recipe) -> dict[str, Any]:
         "cases": [str(folder) for folder in options.cases],
         "fold": options.fold,
         "seed": options.seed,
+        "start": str(options.start) if options.start else None,
         "recipe": json.loads(json.dumps(asdict(recipe))),
         "engine": __version__,
         "commit": code_commit(),
@@ -194,10 +227,10 @@ def _check_same_run(file: Path, settings: dict[str, Any]) -> None:
     if not file.is_file():
         return
     before = json.loads(file.read_text())
-    for name in ("cases", "fold", "seed", "recipe"):
-        if before[name] != settings[name]:
+    for name in ("cases", "fold", "seed", "start", "recipe"):
+        if before.get(name) != settings[name]:
             raise InputError(
-                f"{file.parent} holds a run with another {name}: {before[name]} instead of"
+                f"{file.parent} holds a run with another {name}: {before.get(name)} instead of"
                 f" {settings[name]}; choose another --out, or delete that folder"
             )
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from contrastdiagnosis_training.losses import (
     dice_ce,
+    known_bce,
     margin_contrastive,
     pairwise_distance,
     rating_regression,
@@ -27,15 +28,22 @@ class Targets(NamedTuple):
         malignant: (B,) bool.
         suspicion: (B,) share of the readers who suspect malignancy, NaN where unknown.
         ratings: (B, R) standardised ratings and log diameter, NaN where unknown.
+        concepts: (B, K) share of the readers who call each concept present, NaN where unknown.
     """
 
     malignant: Tensor
     suspicion: Tensor
     ratings: Tensor
+    concepts: Tensor
 
 
 def objective(
-    features: NoduleFeatures, share: Tensor, targets: Targets, recipe: Recipe, mask_only: bool
+    features: NoduleFeatures,
+    share: Tensor,
+    targets: Targets,
+    recipe: Recipe,
+    mask_only: bool,
+    concept_logits: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """The weighted terms of the loss by name; their sum is minimised.
 
@@ -45,6 +53,7 @@ def objective(
         targets: Of the same batch.
         recipe: Weights of the terms.
         mask_only: Leave everything but the segmentation out.
+        concept_logits: (B, K) of `ConceptTask`, where concepts are trained along.
     """
     # Two branches, each with its own segmentation loss (arXiv:2403.05280): hence the factor.
     terms = {"mask": 2 * recipe.omega * dice_ce(features.mask_logits.float(), share).mean()}
@@ -59,6 +68,9 @@ def objective(
     if recipe.rating_weight:
         loss = rating_regression(features.ratings.float(), targets.ratings)
         terms["ratings"] = recipe.rating_weight * loss.mean()
+    if concept_logits is not None:
+        loss = known_bce(concept_logits.float(), targets.concepts)
+        terms["concepts"] = recipe.concept_weight * loss.mean()
     return terms
 
 

@@ -48,6 +48,9 @@ class Recipe:
     """Weight of the cross-entropy of the soft vote among the batch."""
     rating_weight: float = 5.0
     """Weight of the regression of the readers' ratings and the diameter from z."""
+    concept_weight: float = 0.0
+    """Weight of the concepts' cross-entropy (`ConceptTask`): above 0 the pyramid is tuned jointly
+    with concept maps, and is no longer blind to what they need."""
     sure_pairs: bool = True
     """Weigh pairs by how sure the readers were of both labels."""
     shuffle_labels: bool = False

@@ -17,6 +17,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from contrastdiagnosis_training.augment import Views, augment, marked_extent
 from contrastdiagnosis_training.batches import balanced_batches, batches_per_epoch
+from contrastdiagnosis_training.concept_list import LIDC_CONCEPTS, concept_shares
+from contrastdiagnosis_training.concept_task import ConceptTask
 from contrastdiagnosis_training.labels import RULES, is_malignant
 from contrastdiagnosis_training.losses import consensus
 from contrastdiagnosis_training.metrics import auc, retrieval
@@ -37,7 +39,13 @@ class Trainer:
     """
 
     def __init__(
-        self, store: PatchStore, split: Split, recipe: Recipe, fabric: Fabric, seed: int
+        self,
+        store: PatchStore,
+        split: Split,
+        recipe: Recipe,
+        fabric: Fabric,
+        seed: int,
+        start: NoduleNet | None = None,
     ) -> None:
         self.store, self.split, self.recipe, self.fabric, self.seed = (
             store, split, recipe, fabric, seed,
@@ -47,12 +55,23 @@ class Trainer:
         self.rating_targets = _standardised(store, split.train)
         self.malignant = torch.from_numpy(is_malignant(store.malignancy.numpy()))
         self.suspicion = store.suspicion
+        self.concepts = concept_shares(store.nodules, store.diameter_mm, LIDC_CONCEPTS)
         if recipe.shuffle_labels:
             self._shuffle_labels()
         torch.manual_seed(seed)
         network = NoduleNet(recipe.network).to(memory_format=torch.channels_last_3d)
+        if start is not None:
+            network.load_state_dict(start.state_dict())
+        self.task = None
+        if recipe.concept_weight:
+            task = ConceptTask(recipe.network, len(LIDC_CONCEPTS))
+            self.task = fabric.setup_module(task)
+        learned = [
+            *network.parameters(),
+            *(self.task.parameters() if self.task is not None else ()),
+        ]
         optimizer = torch.optim.AdamW(
-            network.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay
+            learned, lr=recipe.learning_rate, weight_decay=recipe.weight_decay
         )
         self.network, self.optimizer = fabric.setup(network, optimizer)
         self.schedule = _schedule(self.optimizer, recipe, self.steps)
@@ -146,6 +165,8 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
         }
+        if self.task is not None:
+            state["task"] = self.task.state_dict()
         return state | ({"average": self.average.state_dict()} if self.average else {})
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -154,6 +175,8 @@ class Trainer:
         self.network.module.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
+        if self.task is not None:
+            self.task.load_state_dict(state["task"])
         if self.average:
             self.average.load_state_dict(state["average"])
 
@@ -161,7 +184,7 @@ class Trainer:
         """All that is told of a training nodule, but its mask, now belongs to another one."""
         train = torch.from_numpy(self.split.train)
         order = torch.randperm(len(train), generator=torch.Generator().manual_seed(self.seed))
-        for name in ("malignant", "suspicion", "rating_targets"):
+        for name in ("malignant", "suspicion", "rating_targets", "concepts"):
             told = getattr(self, name).clone()
             told[train] = told[train[order]]
             setattr(self, name, told)
@@ -176,12 +199,12 @@ class Trainer:
             self.malignant[positions].to(device),
             self.suspicion[positions].to(device),
             self.rating_targets[positions].to(device),
+            self.concepts[positions].to(device),
         )
-        features = self.network(views.intensity, pyramid=False)
-        terms = objective(
-            features, views.share, targets, self.recipe,
-            mask_only=self.epoch < self.recipe.mask_epochs,
-        )  # fmt: skip
+        features = self.network(views.intensity, pyramid=self.task is not None)
+        mask_only = self.epoch < self.recipe.mask_epochs
+        told = self.task(features) if self.task is not None and not mask_only else None
+        terms = objective(features, views.share, targets, self.recipe, mask_only, told)
         loss = torch.stack(list(terms.values())).sum()
         if self.fabric.world_size > 1:
             # DDP waits for a gradient of every weight, also of those that a loss leaves out.

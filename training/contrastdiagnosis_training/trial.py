@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,12 +13,12 @@ from contrastdiagnosis.bundle_info import BundleInfo
 from contrastdiagnosis.case_folder import Nodule
 from contrastdiagnosis.cases import RATINGS
 from contrastdiagnosis.errors import InputError
-from contrastdiagnosis.network import NoduleNet, NoduleNetConfig, load_network
+from contrastdiagnosis.network import NoduleNet
 from numpy.typing import NDArray
 
 from contrastdiagnosis_training.crossfit import folds_of_run, load_fold
 from contrastdiagnosis_training.evaluate import calibrated_across, fold_part, nearness
-from contrastdiagnosis_training.fit import MODEL, SETTINGS
+from contrastdiagnosis_training.fit import network_of_run
 from contrastdiagnosis_training.judge import Judge, embedding_scale, judge_of_bundle
 from contrastdiagnosis_training.readings import Readings, read_nodules
 
@@ -115,17 +114,3 @@ def bundle_trial(folder: Path, rows: Sequence[Nodule], device: torch.device) -> 
 def ratings_of(rows: Sequence[Nodule]) -> NDArray[np.float64]:
     """(N, 9) mean ratings in the order of `RATINGS`, NaN where unknown."""
     return np.array([[n.mean_rating(name) for name in RATINGS] for n in rows])
-
-
-def network_of_run(folder: Path) -> NoduleNet:
-    """The finished network of a run folder.
-
-    Raises:
-        InputError: There is none.
-    """
-    if not ((folder / MODEL).is_file() and (folder / SETTINGS).is_file()):
-        raise InputError(f"{folder} holds no finished network ({MODEL} and {SETTINGS})")
-    config = dict(json.loads((folder / SETTINGS).read_text())["recipe"]["network"])
-    config["channels"] = tuple(config["channels"])
-    network = load_network(folder / MODEL, NoduleNetConfig(**config))
-    return network.to(memory_format=torch.channels_last_3d)

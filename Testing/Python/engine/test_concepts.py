@@ -11,6 +11,7 @@ from contrastdiagnosis.concepts import (
     CELL_LEVELS,
     CELL_STATISTICS,
     CELL_VOXELS,
+    DIAMETER,
     INSIDE_FLOOR,
     Concept,
     ConceptConfig,
@@ -20,6 +21,7 @@ from contrastdiagnosis.concepts import (
     load_head,
     nodule_weight,
     read_config,
+    readers_shares,
     save_head,
 )
 from contrastdiagnosis.errors import InputError
@@ -67,6 +69,16 @@ def places():
     return list(np.ndindex(GRID))
 
 
+def test_size_is_a_concept_that_is_measured():
+    concepts = (
+        Concept("spiculated", "spiculation", at_least=3),
+        Concept("large", DIAMETER, at_least=8),
+    )
+    assert readers_shares(concepts, {"spiculation": (1, 5)}, 8.0) == [0.5, 1.0]
+    assert readers_shares(concepts, {"spiculation": (1, 1)}, 7.9) == [0.0, 0.0]
+    assert np.isnan(readers_shares(concepts, {}, 20.0)[0])
+
+
 def test_a_cell_is_as_large_as_the_pyramids_last_level_makes_it():
     network = NoduleNet(TINY).eval()
     features = network(torch.zeros(1, 1, *DEFAULT_GEOMETRY.shape))
@@ -93,6 +105,14 @@ def test_features_of_a_cell_equal_the_slow_ones():
         for n in range(10):
             near = (1 - 10 * (values - (0.05 + 0.1 * n)).abs()).clamp(min=0)
             slow.append((share * near).mean() / (share.mean() + INSIDE_FLOOR))
+        for edge in (3, 5, 7):
+            reach = edge // 2
+            low, high = np.array([k, j, i]) - reach, np.array([k, j, i]) + reach + 1
+            z, y, x = (
+                slice(max(a, 0) * n, b * n) for a, b, n in zip(low, high, (4, 8, 8), strict=True)
+            )
+            around = inside[b, 0, z, y, x].double().sum() / (edge**3 * 4 * 8 * 8)
+            slow.append((1 + 100 * around).log())
         assert_close(ours[14:], torch.stack(slow).float(), rtol=1e-4, atol=1e-5)
 
 
@@ -144,9 +164,9 @@ def test_f3_the_spatial_softmax_equals_the_loop_and_sums_to_one():
             chance = {p: weight[b][p] * (kernel @ cells[b, :, *p]).exp() for p in places()}
             for p in places():
                 slow[b, c] += chance[p] / sum(chance.values()) * cells[b, :, *p]
-    assert_close(head.local_vectors(cells, weight), slow, rtol=1e-4, atol=1e-5)
+    assert_close(head.local_vectors(cells, weight[:, None]), slow, rtol=1e-4, atol=1e-5)
     ones = torch.ones_like(cells)
-    assert_close(head.local_vectors(ones, weight), torch.ones(2, 3, CHANNELS))
+    assert_close(head.local_vectors(ones, weight[:, None]), torch.ones(2, 3, CHANNELS))
 
 
 def test_f3_even_maps_give_the_mean_of_the_cells_or_that_of_the_prior():
@@ -154,9 +174,9 @@ def test_f3_even_maps_give_the_mean_of_the_cells_or_that_of_the_prior():
     head.concept.weight.zero_()
     even = torch.full_like(weight, 1 / 24)
     mean = cells.mean(dim=(2, 3, 4))[:, None].expand(-1, 3, -1)
-    assert_close(head.local_vectors(cells, even), mean, rtol=1e-4, atol=1e-5)
+    assert_close(head.local_vectors(cells, even[:, None]), mean, rtol=1e-4, atol=1e-5)
     prior = (cells * weight[:, None]).sum(dim=(2, 3, 4))[:, None].expand(-1, 3, -1)
-    assert_close(head.local_vectors(cells, weight), prior, rtol=1e-4, atol=1e-5)
+    assert_close(head.local_vectors(cells, weight[:, None]), prior, rtol=1e-4, atol=1e-5)
     assert not torch.allclose(prior, mean, atol=1e-2)
 
 
@@ -165,7 +185,7 @@ def test_f3_cells_that_the_prior_excludes_do_not_count():
     weight = torch.zeros(1, *GRID)
     weight[0, 1, 2, 3] = 1
     expected = cells[0, :, 1, 2, 3].expand(1, 3, -1)
-    assert_close(head.local_vectors(cells, weight), expected, atol=1e-4, rtol=1e-4)
+    assert_close(head.local_vectors(cells, weight[:, None]), expected, atol=1e-4, rtol=1e-4)
 
 
 def test_f7_vectors_and_prototypes_have_length_one():
@@ -281,7 +301,7 @@ def test_a_batch_gives_what_its_items_give_alone():
     order = torch.tensor([3, 0, 4, 1, 2])
     for function in (
         lambda c, w: head.similarity(c),
-        head.local_vectors,
+        lambda c, w: head.local_vectors(c, w[:, None]),
         head.concept_logits,
         lambda c, w: head.decide(head.scores(head.similarity(c))),
     ):
@@ -295,7 +315,7 @@ def test_gradients_are_finite_for_even_and_for_huge_cells():
     for scale in (0.0, 1e4):
         head = made_head().requires_grad_(True)
         cells = (scale * made_cells()).requires_grad_()
-        local = head.projector(head.local_vectors(cells, made_weight()))
+        local = head.projector(head.local_vectors(cells, made_weight()[:, None]))
         total = head.similarity(cells).sum() + local.sum()
         total.backward()
         assert cells.grad.isfinite().all()

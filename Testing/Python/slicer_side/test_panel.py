@@ -469,7 +469,7 @@ def test_a_remote_server_needs_tls(load_module, click, url):
 
 
 def test_a_wrong_token_is_told(widget, engine, click, monkeypatch):
-    class Forgetful(Shared):
+    class Forgetful(KeptEngine):
         def whenReady(self, onReady, onFailed):
             engine.whenReady(lambda url, token: onReady(url, "wrong"), onFailed)
 

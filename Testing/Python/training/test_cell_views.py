@@ -9,6 +9,7 @@ from contrastdiagnosis.concepts import CELL_STATISTICS, cell_features, nodule_we
 from contrastdiagnosis.network import NoduleNet
 from contrastdiagnosis_training.augment import Augmentation, augment
 from contrastdiagnosis_training.cell_views import CellViews, encode_views
+from contrastdiagnosis_training.concept_list import LIDC_CONCEPTS
 from torch.testing import assert_close
 
 from training.conftest import TINY
@@ -28,7 +29,9 @@ def network():
 
 
 def encoded(network, store, positions=(5, 2, 9), options=TINY.augmentation, views=2, seed=0):
-    return encode_views(network, store, np.array(positions), options, views, seed, CPU)
+    return encode_views(
+        network, store, np.array(positions), LIDC_CONCEPTS, options, views, seed, CPU
+    )
 
 
 def test_views_have_cells_weights_and_marks(network, store):
@@ -36,12 +39,13 @@ def test_views_have_cells_weights_and_marks(network, store):
     channels = TINY.network.channels[1] + TINY.network.channels[2] + CELL_STATISTICS
     assert views.cells.shape == (2, 3, channels, *GRID)
     assert views.weight.shape == views.marked.shape == (2, 3, *GRID)
-    assert {x.dtype for x in (views.cells, views.weight, views.marked)} == {torch.float16}
+    assert views.seen.shape == views.elsewhere.shape == (2, 3, len(LIDC_CONCEPTS), *GRID)
+    assert {x.dtype for x in (views.cells, views.weight, views.seen)} == {torch.float16}
     assert_close(views.weight.float().sum(dim=(2, 3, 4)), torch.ones(2, 3), atol=0.01, rtol=0)
-    assert views.marked.min() >= 0 and views.marked.max() <= 1
-    assert (views.marked.flatten(2).amax(dim=-1) >= 0.5).all()
+    assert (views.seen.flatten(3).amax(dim=-1) > 0).all()
+    assert not (views.elsewhere & (views.seen > 0)).any()
     # No nodule of these is larger than 16 mm.
-    assert (views.marked > 0).float().mean() < 0.2
+    assert views.elsewhere.float().mean() > 0.8
 
 
 def test_a_view_equals_what_the_network_says_of_it(network, store):
@@ -58,12 +62,14 @@ def test_a_view_equals_what_the_network_says_of_it(network, store):
     for n, k, j, i in [(0, 4, 4, 4), (1, 3, 4, 3), (2, 0, 0, 0), (2, 4, 3, 3)]:
         box = seen.share[n, 0, 4 * k : 4 * k + 4, 8 * j : 8 * j + 8, 8 * i : 8 * i + 8]
         assert float(views.marked[0, n, k, j, i]) == pytest.approx(float(box.max()), abs=1e-3)
+        assert float(views.seen[0, n, 0, k, j, i]) == float(box.max() >= 0.5)
+        assert bool(views.elsewhere[0, n, 0, k, j, i]) == (float(box.max()) == 0)
 
 
 def test_the_seed_fixes_the_views_and_views_differ(network, store):
     first, again, other = (encoded(network, store, seed=s) for s in (1, 1, 2))
     assert torch.equal(first.cells, again.cells)
-    assert torch.equal(first.weight, again.weight) and torch.equal(first.marked, again.marked)
+    assert torch.equal(first.weight, again.weight) and torch.equal(first.seen, again.seen)
     assert not torch.equal(first.cells, other.cells)
     assert not torch.equal(first.cells[0], first.cells[1])
 
@@ -76,7 +82,7 @@ def test_each_position_gives_its_own_nodule(network, store):
     for place in (0, 15, 16, 19):
         alone = encoded(network, store, positions[place : place + 1], STILL, views=1)
         assert_close(together.cells[:, place : place + 1], alone.cells, atol=2e-2, rtol=2e-2)
-        assert torch.equal(together.marked[:, place : place + 1], alone.marked)
+        assert torch.equal(together.elsewhere[:, place : place + 1], alone.elsewhere)
 
 
 def test_the_network_is_left_as_it_was(network, store):
@@ -91,7 +97,7 @@ def test_mean_and_scale_are_those_of_each_channel():
     cells = torch.randn(2, 5, 4, *GRID, generator=random)
     cells = (cells * torch.tensor([1.0, 5.0, 0.2, 0.0])[:, None, None, None]).half()
     cells[:, :, 1] += 7
-    views = CellViews(cells, cells[:, :, 0], cells[:, :, 0])
+    views = CellViews(cells, cells[:, :, 0], cells[:, :, 0], cells, cells > 0)
     mean, scale = views.mean_and_scale
     assert mean.shape == scale.shape == (4,)
     # Every second cell along each axis is looked at.

@@ -65,12 +65,15 @@ def made(n=128, views=2, seed=0):
             if share[i, k] >= PRESENT:
                 cells[v, i, k, nodule[k]] += 4
     weight /= weight.sum(axis=-1, keepdims=True)
-    shaped = (torch.from_numpy(x).half().unflatten(-1, GRID) for x in (cells, weight, marked))
+    cells, weight, marked = (
+        torch.from_numpy(x).half().unflatten(-1, GRID) for x in (cells, weight, marked)
+    )
+    seen = (marked[:, :, None] >= PRESENT).repeat(1, 1, CONCEPTS, 1, 1, 1)
     malignant = (share[:, 0] >= PRESENT) ^ (random.random(n) < 0.05)
     malignancy = torch.from_numpy(np.where(malignant, 4.5, 1.5)).float()
     malignancy[::10] = 3
     targets = ConceptTargets(torch.from_numpy(share).float(), malignancy)
-    return CellViews(*shaped), targets, where
+    return CellViews(cells, weight, marked, seen.half(), ~seen), targets, where
 
 
 @pytest.fixture(scope="module")
@@ -156,6 +159,39 @@ def test_the_published_settings_run(training):
     assert all(w.isfinite().all() for w in head.state_dict().values())
     auroc, _, malignant = measured(head, training)
     assert min(auroc) > 0.85 and malignant > 0.6
+
+
+def with_twins(data):
+    """The same, but another cell of the nodule shines as well, and in channel 5; and its places."""
+    views, targets, where = data
+    cells, inside = views.cells.flatten(3).clone(), views.weight.flatten(2) > 0.01
+    twin, seen = where.copy(), torch.zeros_like(views.seen).flatten(3)
+    for v, n in np.ndindex(where.shape[:2]):
+        nodule = inside[v, n].nonzero().flatten().numpy()
+        twin[v, n] = np.setdiff1d(nodule, where[v, n])[:CONCEPTS]
+        for k in range(CONCEPTS):
+            cells[v, n, k, twin[v, n, k]] = cells[v, n, k, where[v, n, k]]
+            cells[v, n, 5, twin[v, n, k]] += 2
+            seen[v, n, k, twin[v, n, k]] = 1
+    shaped = cells.unflatten(3, GRID)
+    return replace(views, cells=shaped), targets, twin, seen.unflatten(3, GRID)
+
+
+def test_a_concept_is_found_where_it_is_told_to_be_seen():
+    views, targets, _, seen = with_twins(made())
+    told = replace(views, seen=seen, elsewhere=seen == 0)
+    fresh_views, fresh_targets, fresh_twin, _ = with_twins(made(seed=1))
+    found = [
+        measured(train_head(v, targets, RECIPE), (fresh_views, fresh_targets, fresh_twin))[1]
+        for v in (told, views)
+    ] + [
+        measured(
+            train_head(told, targets, replace(RECIPE, places=False)),
+            (fresh_views, fresh_targets, fresh_twin),
+        )[1]
+    ]
+    assert found[0] > 0.9
+    assert max(found[1:]) < found[0] - 0.2
 
 
 def test_unknown_shares_are_left_out(training):

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 from contrastdiagnosis.network import NoduleNet
+from contrastdiagnosis_training.concept_task import ConceptTask
 from contrastdiagnosis_training.losses import dice_ce, margin_contrastive, pairwise_distance
 from contrastdiagnosis_training.objective import Targets, objective
 from torch.testing import assert_close
@@ -14,6 +15,7 @@ from torch.testing import assert_close
 from training.conftest import TINY, TINY_PAPER
 
 SHAPE = (8, 1, 16, 32, 32)
+CONCEPTS = 3
 
 
 def inputs(ratings=10):
@@ -23,6 +25,7 @@ def inputs(ratings=10):
         torch.tensor([True, False] * 4),
         torch.tensor([1.0, 0.0, 0.75, 0.25, 0.5, 0.5, 1.0, float("nan")]),
         torch.randn(8, ratings, generator=generator),
+        torch.rand(8, CONCEPTS, generator=generator),
     )
     return torch.rand(SHAPE, generator=generator), share, targets
 
@@ -85,3 +88,32 @@ def test_unsure_pairs_weigh_nothing():
     (gradient,) = torch.autograd.grad(loss, embedding)
     assert not gradient[[4, 5, 7]].any()
     assert gradient[[0, 1, 2, 3, 6]].abs().sum(dim=1).all()
+
+
+def test_concepts_are_trained_along_where_their_logits_are_given():
+    """The pyramid learns from them, and the mask's head does not."""
+    torch.manual_seed(0)
+    recipe = replace(
+        TINY, concept_weight=0.7, omega=0.0, vote_weight=0.0, rating_weight=0.0,
+        contrastive_weight=0.0,
+    )  # fmt: skip
+    network = NoduleNet(recipe.network).train()
+    task = ConceptTask(recipe.network, CONCEPTS).train()
+    x, share, targets = inputs()
+    targets.concepts[0, 1] = torch.nan
+    features = network(x)
+    logits = task(features)
+    assert logits.shape == (8, CONCEPTS)
+    terms = objective(features, share, targets, recipe, False, logits)
+    known = targets.concepts.isfinite()
+    loss = torch.nn.functional.binary_cross_entropy_with_logits(
+        logits, targets.concepts.nan_to_num(), reduction="none"
+    )
+    mean = ((loss * known).sum(dim=1) / known.sum(dim=1)).mean()
+    torch.testing.assert_close(terms["concepts"], 0.7 * mean)
+    terms["concepts"].backward()
+    grads = {name: p.grad for name, p in network.named_parameters()}
+    assert touched(grads, "encoder") and touched(grads, "stem")
+    assert not touched(grads, "mask_head") and not touched(grads, "align")
+    assert task.maps.weight.grad.any()
+    assert "concepts" not in objective(features, share, targets, recipe, mask_only=False)

@@ -24,6 +24,7 @@ from torch.testing import assert_close
 from training.conftest import TINY, TINY_PAPER
 
 RECIPE = replace(TINY, epochs=3, validate_every=2)
+JOINT = replace(TINY, concept_weight=1.0, mask_epochs=0)
 
 
 @pytest.fixture
@@ -109,7 +110,7 @@ def test_two_epochs_give_finite_losses_and_change_every_weight(make, recipe):
     assert trainer.epoch == 2
 
 
-@pytest.mark.parametrize("recipe", [TINY, TINY_PAPER], ids=["default", "paper"])
+@pytest.mark.parametrize("recipe", [TINY, TINY_PAPER, JOINT], ids=["default", "paper", "joint"])
 def test_a_restored_trainer_goes_on_bit_for_bit(make, recipe):
     first = make(recipe)
     first.run_epoch()
@@ -320,6 +321,45 @@ def test_without_validation_figures_the_last_weights_are_kept(options, monkeypat
     )
     network = train(options, replace(TINY, epochs=1))
     assert_same(weights(network), kept[-1])
+
+
+def test_concepts_tune_the_pyramid_along_where_the_recipe_says_so(make):
+    trainer = make(JOINT)
+    before = weights(trainer.task)
+    assert "concepts" in trainer.run_epoch()
+    after = weights(trainer.task)
+    assert not torch.equal(before["maps.weight"], after["maps.weight"])
+    alone = make(replace(JOINT, concept_weight=0.0))
+    assert alone.task is None and "concepts" not in alone.run_epoch()
+    tuned, plain = (dict(t.network.module.encoder.named_parameters()) for t in (trainer, alone))
+    assert not [name for name in tuned if torch.equal(tuned[name], plain[name])]
+
+
+def test_a_run_may_start_from_the_weights_of_another_one(options, finished):
+    """Without a step in between they are the same."""
+    still = replace(RECIPE, epochs=1, learning_rate=1e-12, average=0.0, weight_decay=0.0)
+    network = train(replace(options, start=finished), still)
+    before = load_network(finished / MODEL, RECIPE.network)
+    for (name, a), b in zip(
+        network.named_parameters(), dict(before.named_parameters()).values(), strict=True
+    ):
+        assert_close(a, b, atol=1e-3, rtol=1e-2, msg=name)
+    with pytest.raises(InputError, match="another start"):
+        train(options, still)
+
+
+@pytest.mark.parametrize(
+    ("change", "recipe", "message"),
+    [
+        ({"fold": 1}, RECIPE, "wanted a run with fold 1 to start from, got 0"),
+        ({"seed": 3}, RECIPE, "wanted a run with seed 3 to start from, got 0"),
+        ({}, replace(RECIPE, network=replace(RECIPE.network, embedding=7)), "another shape"),
+    ],
+)
+def test_weights_that_saw_other_patients_are_no_start(options, finished, change, recipe, message):
+    with pytest.raises(InputError, match=message):
+        train(replace(options, start=finished, **change), recipe)
+    assert not options.out.exists()
 
 
 def test_shuffled_labels_stay_within_the_training_nodules_and_together(make):
