@@ -120,7 +120,7 @@ def prune_bundle(bundle: Bundle, file: Path, out: Path) -> Bundle:
     )
     part = refit(bundle, ConceptPart(bundle.concepts.head, atlas, bundle.concepts.scores))
     gone = sum(a.kept and not b.kept for a, b in zip(bundle.concepts.atlas, atlas, strict=True))
-    note = f"{gone} prototypes were removed by {Path(file).name}; measured before that"
+    note = removed_note(gone, Path(file).name)
     info = replace(
         bundle.info,
         version=f"{bundle.info.version}-pruned",
@@ -129,6 +129,11 @@ def prune_bundle(bundle: Bundle, file: Path, out: Path) -> Bundle:
     matched = np.asarray(bundle.indicator.matched)
     save_bundle(out, info, bundle.network, bundle.library, matched, part)
     return replace(bundle, info=info, concepts=part, folder=out)
+
+
+def removed_note(count: int, by: str) -> str:
+    """What figures that were measured before have to say."""
+    return f"{count} prototypes were removed by {by}; measured before that"
 
 
 def refit(bundle: Bundle, part: ConceptPart) -> ConceptPart:

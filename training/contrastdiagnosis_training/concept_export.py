@@ -8,27 +8,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from contrastdiagnosis.atlas import Prototype
 from contrastdiagnosis.bundle import ConceptPart
 from contrastdiagnosis.case_folder import Nodule
 from contrastdiagnosis.concepts import Concept, ConceptHead
 from contrastdiagnosis.errors import InputError
 from contrastdiagnosis.network import NoduleNet
+from contrastdiagnosis.pruning import removed_note
 from contrastdiagnosis.vote import Calibration
 
 from contrastdiagnosis_training.columns import load_columns
 from contrastdiagnosis_training.concept_figures import calibrate_concepts
 from contrastdiagnosis_training.concept_list import LIDC_CONCEPTS
-from contrastdiagnosis_training.concept_run import (
-    ALL,
-    SETTINGS,
-    TEST,
-    ConceptScores,
-    head_of_run,
-    score_nodules,
-)
+from contrastdiagnosis_training.concept_run import ALL, SETTINGS, TEST, head_of_run
+from contrastdiagnosis_training.concept_scores import ConceptScores, make_atlas, score_nodules
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,9 +40,24 @@ class ConceptRun:
     calibration: Calibration
     figures: dict[str, Any] | None
 
+    @property
+    def note(self) -> dict[str, str]:
+        """What the figures do not know, for the bundle's metrics."""
+        gone = int((self.head.kept == 0).sum())
+        return {"concepts_note": removed_note(gone, "the run")} if gone else {}
 
-def read_concept_run(run: Path, weights: Path, crossfit: Path, measured: Path | None) -> ConceptRun:
+
+def read_concept_run(
+    run: Path, weights: Path, crossfit: Path, measured: Path | None, ablations: Path | None = None
+) -> ConceptRun:
     """The heads of a run, after a look at whether they belong to these networks.
+
+    Args:
+        run: Folder that `concepts` filled.
+        weights: Folder of the network of all patients.
+        crossfit: Folder of the others.
+        measured: What `concepts-eval --json` wrote.
+        ablations: What `concepts-ablate --json` wrote.
 
     Raises:
         InputError: Heads are missing, or were trained on other networks or differently.
@@ -75,6 +83,8 @@ def read_concept_run(run: Path, weights: Path, crossfit: Path, measured: Path | 
         concepts = tuple(
             replace(c, auroc=round(figures["concepts"][c.name]["auroc"], 3)) for c in concepts
         )
+    if ablations:
+        figures = {**(figures or {}), "ablations": json.loads(ablations.read_text())}
     return ConceptRun(head_of_run(run / ALL), concepts, calibration, figures)
 
 
@@ -91,27 +101,4 @@ def concept_part(
     """
     scored = score_nodules(network.to(device), run.head, rows, device)
     network.to("cpu")
-    return ConceptPart(run.head, tuple(make_atlas(run, scored)), scored.scores)
-
-
-def make_atlas(run: ConceptRun, scored: ConceptScores) -> list[Prototype]:
-    """Every prototype with the case whose cell comes nearest to it, the largest cosine."""
-    atlas = []
-    grid = (8, 8, 8)
-    for k, concept in enumerate(run.concepts):
-        shown = scored.share[:, k] >= 0.5
-        fired = scored.scores[shown, k].argmax(axis=1)
-        for m in range(scored.scores.shape[2]):
-            n = int(scored.scores[:, k, m].argmax())
-            cell = np.unravel_index(int(scored.place[n, k, m]), grid)
-            atlas.append(
-                Prototype(
-                    concept=concept.name,
-                    number=m,
-                    case_id=str(scored.case_id[n]),
-                    cell_kji=(int(cell[0]), int(cell[1]), int(cell[2])),
-                    similarity=float(scored.scores[n, k, m]),
-                    hits=int((fired == m).sum()),
-                )
-            )
-    return atlas
+    return ConceptPart(run.head, make_atlas(run.concepts, run.head, scored), scored.scores)

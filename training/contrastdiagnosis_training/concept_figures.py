@@ -18,7 +18,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score
 
 from contrastdiagnosis_training.concept_list import cohen_kappa, reader_pairs
-from contrastdiagnosis_training.concept_run import ConceptScores
+from contrastdiagnosis_training.concept_scores import ConceptScores
 from contrastdiagnosis_training.labels import RULES, is_malignant
 from contrastdiagnosis_training.metrics import auc, f1, patient_bootstrap
 

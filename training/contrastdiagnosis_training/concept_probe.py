@@ -17,7 +17,7 @@ from contrastdiagnosis.vote import Calibration
 from numpy.typing import NDArray
 
 from contrastdiagnosis_training.concept_place import IMAGE_TRUTH, image_region
-from contrastdiagnosis_training.concept_run import touched_cells
+from contrastdiagnosis_training.concept_scores import touched_cells
 from contrastdiagnosis_training.concept_users import (
     Truth,
     noisy_actions,
@@ -33,6 +33,14 @@ USERS: dict[str, tuple[tuple[str, ...], int | None]] = {
     "one action": (("reject", "box"), 1),
 }
 """Kinds of actions of a perfect user, and how many at most; "one action" is also the lazy one."""
+
+
+CORRECTIONS = {
+    "rejected: median where absent": Revision(mode="absent_median"),
+    "rejected: zero": Revision(mode="zero"),
+    **{f"elsewhere {weight:g}": Revision(elsewhere=weight) for weight in (0.0, 0.2, 0.5, 1.0)},
+}
+"""Ways of taking the same corrections, all those of a perfect user."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,6 +88,7 @@ class ConceptProbe:
         probability: Of malignancy through the concepts, centred.
         revised: Probability after each user's actions.
         actions: How many actions each user took.
+        corrected: Probability after a perfect user's actions, by the way of taking them.
         pointing: Hits of pointers by (where, region, pointer), one value for each present concept
             or for each concept whose region there is.
     """
@@ -88,6 +97,7 @@ class ConceptProbe:
     probability: float
     revised: dict[str, float]
     actions: dict[str, int]
+    corrected: dict[str, float]
     pointing: dict[tuple[str, str, str], list[float]]
 
 
@@ -115,10 +125,21 @@ def probe_concepts(
         **point(trial, off, scan, share, "off centre"),
         **(point(refined, off, scan, share, "off centre, refined") if refined else {}),
     }
-    revised, actions = _users(trial, centred, reading, scan, share, random)
+    mask = consensus_on(scan, centred.patch)
+    truth = Truth(share, mask, touched_cells(mask, centred.grid.shape))
+    revised, actions = _users(trial, centred, reading, truth, random)
+    wanted = perfect_actions(reading, truth, centred.grid, USERS["both"][0])
+    corrected = {
+        name: trial.read(centred, revision_of(wanted, way)).probability
+        if wanted
+        else reading.probability
+        for name, way in CORRECTIONS.items()
+    }
     if refined:
         revised["refined"] = refined.read(centred).probability
-    return ConceptProbe(reading.presence, reading.probability, revised, actions, pointing)
+    return ConceptProbe(
+        reading.presence, reading.probability, revised, actions, corrected, pointing
+    )
 
 
 def point(
@@ -170,14 +191,11 @@ def _users(
     trial: HeadOnTrial,
     encoding: Encoding,
     reading: ConceptReading,
-    scan: NoduleScan,
-    share: NDArray,
+    truth: Truth,
     random: np.random.Generator,
 ) -> tuple[dict[str, float], dict[str, int]]:
     """Probability after, and number of, the actions of perfect, lazy and noisy users."""
     grid = encoding.grid
-    mask = consensus_on(scan, encoding.patch)
-    truth = Truth(share, mask, touched_cells(mask, grid.shape))
     revised, count = {}, {}
     for name, (kinds, most) in USERS.items():
         wanted = perfect_actions(reading, truth, grid, kinds)[:most]

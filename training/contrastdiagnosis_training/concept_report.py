@@ -20,6 +20,8 @@ def concept_table(figures: dict[str, Any]) -> str:
             *_pointing(figures["pointing"]),
             "",
             *_users(figures["users"]),
+            "",
+            *_corrections(figures["corrections"]),
         ]
     )
 
@@ -83,6 +85,12 @@ def _users(figures: dict[str, dict[str, Any]]) -> list[str]:
         each = u.get("gain_per_action")
         lines.append(f"{name:24}{u['f1']:8.4f}{rest}" + (f"{each:+13.4f}" if each else ""))
     lines.append("must: one action above 0 (aim +0.02); noisy at least -0.005 (aim 0)")
+    return lines
+
+
+def _corrections(figures: dict[str, dict[str, float]]) -> list[str]:
+    lines = [f"{'perfect user, taken as':34}{'F1':>8}{'AUC':>8}"]
+    lines += [f"{way:34}{told['f1']:8.4f}{told['auc']:8.4f}" for way, told in figures.items()]
     return lines
 
 

@@ -2,33 +2,36 @@
 
 from __future__ import annotations
 
+import copy
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+import shutil
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from contrastdiagnosis.case_folder import Nodule, consensus_on, read_scan
+from contrastdiagnosis.bundle import sha256
 from contrastdiagnosis.concepts import (
     ConceptHead,
     load_head,
     read_config,
-    readers_shares,
     save_head,
 )
 from contrastdiagnosis.diagnoser import choose_device
-from contrastdiagnosis.encoding import encode
 from contrastdiagnosis.errors import InputError
-from contrastdiagnosis.network import NoduleNet
-from contrastdiagnosis.patch import crop_patch
+from contrastdiagnosis.pruning import read_pruning
 from numpy.typing import NDArray
 from tqdm import tqdm
 
 from contrastdiagnosis_training.cell_views import encode_views
 from contrastdiagnosis_training.columns import load_columns, save_columns
 from contrastdiagnosis_training.concept_list import LIDC_CONCEPTS, concept_shares
+from contrastdiagnosis_training.concept_scores import (
+    ConceptScores,
+    make_atlas,
+    score_nodules,
+)
 from contrastdiagnosis_training.concept_trainer import (
     PRESENT,
     ConceptRecipe,
@@ -43,6 +46,9 @@ from contrastdiagnosis_training.recipe import Recipe, changed_recipe
 from contrastdiagnosis_training.splits import split_by_patient
 
 HEAD, SETTINGS, TRAIN, TEST = "concepts.safetensors", "settings.json", "train.npz", "test.npz"
+WHOLE = "unpruned.safetensors"
+"""The head before prototypes were removed: the one that pruning files speak of."""
+
 ALL = "all"
 """Folder of the head that is trained on every patient."""
 
@@ -59,6 +65,9 @@ class Concepts:
     """Folder of the heads: fold0, fold1, ..., all."""
     weights: Path | None = None
     """Folder of a `fit` without --fold, for the head that `export --concepts` takes."""
+    prune: Path | None = None
+    """Pruning file made for a bundle with this run's head of all patients: that head's presence and
+    decision are fitted anew without the prototypes that it removes."""
     folds: tuple[int, ...] | None = None
     """Only these folds."""
     change: tuple[str, ...] = ()
@@ -81,34 +90,8 @@ class Concepts:
             train_one(self, recipe, store, fold)
         if self.weights:
             train_one(self, recipe, store, None)
-
-
-@dataclass(frozen=True, eq=False)
-class ConceptScores:
-    """What a head says of nodules, through the engine's own door.
-
-    Attributes:
-        case_id: (N,) text.
-        patient_id: (N,) text.
-        scores: (N, K, M).
-        share: (N, K) share of the readers who call each concept present, NaN where unknown.
-        malignancy: (N,) mean rating.
-        diameter_mm: (N,).
-        place: (N, K, M) cell of each score, flat index.
-        inside: (N, K, M) whether that cell touches the readers' consensus.
-    """
-
-    case_id: NDArray
-    patient_id: NDArray
-    scores: NDArray[np.float32]
-    share: NDArray[np.float64]
-    malignancy: NDArray[np.float64]
-    diameter_mm: NDArray[np.float64]
-    place: NDArray[np.int64]
-    inside: NDArray[np.bool_]
-
-    def __len__(self) -> int:
-        return len(self.case_id)
+        if self.prune:
+            prune_head(self.out / ALL, self.prune, recipe, self.seed)
 
 
 def train_one(
@@ -163,6 +146,31 @@ def fit_to_cases(head: ConceptHead, cases: ConceptScores, recipe: ConceptRecipe,
     fit_decisions(head, torch.from_numpy(cases.scores)[None], targets, recipe, seed)
 
 
+def prune_head(folder: Path, file: Path, recipe: ConceptRecipe, seed: int) -> None:
+    """Fits the head of a folder anew without the prototypes that a pruning file removes.
+
+    The whole head stays beside it: files are made for that one, and another one may follow.
+
+    Raises:
+        InputError: The folder has no head, or the file was not made for it.
+    """
+    whole = head_of_run(folder)
+    source = folder / WHOLE if (folder / WHOLE).is_file() else folder / HEAD
+    whole = load_head(source, whole.config)
+    scores = load_columns(ConceptScores, folder / TRAIN)
+    pruning = read_pruning(file, sha256(source), make_atlas(LIDC_CONCEPTS, whole, scores))
+    names = [concept.name for concept in LIDC_CONCEPTS]
+    head = copy.deepcopy(whole)
+    for concept, number in pruning.removed:
+        head.kept[names.index(concept), number] = 0
+    fit_to_cases(head, scores, recipe, seed)
+    if source.name == HEAD:
+        shutil.copyfile(source, folder / WHOLE)
+    save_head(folder / HEAD, head)
+    left, count = int(head.kept.sum()), head.kept.numel()
+    print(f"{folder / HEAD}: {left} of {count} prototypes are kept")
+
+
 def check_targets(targets: ConceptTargets, trained: NDArray[np.int64]) -> None:
     """Refuses nodules that cannot teach every concept.
 
@@ -187,45 +195,6 @@ def check_same(file: Path, settings: dict[str, Any]) -> None:
     """
     if file.is_file() and json.loads(file.read_text()) != json.loads(json.dumps(settings)):
         raise InputError(f"{file.parent} belongs to another run; name another --out")
-
-
-def score_nodules(
-    network: NoduleNet, head: ConceptHead, nodules: Sequence[Nodule], device: torch.device
-) -> ConceptScores:
-    """Scores of nodules clicked at the centroid of the readers' consensus."""
-    rows = []
-    for nodule in tqdm(nodules, unit="nodule", leave=False):
-        scan = read_scan(nodule)
-        encoding = encode(network, [crop_patch(scan.volume, scan.center_ras_mm)], device, head)[0]
-        if encoding.similarity is None:
-            raise ValueError("an encoding with a head has similarities")
-        flat = encoding.similarity.reshape(*encoding.similarity.shape[:2], -1)
-        cells = touched_cells(consensus_on(scan, encoding.patch), encoding.grid.shape)
-        place = flat.argmax(axis=-1)
-        rows.append(
-            {
-                "case_id": nodule.case_id,
-                "patient_id": nodule.patient_id,
-                "scores": flat.max(axis=-1),
-                "share": readers_shares(LIDC_CONCEPTS, nodule.ratings, scan.diameter_mm),
-                "malignancy": nodule.mean_rating("malignancy"),
-                "diameter_mm": scan.diameter_mm,
-                "place": place,
-                "inside": cells.ravel()[place],
-            }
-        )
-    names = [f.name for f in fields(ConceptScores)]
-    return ConceptScores(**{name: np.array([row[name] for row in rows]) for name in names})
-
-
-def touched_cells(region: NDArray[np.bool_], grid: tuple[int, int, int]) -> NDArray[np.bool_]:
-    """(d, h, w) cells that hold a voxel of a (D, H, W) region.
-
-    These are the cells whose centre lies in the region widened by half a cell.
-    """
-    d, h, w = (n // m for n, m in zip(region.shape, grid, strict=True))
-    blocks = region.reshape(grid[0], d, grid[1], h, grid[2], w)
-    return np.asarray(blocks.any(axis=(1, 3, 5)))
 
 
 def head_of_run(folder: Path) -> ConceptHead:

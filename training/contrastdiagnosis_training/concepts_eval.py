@@ -33,7 +33,8 @@ from contrastdiagnosis_training.concept_figures import (
 from contrastdiagnosis_training.concept_list import LIDC_CONCEPTS
 from contrastdiagnosis_training.concept_probe import ConceptProbe, HeadOnTrial, probe_concepts
 from contrastdiagnosis_training.concept_report import concept_table
-from contrastdiagnosis_training.concept_run import SETTINGS, TEST, TRAIN, ConceptScores, head_of_run
+from contrastdiagnosis_training.concept_run import SETTINGS, TEST, TRAIN, head_of_run
+from contrastdiagnosis_training.concept_scores import ConceptScores
 from contrastdiagnosis_training.crossfit import load_fold
 from contrastdiagnosis_training.evaluate import calibrated_across, fold_part, strict
 from contrastdiagnosis_training.fit import network_of_run
@@ -209,6 +210,7 @@ def probe_figures(
         "explanations_per_decision": len(trial.concepts),
         "pointing": pointing_figures(probes),
         "users": user_figures(probes, malignancy, patient),
+        "corrections": correction_figures(probes, malignancy, patient),
     }
 
 
@@ -246,6 +248,18 @@ def user_figures(
             "nodules_touched": float((actions > 0).mean()),
             "gain_per_action": gain / float(actions.mean()) if actions.any() else None,
         }
+    return figures
+
+
+def correction_figures(
+    probes: Sequence[ConceptProbe], malignancy: NDArray, patient: NDArray
+) -> dict[str, dict[str, float]]:
+    """F1 and AUC after all corrections of a perfect user, by the way of taking them."""
+    figures = {}
+    for way in probes[0].corrected:
+        after = np.array([p.corrected[way] for p in probes])
+        told = decision_figures(after, malignancy, patient)
+        figures[way] = {"f1": told["f1"], "auc": told["auc"]}
     return figures
 
 

@@ -68,6 +68,8 @@ class Export:
     """Folder that `concepts` filled, for these networks; without it the bundle has no concepts."""
     concepts_json: Path | None = None
     """What `concepts-eval --json` wrote about it, for bundle.json and the model card."""
+    concepts_ablations: Path | None = None
+    """What `concepts-ablate --json` wrote, for bundle.json."""
     name: str = "lidc"
     version: str = "1"
     training_data: str = ""
@@ -80,7 +82,7 @@ class Export:
         settings = checked_settings(self.weights, self.crossfit)
         check_writable(self.out.with_name(f".{self.out.name}.json"))
         concepts = self.concepts and read_concept_run(
-            self.concepts, self.weights, self.crossfit, self.concepts_json
+            self.concepts, self.weights, self.crossfit, self.concepts_json, self.concepts_ablations
         )
         network = load_network(self.weights / MODEL, _network_config(settings))
         # As the bundle stores them: cases and queries meet the same network.
@@ -113,7 +115,7 @@ class Export:
         part = None
         if concepts:
             rated = with_agreement(concepts.concepts, read_case_folder(self.cases[0]))
-            metrics = {**info.metrics, "concepts": concepts.figures}
+            metrics = {**info.metrics, "concepts": concepts.figures, **concepts.note}
             info = replace(
                 info, concepts=rated, concept_calibration=concepts.calibration, metrics=metrics
             )

@@ -6,6 +6,8 @@ import contextlib
 import csv
 import io
 import json
+import re
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -13,20 +15,25 @@ import pytest
 import torch
 from contrastdiagnosis.bundle import CONCEPTS_FILE, load_bundle, sha256
 from contrastdiagnosis.case_folder import read_case_folder
+from contrastdiagnosis.cases import RATINGS
 from contrastdiagnosis.diagnoser import Diagnoser
 from contrastdiagnosis.errors import InputError
 from contrastdiagnosis.pruning import Pruning, prune_bundle, pruning_text
 from contrastdiagnosis_training import cli
 from contrastdiagnosis_training.columns import load_columns
+from contrastdiagnosis_training.concept_ablation import ConceptsAblate
 from contrastdiagnosis_training.concept_list import LIDC_CONCEPTS
+from contrastdiagnosis_training.concept_probe import CORRECTIONS
 from contrastdiagnosis_training.concept_run import (
+    ALL,
+    HEAD,
     TEST,
     TRAIN,
+    WHOLE,
     Concepts,
-    ConceptScores,
     head_of_run,
-    touched_cells,
 )
+from contrastdiagnosis_training.concept_scores import ConceptScores, touched_cells
 from contrastdiagnosis_training.crossfit import CrossFit, crossfit
 from contrastdiagnosis_training.export import Export
 from contrastdiagnosis_training.fit import Fit, train
@@ -141,7 +148,15 @@ def test_all_figures_are_there(measured):
     for concept in figures["concepts"].values():
         assert 0 <= concept["auroc"] <= 1
         assert concept["accuracy_majority_constant"] >= 0.5
-        assert -1 <= concept["kappa_readers"] <= 1
+        assert concept["kappa_readers"] is None or -1 <= concept["kappa_readers"] <= 1
+    rated = [figures["concepts"][c.name]["auroc"] for c in LIDC_CONCEPTS if c.rating in RATINGS]
+    assert len(rated) == 6
+    assert figures["mean_auroc"] == pytest.approx(np.mean(rated))
+    assert set(figures["corrections"]) == set(CORRECTIONS)
+    # The defaults are two of the ways.
+    users, ways = figures["users"], figures["corrections"]
+    for way in ("rejected: median where absent", "elsewhere 0.2"):
+        assert ways[way]["f1"] == users["both"]["f1"]
     for where in ("centred", "off centre", "off centre, refined"):
         row = figures["pointing"][where]["nodule"]
         assert set(row) == {"n", "map", "centre", "random", "mask"}
@@ -153,7 +168,14 @@ def test_all_figures_are_there(measured):
     for name in ("vote", "presence_alone", "malignancy"):
         assert 0 <= figures[name]["auc"] <= 1
     assert len(figures["prototypes"]["alive"]) == 3
-    for text in ("mean AUROC", "pointing game", "simulated user", "concepts less vote", "diameter"):
+    for text in (
+        "mean AUROC",
+        "pointing game",
+        "simulated user",
+        "concepts less vote",
+        "diameter",
+        "perfect user, taken as",
+    ):
         assert text in printed
 
 
@@ -169,14 +191,16 @@ def test_the_bundle_says_what_the_run_says(bundle_folder, runs, measured):
     ):
         torch.testing.assert_close(mine, theirs)
     assert [c.name for c in bundle.info.concepts] == [c.name for c in LIDC_CONCEPTS]
-    assert all(c.reader_kappa is not None and c.auroc is not None for c in bundle.info.concepts)
+    assert all(c.auroc is not None for c in bundle.info.concepts)
+    # Nobody rates size: it is measured.
+    assert [c.name for c in bundle.info.concepts if c.reader_kappa is None] == ["large"]
     assert bundle.info.metrics["concepts"]["mean_auroc"] == measured[0]["mean_auroc"]
 
 
 def test_the_model_card_names_the_concepts(bundle_folder):
     card = (bundle_folder / "MODEL_CARD.md").read_text()
     assert "| ill-defined margin | margin at most 3 |" in card
-    assert "Malignancy through the concepts: AUC 0." in card
+    assert re.search(r"Malignancy through the concepts: AUC [01]\.\d", card)
     assert "| figure | paper | exclude3 | band |" in card
 
 
@@ -215,6 +239,80 @@ def test_a_pruned_bundle_decides_without_the_prototypes(bundle_folder, tmp_path)
         (bundle.info.concepts[k].name, m) for k, m in (head.kept == 0).nonzero().tolist()
     } == set(removed)
     assert (head.decision_weight[head.kept == 0] == 0).all()
+
+
+def test_a_runs_head_is_pruned_as_its_bundle_is(bundle_folder, runs, folder, cache, tmp_path):
+    """The same prototypes gone, the rest fitted anew; a second file starts from the whole head."""
+    run = tmp_path / "concepts"
+    shutil.copytree(runs / "concepts", run)
+    whole, digest = (run / ALL / HEAD).read_bytes(), sha256(bundle_folder / CONCEPTS_FILE)
+    files = []
+    for name, removed in (("a", (("calcified", 1), ("large", 0))), ("b", (("lobulated", 2),))):
+        files.append(tmp_path / f"{name}.json")
+        files[-1].write_text(pruning_text(Pruning(digest, removed, {})))
+    replace(heads(folder, runs, cache), out=run, prune=files[0]).run()
+    head = head_of_run(run / ALL)
+    names = [c.name for c in LIDC_CONCEPTS]
+    gone = {(names[k], m) for k, m in (head.kept == 0).nonzero().tolist()}
+    assert gone == {("calcified", 1), ("large", 0)}
+    assert (head.decision_weight[head.kept == 0] == 0).all()
+    assert (run / ALL / WHOLE).read_bytes() == whole
+
+    Export((folder,), runs / "all", runs / "cv", tmp_path / "b", run, device="cpu").run()
+    bundle = load_bundle(tmp_path / "b")
+    assert {(p.concept, p.number) for p in bundle.concepts.atlas if not p.kept} == gone
+    assert "2 prototypes were removed" in (tmp_path / "b" / "MODEL_CARD.md").read_text()
+
+    replace(heads(folder, runs, cache), out=run, prune=files[1]).run()
+    assert int((head_of_run(run / ALL).kept == 0).sum()) == 1
+
+
+def test_a_pruning_file_of_another_head_changes_nothing(runs, folder, cache, tmp_path):
+    file = tmp_path / "pruning.json"
+    file.write_text(pruning_text(Pruning("0" * 64, (("calcified", 1),), {})))
+    before = (runs / "concepts" / ALL / HEAD).read_bytes()
+    with pytest.raises(InputError, match="was made for another bundle"):
+        heads(folder, runs, cache, prune=file).run()
+    assert (runs / "concepts" / ALL / HEAD).read_bytes() == before
+    assert not (runs / "concepts" / ALL / WHOLE).exists()
+
+
+def test_recipes_are_measured_side_by_side(runs, folder, cache, tmp_path, capsys):
+    file = tmp_path / "ablations.json"
+    short = "width=8 blocks=1 concept_epochs=1 prototype_epochs=1"
+    arguments = ["concepts-ablate", "--cases", str(folder), "--crossfit", str(runs / "cv")]
+    arguments += ["--fold", "1", "--variants", f"prototypes=3 {short}", f"prototypes=2 {short}"]
+    arguments += ["--joint", str(runs / "cv" / "fold1"), "--json", str(file), "--device", "cpu"]
+    assert cli.main([*arguments, "--cache", str(cache)]) == 0
+    rows = json.loads(file.read_text())["rows"]
+    assert [row["recipe"][:12] for row in rows] == ["prototypes=3", "prototypes=2", "prototypes=3"]
+    for row in rows:
+        for where in ("centred", "off_centre"):
+            assert all(0 <= value <= 1 for value in row[where].values())
+        assert len(row["alive"]) == len(LIDC_CONCEPTS)
+        assert max(row["alive"]) <= int(row["recipe"][11])
+    # The same network, recipe and seed: the same figures.
+    assert rows[0]["centred"] == rows[2]["centred"] and rows[0]["alive"] == rows[2]["alive"]
+    assert capsys.readouterr().out.count("prototypes=") == 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"variants": ()}, "wanted at least one recipe"),
+        ({"variants": ("prototype=3",)}, "no option is called prototype"),
+        ({"fold": 2, "joint": ("fold1",)}, "left fold 2 out, got 1"),
+    ],
+)
+def test_mistakes_about_recipes_are_told_before_any_training(
+    runs, folder, cache, tmp_path, changes, message
+):
+    changes = {**changes, "joint": tuple(runs / "cv" / f for f in changes.get("joint", ()))}
+    with pytest.raises(InputError, match=message):
+        ConceptsAblate(
+            (folder,), runs / "cv", json=tmp_path / "a.json", device="cpu", cache=cache, **changes
+        ).run()
+    assert not (tmp_path / "a.json").exists()
 
 
 @pytest.mark.parametrize(
