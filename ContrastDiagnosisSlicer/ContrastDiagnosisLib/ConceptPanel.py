@@ -179,7 +179,9 @@ class ConceptPanel:
             cells[LOGITS].setText(f"{row['contribution']:+.2f}")
             cells[KAPPA].setText(_numberText(row["reader_kappa"]))
             cells[REJECT].setChecked(rejected)
-            told = _("AUROC on unseen patients: {value}").format(value=_numberText(row["auroc"]))
+            told = _("Present: {criterion}. AUROC on unseen patients: {value}").format(
+                criterion=row["criterion"], value=_numberText(row["auroc"])
+            )
             cells[NAME].setToolTip(told)
         if isNew:
             self.table.resizeColumnsToContents()

@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from contrastdiagnosis.atlas import Prototype, kept_mask, read_atlas, write_atlas
 from contrastdiagnosis.bundle_info import BundleInfo, info_from_document
 from contrastdiagnosis.cases import CaseLibrary, read_cases, write_cases
-from contrastdiagnosis.concepts import ConceptHead, load_head, save_head
+from contrastdiagnosis.concepts import ConceptHead, cell_channels, load_head, save_head
 from contrastdiagnosis.confidence import SimilarityIndicator
 from contrastdiagnosis.errors import InputError
 from contrastdiagnosis.model_card import model_card
@@ -142,6 +142,11 @@ def _load_concepts(
     config = info.concept_head
     if config is None:
         return None
+    if config.channels != cell_channels(info.network):
+        raise InputError(
+            f"{folder}: its concept head reads {config.channels} features of a cell, this engine"
+            f" makes {cell_channels(info.network)}; export the bundle anew with this version"
+        )
     head = load_head(folder / CONCEPTS_FILE, config)
     scores = _tensor(tensors, "concept_score")
     shape = (len(library), config.concepts, config.prototypes)

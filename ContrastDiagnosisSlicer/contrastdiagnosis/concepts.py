@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from contrastdiagnosis.errors import InputError
-from contrastdiagnosis.network import DENSITY_BINS, NoduleFeatures, inside_of
+from contrastdiagnosis.network import DENSITY_BINS, NoduleFeatures, NoduleNetConfig, inside_of
 from contrastdiagnosis.vote import Calibration
 
 CELL_LEVELS = (2, 3)
@@ -62,6 +62,18 @@ class Concept:
     def __post_init__(self) -> None:
         if (self.at_least is None) == (self.at_most is None):
             raise ValueError(f"{self.name} must have one of at_least and at_most")
+
+    @property
+    def measured(self) -> bool:
+        """Whether it is measured, so that there are no readers to agree or disagree."""
+        return self.rating == DIAMETER
+
+    @property
+    def criterion(self) -> str:
+        """What counts as its presence: "margin at most 3", "diameter at least 8 mm"."""
+        bound = "at least" if self.at_least is not None else "at most"
+        value = f"{self.at_least if self.at_least is not None else self.at_most:g}"
+        return f"diameter {bound} {value} mm" if self.measured else f"{self.rating} {bound} {value}"
 
     def share(self, ratings: Sequence[float]) -> float:
         """Share of the readers' ratings that call it present, NaN without any."""
@@ -216,6 +228,11 @@ class ConceptHead(nn.Module):
     def decide(self, scores: Tensor) -> Tensor:
         """(B,) logit of malignancy: one linear layer on the scores (Eq. 1)."""
         return (scores * self.kept * self.decision_weight).sum(dim=(1, 2)) + self.decision_bias
+
+
+def cell_channels(network: NoduleNetConfig) -> int:
+    """Number C of features of a cell of this network."""
+    return sum(network.channels[level - 1] for level in CELL_LEVELS) + CELL_STATISTICS
 
 
 def cell_features(features: NoduleFeatures) -> Tensor:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from contrastdiagnosis.bundle_info import BundleInfo
     from contrastdiagnosis.cases import CaseLibrary
-    from contrastdiagnosis.concepts import Concept
 
 FIGURES = {
     "n": "nodules",
@@ -83,8 +82,7 @@ def _concepts(info: BundleInfo) -> list[str]:
     rows = [
         "| concept | present where most readers rate | AUROC | readers' kappa |\n|---|---|---|---|",
         *(
-            f"| {c.name} | {c.rating} {_limit(c)} | {_figure(c.auroc)} |"
-            f" {_figure(c.reader_kappa)} |"
+            f"| {c.name} | {c.criterion} | {_figure(c.auroc)} | {_figure(c.reader_kappa)} |"
             for c in info.concepts
         ),
     ]
@@ -107,12 +105,6 @@ def _concepts(info: BundleInfo) -> list[str]:
 
 def _alone(measured: Mapping[str, Any]) -> Any:
     return (measured.get("presence_alone") or {}).get("auc")
-
-
-def _limit(concept: Concept) -> str:
-    if concept.at_least is not None:
-        return f"at least {concept.at_least:g}"
-    return f"at most {concept.at_most:g}"
 
 
 def _figure(value: Any) -> str:

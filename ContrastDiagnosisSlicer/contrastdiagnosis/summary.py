@@ -78,6 +78,7 @@ def concept_summary(reading: ConceptReading) -> dict[str, Any]:
             "contribution": float(contribution),
             "prototype": int(fired[k]),
             "score": round(float(reading.scores[k, fired[k]]), 4),
+            "criterion": concept.criterion,
             "reader_kappa": concept.reader_kappa,
             "auroc": concept.auroc,
         }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from contrastdiagnosis.concepts import CELL_LEVELS, CELL_STATISTICS, cell_features, nodule_weight
+from contrastdiagnosis.concepts import cell_channels, cell_features, nodule_weight
 from contrastdiagnosis.network import NoduleFeatures, NoduleNetConfig
 from torch import Tensor, nn
 
@@ -17,7 +17,7 @@ class ConceptTask(nn.Module):
 
     def __init__(self, network: NoduleNetConfig, concepts: int) -> None:
         super().__init__()
-        channels = sum(network.channels[level - 1] for level in CELL_LEVELS) + CELL_STATISTICS
+        channels = cell_channels(network)
         self.standard = nn.BatchNorm3d(channels, affine=False)
         self.maps = nn.Conv3d(channels, concepts, kernel_size=1)
 

@@ -12,7 +12,7 @@ from contrastdiagnosis.atlas import Prototype
 from contrastdiagnosis.bundle import ConceptPart, load_bundle, save_bundle
 from contrastdiagnosis.bundle_info import BundleInfo
 from contrastdiagnosis.cases import RATINGS, Case, CaseLibrary
-from contrastdiagnosis.concepts import CELL_STATISTICS, Concept, ConceptConfig, ConceptHead
+from contrastdiagnosis.concepts import Concept, ConceptConfig, ConceptHead, cell_channels
 from contrastdiagnosis.network import NoduleNet, NoduleNetConfig
 from contrastdiagnosis.phantom import PhantomNodule, make_phantom
 from contrastdiagnosis.volume import sitk_from_array
@@ -40,7 +40,7 @@ PROTOTYPES = 4
 def tiny_concepts(table: list[Case], seed: int = 0) -> ConceptPart:
     """An untrained head that decides something, its atlas and scores of the cases."""
     torch.manual_seed(seed)
-    channels = TINY.channels[1] + TINY.channels[2] + CELL_STATISTICS
+    channels = cell_channels(TINY)
     head = ConceptHead(ConceptConfig(len(CONCEPTS), PROTOTYPES, 8, 1, channels)).eval()
     head.requires_grad_(False)
     for name in ("presence_weight", "presence_bias", "decision_weight", "decision_bias", "absent"):

@@ -427,6 +427,7 @@ def test_an_atlas_that_does_not_fit_is_refused(copied, old, new, message):
         ),
         (lambda b: b["concept_head"].update(width=9), "does not fit the head"),
         (lambda b: b["concept_head"].update(prototypes=5), "does not fit the head"),
+        (lambda b: b["concept_head"].update(channels=11), "reads 11 features of a cell, this eng"),
         (lambda b: b["concept_head"].update(width=0), "concept_head.width must lie between 1 and"),
         (
             lambda b: b["concept_head"].update(prototypes=4.0),

@@ -354,6 +354,7 @@ def test_the_summarys_numbers_add_up(head, seed):
         assert (row["presence"] is None) == row["rejected"]
         assert row["prototype"] == reading.fired[k]
         assert row["reader_kappa"] == CONCEPTS[k].reader_kappa
+        assert row["criterion"] == CONCEPTS[k].criterion
     assert told["revision"]["elsewhere"] == reading.revision.elsewhere
     assert len(told["revision"]["boxes"]) == 3
     assert told["remarks"] == list(reading.remarks)

@@ -16,6 +16,7 @@ from contrastdiagnosis.concepts import (
     Concept,
     ConceptConfig,
     ConceptHead,
+    cell_channels,
     cell_features,
     cell_statistics,
     load_head,
@@ -32,7 +33,7 @@ from torch.testing import assert_close
 
 from engine.conftest import TINY
 
-CHANNELS = TINY.channels[1] + TINY.channels[2] + CELL_STATISTICS
+CHANNELS = cell_channels(TINY)
 CONFIG = ConceptConfig(concepts=3, prototypes=4, width=8, blocks=2, channels=CHANNELS)
 GRID = (2, 3, 4)
 
@@ -76,6 +77,8 @@ def test_size_is_a_concept_that_is_measured():
     )
     assert readers_shares(concepts, {"spiculation": (1, 5)}, 8.0) == [0.5, 1.0]
     assert readers_shares(concepts, {"spiculation": (1, 1)}, 7.9) == [0.0, 0.0]
+    assert [c.criterion for c in concepts] == ["spiculation at least 3", "diameter at least 8 mm"]
+    assert [c.measured for c in concepts] == [False, True]
     assert np.isnan(readers_shares(concepts, {}, 20.0)[0])
 
 
