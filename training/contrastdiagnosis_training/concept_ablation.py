@@ -19,13 +19,13 @@ from numpy.typing import NDArray
 from contrastdiagnosis_training.augment import Augmentation
 from contrastdiagnosis_training.cell_views import CellViews, encode_views
 from contrastdiagnosis_training.concept_figures import alive_counts
+from contrastdiagnosis_training.concept_items import standardised
 from contrastdiagnosis_training.concept_list import LIDC_CONCEPTS, concept_shares
+from contrastdiagnosis_training.concept_recipe import ConceptRecipe
 from contrastdiagnosis_training.concept_trainer import (
     PRESENT,
-    ConceptRecipe,
     ConceptTargets,
     fit_decisions,
-    standardised,
     train_head,
     views_scores,
 )

@@ -27,6 +27,7 @@ from tqdm import tqdm
 from contrastdiagnosis_training.cell_views import encode_views
 from contrastdiagnosis_training.columns import load_columns, save_columns
 from contrastdiagnosis_training.concept_list import LIDC_CONCEPTS, concept_shares
+from contrastdiagnosis_training.concept_recipe import ConceptRecipe
 from contrastdiagnosis_training.concept_scores import (
     ConceptScores,
     make_atlas,
@@ -34,7 +35,6 @@ from contrastdiagnosis_training.concept_scores import (
 )
 from contrastdiagnosis_training.concept_trainer import (
     PRESENT,
-    ConceptRecipe,
     ConceptTargets,
     fit_decisions,
     train_head,

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
 from contrastdiagnosis.concept_fit import (
-    DECISION_PENALTY,
-    DROPOUT,
     PRESENCE_PENALTY,
     absent_scores,
     fit_decision,
@@ -20,7 +18,13 @@ from torch.nn import functional
 from torch.optim.lr_scheduler import OneCycleLR
 
 from contrastdiagnosis_training.cell_views import CellViews
-from contrastdiagnosis_training.concept_place import nodule_places
+from contrastdiagnosis_training.concept_items import (
+    Items,
+    epoch_of_items,
+    standardised,
+    steps_per_epoch,
+)
+from contrastdiagnosis_training.concept_recipe import ConceptRecipe
 from contrastdiagnosis_training.losses import known_bce, soft_triple
 
 PRESENT = 0.5
@@ -34,56 +38,6 @@ LAST_RESEED = 0.7
 FIRST_THRESHOLD = 0.4
 FIRST_STEEPNESS = 10.0
 """Where presence begins on the scale of cosines, and how steeply; both are learned."""
-
-
-@dataclass(frozen=True)
-class ConceptRecipe:
-    """How a head is trained; the defaults are what the shipped bundle was trained with."""
-
-    prototypes: int = 10
-    """M, a concept."""
-    width: int = 128
-    blocks: int = 2
-    views: int = 6
-    """Augmented views of each nodule, encoded once."""
-    concept_epochs: int = 12
-    prototype_epochs: int = 30
-    batch: int = 32
-    concept_rate: float = 5e-3
-    prototype_rate: float = 2e-3
-    weight_decay: float = 0.01
-    margin: float = 0.1
-    """delta."""
-    margin_sign: int = -1
-    """-1 is a true margin, +1 what arXiv:2503.06873 prints."""
-    scale: float = 20.0
-    """lambda."""
-    gamma: tuple[float, float] = (10.0, 10.0)
-    """First and last sharpness of the choice among prototypes, annealed geometrically; published
-    is 1000 throughout, which leaves all but one prototype a concept dead."""
-    reseed: bool = False
-    """Move prototypes that nobody chose for an epoch onto items that none covers well."""
-    cell_weight: float = 1.0
-    """Weight of the loss of a random cell that shows the concept, beside that of the averaged
-    vectors."""
-    presence_weight: float = 3.0
-    """Weight of the cross-entropy between highest similarity and readers: what inference reads is
-    what is trained. 0 is the published loss."""
-    outside_weight: float = 1.0
-    """Weight of keeping similarities low in cells that cannot show the concept, because no reader
-    marked them or their densities are others. 0 is the published loss."""
-    places: bool = True
-    """Tell where a concept is by the image, or by the readers' disagreement, where these can tell;
-    False: anywhere in the nodule."""
-    soft_labels: bool = True
-    """Shares of readers instead of their majority."""
-    mask_prior: bool = True
-    """Pool concept maps, and start the spatial softmax, where the network sees the nodule; False is
-    the published pooling over the whole image, of which a nodule is a small part."""
-    dropout: float = DROPOUT
-    """Share of the concepts that are rejected in each training row of the decision."""
-    penalty: float = DECISION_PENALTY
-    """Of the decision's squared weights."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,10 +102,10 @@ def fit_concepts(
         return known_bce(logits, share[items.nodule], weight).mean()
 
     parameters = [*head.concept.parameters(), head.concept_bias]
+    batches = [epoch_of_items(head, views, recipe, generator) for _ in range(recipe.concept_epochs)]
     _optimise(
-        "concepts", parameters, recipe.concept_rate, recipe.concept_epochs, _steps(views, recipe),
-        lambda: _epoch(head, views, recipe, generator), lambda items, _: loss(items), recipe,
-        on_progress,
+        "concepts", parameters, recipe.concept_rate, recipe.weight_decay, batches,
+        steps_per_epoch(views, recipe), lambda items, _: loss(items), on_progress,
     )  # fmt: skip
 
 
@@ -212,10 +166,12 @@ def fit_prototypes(
             on_progress(stage, done, epochs)
 
     parameters = [*head.projector.parameters(), head.prototype, threshold, steepness]
+    batches = [
+        epoch_of_items(head, views, recipe, generator) for _ in range(recipe.prototype_epochs)
+    ]
     _optimise(
-        "prototypes", parameters, recipe.prototype_rate, recipe.prototype_epochs,
-        _steps(views, recipe), lambda: _epoch(head, views, recipe, generator), loss, recipe,
-        after_epoch,
+        "prototypes", parameters, recipe.prototype_rate, recipe.weight_decay, batches,
+        steps_per_epoch(views, recipe), loss, after_epoch,
     )  # fmt: skip
     head.concept.requires_grad_(True)
     with torch.no_grad():
@@ -275,92 +231,32 @@ def views_scores(head: ConceptHead, views: CellViews) -> Tensor:
     return torch.stack(rows)
 
 
-@dataclass(frozen=True, eq=False)
-class Items:
-    """A batch: positions among the training nodules (B,), and one view of each."""
-
-    nodule: Tensor
-    cells: Tensor
-    weight: Tensor
-    seen: Tensor
-    """(B, K, d, h, w) weight of the cells that show each concept if it is present."""
-    elsewhere: Tensor
-    """(B, K, d, h, w) bool, cells that cannot."""
-
-    def prior(self, recipe: ConceptRecipe) -> Tensor:
-        """(B, d, h, w) where concept maps are pooled."""
-        if recipe.mask_prior:
-            return self.weight
-        return torch.full_like(self.weight, 1 / self.weight[0].numel())
-
-    def prior_of_concepts(self, recipe: ConceptRecipe) -> Tensor:
-        """(B, K, d, h, w) the same without cells that cannot show the concept."""
-        prior = self.prior(recipe)[:, None].expand_as(self.elsewhere)
-        return prior.masked_fill(self.elsewhere, 0) if recipe.places else prior
-
-
-def _steps(views: CellViews, recipe: ConceptRecipe) -> int:
-    return max(views.cells.shape[1] // recipe.batch, 1)
-
-
-def _epoch(
-    head: ConceptHead, views: CellViews, recipe: ConceptRecipe, generator: torch.Generator
-) -> Iterable[Items]:
-    """Every nodule once, in one of its views; the last incomplete batch is dropped."""
-    order = torch.randperm(views.cells.shape[1], generator=generator)
-    for part in order.split(recipe.batch)[: _steps(views, recipe)]:
-        view = torch.randint(len(views.cells), (len(part),), generator=generator)
-        weight = views.weight[view, part].float()
-        yield Items(
-            part,
-            standardised(head, views.cells[view, part]),
-            weight / weight.sum(dim=(1, 2, 3), keepdim=True).clamp(min=1e-12),
-            *_places(views, view, part, recipe),
-        )
-
-
-def _places(
-    views: CellViews, view: Tensor, part: Tensor, recipe: ConceptRecipe
-) -> tuple[Tensor, Tensor]:
-    if recipe.places:
-        return views.seen[view, part].float(), views.elsewhere[view, part]
-    shape = views.seen[view, part].shape
-    seen, elsewhere = nodule_places(views.marked[view, part].float())
-    return seen[:, None].expand(shape), elsewhere[:, None].expand(shape)
-
-
-def standardised(head: ConceptHead, cells: Tensor) -> Tensor:
-    """(B, C, d, h, w) float32 cells with the head's mean and scale."""
-    mean, scale = (x[:, None, None, None] for x in (head.mean, head.scale))
-    return (cells.float() - mean) / scale
-
-
 def _optimise(
     stage: str,
     parameters: list[nn.Parameter],
     rate: float,
-    epochs: int,
+    weight_decay: float,
+    epochs: Sequence[Iterable[Items]],
     steps: int,
-    epoch: Callable[[], Iterable[Items]],
     loss: Callable[[Items, float], Tensor],
-    recipe: ConceptRecipe,
     on_progress: Callable[[str, int, int], None] | None,
 ) -> None:
-    optimizer = torch.optim.AdamW(parameters, rate, weight_decay=recipe.weight_decay)
-    total = max(epochs * steps, 2)
+    """AdamW on a cycle of the rate; the loss is told how far the stage has come, from 0 to 1."""
+    optimizer = torch.optim.AdamW(parameters, rate, weight_decay=weight_decay)
+    total = max(len(epochs) * steps, 2)
     warm_up = max(0.1, 1.5 / total)
     schedule = OneCycleLR(
         optimizer, rate, total_steps=total, pct_start=warm_up, cycle_momentum=False
     )
-    for done in range(epochs):
-        for items in epoch():
-            value = loss(items, done / epochs)
+    for done, epoch in enumerate(epochs):
+        for items in epoch:
+            value = loss(items, done / len(epochs))
             optimizer.zero_grad(set_to_none=True)
             value.backward()
             optimizer.step()
             schedule.step()
         if on_progress:
-            on_progress(stage, done + 1, epochs)
+            on_progress(stage, done + 1, len(epochs))
 
 
 def _labels(targets: ConceptTargets, recipe: ConceptRecipe) -> Tensor:

@@ -10,9 +10,9 @@ import pytest
 import torch
 from contrastdiagnosis.concepts import ConceptConfig, ConceptHead
 from contrastdiagnosis_training.cell_views import CellViews
+from contrastdiagnosis_training.concept_recipe import ConceptRecipe
 from contrastdiagnosis_training.concept_trainer import (
     PRESENT,
-    ConceptRecipe,
     ConceptTargets,
     _count,
     _labels,
