@@ -21,7 +21,7 @@ from contrastdiagnosis.errors import InputError
 from contrastdiagnosis.explanation import Explanation, explain_pairs
 from contrastdiagnosis.image_quality import image_quality
 from contrastdiagnosis.local_cam import LocalCam
-from contrastdiagnosis.measure import AxialDiameters, axial_diameters, nodule_at
+from contrastdiagnosis.measure import AxialDiameters, axial_diameters, bounding_box, nodule_at
 from contrastdiagnosis.network import NoduleNet
 from contrastdiagnosis.patch import (
     PatchGeometry,
@@ -298,15 +298,13 @@ def mask_on_volume(encoding: Encoding, nodule: NDArray[np.bool_], volume: Volume
     """The nodule on the volume's own grid; only its bounding box is resampled."""
     if not nodule.any():
         return Region(np.zeros((0, 0, 0), bool), (0, 0, 0), volume.hu.shape)
-    where = np.argwhere(nodule)
-    start = np.maximum(where.min(axis=0) - 2, 0)
-    stop = np.minimum(where.max(axis=0) + 3, nodule.shape)
-    k, j, i = (slice(a, b) for a, b in zip(start, stop, strict=True))
+    box = bounding_box(nodule, margin=2)
     shift = np.eye(4)
-    shift[:3, 3] = start[::-1]
+    shift[:3, 3] = [s.start for s in box[::-1]]
     # Other components within the box are pushed below the threshold, the nodule's own edge stays.
-    probability = np.where(nodule, encoding.probability, np.minimum(encoding.probability, 0.499))
-    region = values_to_volume(probability[k, j, i], encoding.patch.ijk_to_ras @ shift, volume)
+    near = encoding.probability[box]
+    probability = np.where(nodule[box], near, np.minimum(near, 0.499))
+    region = values_to_volume(probability, encoding.patch.ijk_to_ras @ shift, volume)
     return Region(region.values >= 0.5, region.start, region.volume_shape)
 
 

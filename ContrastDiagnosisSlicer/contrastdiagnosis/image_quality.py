@@ -20,9 +20,10 @@ LUNG_BELOW_HU = -500.0
 AIR_BELOW_HU = -950.0
 """Darker voxels are the air of airways and bullae, or no tissue at all."""
 
-NOISE_STENCIL = np.outer([1, -2, 1], [1, -2, 1])
-"""Blind to anything that varies linearly along a row or a column; its root of squares is 6
-(Immerkaer, Computer Vision and Image Understanding 1996;64:300)."""
+STENCIL_GAIN = 6
+"""Root of the squares of the stencil [1, -2, 1] along rows and columns, which is blind to anything
+that varies linearly along either (Immerkaer, Computer Vision and Image Understanding
+1996;64:300)."""
 
 LEAST_VOXELS = 500
 """Fewer lung voxels tell no noise."""
@@ -84,7 +85,8 @@ def image_quality(
 def lung_share(patch: Patch, geometry: PatchGeometry = DEFAULT_GEOMETRY) -> float:
     """Share of the patch's valid voxels that are lighter than soft tissue."""
     lung = _hu(patch.intensity, geometry) < LUNG_BELOW_HU
-    return float(lung[patch.valid].mean()) if patch.valid.any() else 0.0
+    valid = np.count_nonzero(patch.valid)
+    return np.count_nonzero(lung & patch.valid) / valid if valid else 0.0
 
 
 def noise_hu(hu: NDArray) -> float | None:
@@ -96,12 +98,13 @@ def noise_hu(hu: NDArray) -> float | None:
     if min(hu.shape) == 0:
         return None
     hu = hu.astype(np.float32)
-    left = ndimage.convolve(hu, NOISE_STENCIL[None].astype(np.float32), mode="nearest")
+    edged = np.pad(hu, ((0, 0), (1, 1), (1, 1)), mode="edge")
+    left = np.diff(np.diff(edged, 2, axis=1), 2, axis=2)
     mean = ndimage.uniform_filter(hu, (1, 5, 5), mode="nearest")
     lung = (mean > AIR_BELOW_HU) & (mean < LUNG_BELOW_HU)
     if lung.sum() < LEAST_VOXELS:
         return None
-    return float(1.4826 * np.median(np.abs(left[lung])) / 6)
+    return float(1.4826 * np.median(np.abs(left[lung])) / STENCIL_GAIN)
 
 
 def _hu(intensity: NDArray[np.float32], geometry: PatchGeometry) -> NDArray[np.float32]:

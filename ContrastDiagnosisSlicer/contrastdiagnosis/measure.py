@@ -8,6 +8,7 @@ import numpy as np
 from contourpy import LineType, contour_generator
 from numpy.typing import NDArray
 from scipy import ndimage
+from scipy.spatial.distance import cdist
 
 REACH_MM = 8.0
 """A click beside the nodule still means it, up to this distance."""
@@ -29,16 +30,31 @@ def nodule_at(mask: NDArray[np.bool_], spacing_mm: tuple[float, float, float]) -
         mask: (D, H, W) on a patch grid whose centre is the click.
         spacing_mm: Distance between voxels along (k, j, i).
     """
-    labels, count = ndimage.label(mask)
-    if not count:
-        return np.zeros_like(mask)
-    where = np.argwhere(mask)
-    middle = (np.array(mask.shape) - 1) / 2
+    nodule = np.zeros_like(mask)
+    if not mask.any():
+        return nodule
+    box = bounding_box(mask)
+    where = np.argwhere(mask[box])
+    middle = (np.array(mask.shape) - 1) / 2 - [s.start for s in box]
     distance_mm = np.linalg.norm((where - middle) * spacing_mm, axis=1)
     nearest = int(distance_mm.argmin())
-    if distance_mm[nearest] > REACH_MM:
-        return np.zeros_like(mask)
-    return labels == labels[tuple(where[nearest])]
+    if distance_mm[nearest] <= REACH_MM:
+        labels, _ = ndimage.label(mask[box])
+        nodule[box] = labels == labels[tuple(where[nearest])]
+    return nodule
+
+
+def bounding_box(mask: NDArray[np.bool_], margin: int = 0) -> tuple[slice, slice, slice]:
+    """Index of the smallest box around a mask.
+
+    Args:
+        mask: (D, H, W), not empty.
+        margin: Voxels that the box is wider on every side, as far as there are any.
+    """
+    rest = ((1, 2), (0, 2), (0, 1))
+    reached = [np.flatnonzero(mask.any(axis=axes)) for axes in rest]
+    k, j, i = (slice(max(int(n[0]) - margin, 0), int(n[-1]) + 1 + margin) for n in reached)
+    return k, j, i
 
 
 def axial_diameters(
@@ -51,17 +67,22 @@ def axial_diameters(
         spacing_mm: Distance between voxels along (k, j, i).
     """
     best = AxialDiameters(0.0, 0.0, probability.shape[0] // 2)
-    limit = _longest_possible(probability >= 0.5, spacing_mm)
+    # Where nothing exceeds 0.5 there is no outline, even if the mask reaches it.
+    mask = probability > 0.5
+    if not mask.any():
+        return best
+    _, j, i = bounding_box(mask, margin=1)
+    probability = probability[:, j, i]
+    limit = _longest_possible(mask[:, j, i], spacing_mm)
     # Most slices need no outline: those that can be longest come first.
     for k in np.argsort(-limit, kind="stable"):
         if limit[k] == 0 or limit[k] < best.long_mm:
             break
         outline = np.concatenate(contours(probability[k])) * spacing_mm[:0:-1]
-        gap = outline[:, None] - outline[None]
-        length = np.hypot(gap[..., 0], gap[..., 1])
+        length = cdist(outline, outline)
         a, b = np.unravel_index(length.argmax(), length.shape)
         if (length[a, b], -k) > (best.long_mm, -best.slice_index):
-            along = gap[a, b] / length[a, b]
+            along = (outline[a] - outline[b]) / length[a, b]
             across = outline @ np.array([-along[1], along[0]])
             best = AxialDiameters(float(length[a, b]), float(np.ptp(across)), int(k))
     return best

@@ -30,6 +30,16 @@ def test_noise_is_measured_between_vessels(sigma):
     assert noise_hu(noisy) == pytest.approx(sigma, rel=0.1)
 
 
+def test_noise_is_what_the_stencil_leaves():
+    """Immerkaer's formula, and the medians, in plain terms."""
+    hu = np.random.default_rng(3).normal(-850, 30, (3, 20, 20))
+    edged = np.pad(hu, ((0, 0), (1, 1), (1, 1)), mode="edge")
+    stencil = np.outer([1, -2, 1], [1, -2, 1])
+    left = [(edged[k, j : j + 3, i : i + 3] * stencil).sum() for k, j, i in np.ndindex(hu.shape)]
+    wanted = 1.4826 * np.median(np.abs(left)) / np.sqrt((stencil**2).sum())
+    assert noise_hu(hu) == pytest.approx(wanted, rel=1e-5)
+
+
 def test_noise_does_not_come_from_gradients():
     k, j, i = np.mgrid[:10, :40, :40]
     assert noise_hu(-900 + 3.0 * j + 2.0 * i + k) == pytest.approx(0, abs=0.1)

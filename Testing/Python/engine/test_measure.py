@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from contrastdiagnosis.measure import axial_diameters, contours, nodule_at
+from contrastdiagnosis.measure import axial_diameters, bounding_box, contours, nodule_at
 from contrastdiagnosis.patch import DEFAULT_GEOMETRY
+from scipy import ndimage
 
 SPACING = DEFAULT_GEOMETRY.spacing_mm
 
@@ -36,6 +37,50 @@ def test_an_ellipse_has_two_diameters():
     long, short, _ = axial_diameters(soft_ball(5, stretch=(1, 2, 1)), SPACING)
     assert long == pytest.approx(20, abs=0.4)
     assert short == pytest.approx(10, abs=0.4)
+
+
+def slow_diameters(probability, spacing_mm):
+    """Every pair of outline points of every slice."""
+    best = (0.0, 0.0, 0)
+    for k, image in enumerate(probability):
+        points = [tuple(p * spacing_mm[:0:-1]) for line in contours(image) for p in line]
+        for x, y in points:
+            for u, v in points:
+                long = np.hypot(x - u, y - v)
+                if long > best[0] + 1e-9:
+                    across = [((p - x) * (v - y) - (q - y) * (u - x)) / long for p, q in points]
+                    best = (long, max(across) - min(across), k)
+    return best
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_diameters_equal_the_search_through_all_pairs(seed):
+    random = np.random.default_rng(seed)
+    noise = ndimage.gaussian_filter(random.normal(size=(5, 20, 24)), 2)
+    probability = (0.5 + 4 * (noise - np.quantile(noise, 0.9))).clip(0, 1).astype(np.float32)
+    spacing = (1.25, 0.6, 0.8)
+    slow = slow_diameters(probability, spacing)
+    assert slow[0] > 3
+    np.testing.assert_allclose(axial_diameters(probability, spacing), slow, rtol=1e-9)
+
+
+def test_a_mask_at_the_face_of_the_patch_can_be_measured():
+    bar = np.zeros((4, 9, 9), np.float32)
+    bar[3, 8, :] = 1
+    assert axial_diameters(bar, (1, 1, 1)) == pytest.approx((9, 1, 3))
+
+
+def test_exactly_one_half_has_no_outline():
+    half = np.zeros((3, 8, 8), np.float32)
+    half[1, 3:5, 3:5] = 0.5
+    assert axial_diameters(half, SPACING)[:2] == (0, 0)
+
+
+def test_the_box_is_the_smallest_and_ends_at_the_faces():
+    mask = np.zeros((5, 6, 7), bool)
+    mask[1, 2, 6] = mask[3, 4, 5] = True
+    assert bounding_box(mask) == (slice(1, 4), slice(2, 5), slice(5, 7))
+    assert mask[bounding_box(mask, margin=2)].shape == (5, 6, 4)
 
 
 def test_nothing_measures_zero():

@@ -39,6 +39,22 @@ def test_a_patch_equals_slow_trilinear_interpolation(name):
     assert patch.valid.all()
 
 
+@pytest.mark.parametrize("turn_deg", [(0, 0, 0), (0, 0, 1e-5), (0, 0, 1)])
+@pytest.mark.parametrize("shape", [(9, 10, 11), (1, 10, 11), (9, 2, 1)])
+def test_parallel_and_turned_grids_are_interpolated_alike(turn_deg, shape):
+    """Past the outermost voxel centres the nearest one counts, up to the voxels' faces."""
+    array = ct(shape=shape)
+    to_array = affine(turn_deg=turn_deg, spacing_ijk=(-0.7, 0.4, 0.6), origin=(9.3, -0.4, -0.3))
+    values, inside = resample(array, to_array, (12, 13, 14), fill=-2000)
+    points = grid_points(to_array, values.shape)
+    slow = map_coordinates(
+        array.astype(float), np.moveaxis(points, -1, 0)[::-1], order=1, mode="nearest"
+    )
+    within = ((points >= -0.5) & (points <= np.array(shape[::-1]) - 0.5)).all(axis=-1)
+    np.testing.assert_array_equal(inside, within)
+    np.testing.assert_allclose(values, np.where(within, slow, -2000), atol=0.05)
+
+
 @pytest.mark.parametrize("name", GEOMETRIES)
 def test_a_linear_field_comes_back_where_it_was(name):
     """Volume to patch to volume: interpolation is exact for a field linear in RAS."""
