@@ -194,9 +194,11 @@ def _against(probes: Sequence[Probe], patients: NDArray) -> dict[str, Any]:
             )
             gain = (theirs - ours if lower_is_better else ours - theirs)[known]
             if len(gain):
+                scale = abs(float(theirs[known].mean()))
                 compared[f"{kind}_over_{control}"] = {
                     "gain": float(gain.mean()),
-                    "relative": float(gain.mean() / abs(theirs[known].mean())),
+                    # A control that reaches 0 throughout, as on very few nodules, is no measure.
+                    "relative": float(gain.mean()) / scale if scale else None,
                     "p": paired_p(gain, patients[known]),
                 }
     return compared

@@ -56,7 +56,7 @@ def target_rows(figures: dict[str, Any]) -> list[Row]:
                     "lower than the centre Gaussian, p < .05",
                     f"20 % lower, and lower than the mask alone ({maps[f'{kind}_mask']:.3f})",
                     gaussian["gain"] > 0 and gaussian["p"] < 0.05,
-                    gaussian["relative"] >= 0.2 and mask["gain"] > 0,
+                    (gaussian["relative"] or 0) >= 0.2 and mask["gain"] > 0,
                 )
             )
     rows += [
