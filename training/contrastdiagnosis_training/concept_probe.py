@@ -128,7 +128,13 @@ def probe_concepts(
     mask = consensus_on(scan, centred.patch)
     truth = Truth(share, mask, touched_cells(mask, centred.grid.shape))
     revised, actions = _users(trial, centred, reading, truth, random)
-    wanted = perfect_actions(reading, truth, centred.grid, USERS["both"][0])
+    wanted = perfect_actions(
+        reading,
+        truth,
+        centred.grid,
+        USERS["both"][0],
+        lambda revision: trial.read(centred, revision),
+    )
     corrected = {
         name: trial.read(centred, revision_of(wanted, way)).probability
         if wanted
@@ -197,8 +203,12 @@ def _users(
     """Probability after, and number of, the actions of perfect, lazy and noisy users."""
     grid = encoding.grid
     revised, count = {}, {}
+
+    def again(revision: Revision) -> ConceptReading:
+        return trial.read(encoding, revision)
+
     for name, (kinds, most) in USERS.items():
-        wanted = perfect_actions(reading, truth, grid, kinds)[:most]
+        wanted = perfect_actions(reading, truth, grid, kinds, again)[:most]
         noisy = noisy_actions(wanted, reading, truth, grid, random)
         for user, actions in ((name, wanted), (f"{name}, noisy", noisy)):
             revision = revision_of(actions, trial.corrected)

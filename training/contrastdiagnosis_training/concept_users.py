@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -37,10 +37,9 @@ class Truth:
 
 
 def wrong_concepts(reading: ConceptReading, truth: Truth) -> list[str]:
-    """Concepts that are shown as present and that most readers deny, the weightiest first."""
+    """Concepts that are shown as present and that most readers deny."""
     wrong = np.flatnonzero((reading.presence > 0.5) & (truth.share < 0.5))
-    order = wrong[np.argsort(-np.abs(reading.contribution[wrong]), kind="stable")]
-    return [reading.concepts[k].name for k in order]
+    return [reading.concepts[k].name for k in wrong]
 
 
 def astray_concepts(reading: ConceptReading, truth: Truth) -> list[str]:
@@ -61,15 +60,28 @@ def nodule_box(grid: CellGrid, mask: NDArray[np.bool_]) -> Box:
 
 
 def perfect_actions(
-    reading: ConceptReading, truth: Truth, grid: CellGrid, kinds: Sequence[str]
+    reading: ConceptReading,
+    truth: Truth,
+    grid: CellGrid,
+    kinds: Sequence[str],
+    again: Callable[[Revision], ConceptReading],
 ) -> list[Action]:
-    """All corrections that are called for, of some kinds, rejections first."""
+    """All corrections that are called for, of some kinds, the one that weighs most first.
+
+    Args:
+        reading: Before any of them.
+        truth: What the user knows.
+        grid: Cells of the patch.
+        kinds: "reject", "box" or both.
+        again: Reads the concepts anew after a revision.
+    """
     actions: list[Action] = []
     if "reject" in kinds:
         actions += [("reject", name) for name in wrong_concepts(reading, truth)]
     if "box" in kinds and astray_concepts(reading, truth) and truth.mask.any():
         actions.append(("box", nodule_box(grid, truth.mask)))
-    return actions
+    moved = {n: abs(again(revision_of([a])).logit - reading.logit) for n, a in enumerate(actions)}
+    return [actions[n] for n in sorted(moved, key=lambda n: -moved[n])]
 
 
 def noisy_actions(
