@@ -104,9 +104,9 @@ class ConceptConfig:
 
     concepts: int = 7
     """Number K of concepts."""
-    prototypes: int = 10
+    prototypes: int = 50
     """Number M of prototypes a concept."""
-    width: int = 128
+    width: int = 256
     """Length of the vectors that are compared."""
     blocks: int = 2
     """Residual blocks of the projector."""

@@ -11,9 +11,9 @@ from contrastdiagnosis.concept_fit import DECISION_PENALTY, DROPOUT
 class ConceptRecipe:
     """How a head is trained; the defaults are what the shipped bundle was trained with."""
 
-    prototypes: int = 10
+    prototypes: int = 50
     """M, a concept."""
-    width: int = 128
+    width: int = 256
     blocks: int = 2
     views: int = 6
     """Augmented views of each nodule, encoded once."""
