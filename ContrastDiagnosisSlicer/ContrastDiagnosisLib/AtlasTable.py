@@ -43,9 +43,16 @@ class AtlasTable:
         self.widget.itemChanged.connect(lambda _item: self._onItemChanged())
 
     def show(self, prototypes: Sequence[Mapping[str, Any]]) -> None:
-        """Shows other prototypes; all that take part are kept."""
+        """Shows other prototypes; all that take part are kept.
+
+        Concept by concept, those that cases fire most come first: many never fire.
+        """
         self._filling = True
-        self._prototypes, self._items = list(prototypes), []
+        concepts = list(dict.fromkeys(p["concept"] for p in prototypes))
+        self._prototypes = sorted(
+            prototypes, key=lambda p: (concepts.index(p["concept"]), -p["hits"])
+        )
+        self._items = []
         self.widget.setRowCount(0)
         self.widget.setRowCount(len(self._prototypes))
         for row, prototype in enumerate(self._prototypes):

@@ -11,9 +11,9 @@ import qt
 import slicer
 from contrastdiagnosis.answers import atlas_document
 from contrastdiagnosis.bundle import load_bundle
-from ContrastDiagnosisLib.AtlasTable import KEEP, NOTE, PICTURE
+from ContrastDiagnosisLib.AtlasTable import CONCEPT, HITS, KEEP, NOTE, PICTURE
 from ContrastDiagnosisLib.BundleRebuild import bundleFolderOf, newFolderIn
-from ContrastDiagnosisLib.Prunings import Choice, PruningError, bareConcepts, readPruning
+from ContrastDiagnosisLib.Prunings import Choice, PruningError, bareConcepts, keyOf, readPruning
 from ContrastDiagnosisLib.Settings import Settings, readSettings, writeSettings
 from engine.conftest import CONCEPTS, PROTOTYPES
 
@@ -40,9 +40,14 @@ def widget(modules, wait_until):
 
 
 def tick(widget, concept, number, keep, note=""):
-    items = widget.panel.table._items[NAMES.index(concept) * PROTOTYPES + number]
+    items = widget.panel.table._items[rowOf(widget, concept, number)]
     items[NOTE].setText(note)
     items[KEEP].setCheckState(qt.Qt.Checked if keep else qt.Qt.Unchecked)
+
+
+def rowOf(widget, concept, number):
+    keys = [keyOf(prototype) for prototype in widget.panel.table._prototypes]
+    return keys.index((concept, number))
 
 
 def message(widget):
@@ -63,9 +68,10 @@ def test_nothing_is_started_before_it_is_asked_for(modules):
 def test_the_gallery_shows_all_prototypes_with_their_pictures(widget, wait_until):
     table = widget.panel.table
     assert table.widget.rowCount == 3 * PROTOTYPES
-    first = [table._items[0][c].text() for c in range(1, 6)]
-    assert first == ["spiculated", "0", "P0_0", "0.90", "0"]
-    pictured = [r for r, p in enumerate(widget.panel._prototypes) if p["has_pixels"]]
+    row = rowOf(widget, "spiculated", 0)
+    told = [table._items[row][c].text() for c in range(1, 6)]
+    assert told == ["spiculated", "0", "P0_0", "0.90", "0"]
+    pictured = [r for r, p in enumerate(table._prototypes) if p["has_pixels"]]
     assert 0 < len(pictured) < 12
     wait_until(lambda: not table._items[pictured[-1]][PICTURE].icon().isNull(), LIMIT_S)
     assert not table.widget.isColumnHidden(PICTURE)
@@ -75,6 +81,19 @@ def test_the_gallery_shows_all_prototypes_with_their_pictures(widget, wait_until
     widget.ui.conceptComboBox.setCurrentIndex(0)
     assert not any(table.widget.isRowHidden(r) for r in range(12))
     assert "12 prototypes of 3 concepts, 0 to be removed" in widget.ui.statusLabel.text
+
+
+def test_prototypes_that_fire_most_come_first_in_their_concept(widget):
+    table = widget.panel.table
+    shown = [
+        (table._items[r][CONCEPT].text(), int(table._items[r][HITS].text()))
+        for r in range(table.widget.rowCount)
+    ]
+    assert [name for name, _ in shown] == [name for name in NAMES for _ in range(PROTOTYPES)]
+    for name in NAMES:
+        hits = [count for concept, count in shown if concept == name]
+        assert hits == sorted(hits, reverse=True)
+    assert len({count for _, count in shown}) > 1
 
 
 def test_choices_are_saved_and_read_back(widget, tmp_path, monkeypatch):
@@ -172,7 +191,8 @@ def test_a_new_bundle_is_made_and_used(widget, modules, tmp_path, monkeypatch, w
     assert started == [str(made), "/atlas"]
     assert readSettings().bundle == panel.setup.bundle.currentPath == str(made)
     widget.panel._onAtlas(json.dumps(atlas_document(load_bundle(made))).encode())
-    assert widget.panel.table._items[2][KEEP].text() == "removed before"
+    row = rowOf(widget, "spiculated", 2)
+    assert widget.panel.table._items[row][KEEP].text() == "removed before"
     assert not any(c.remove for c in widget.panel.table.choices().values())
 
 
