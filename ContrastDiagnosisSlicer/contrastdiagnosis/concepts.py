@@ -243,9 +243,9 @@ def cell_features(features: NoduleFeatures) -> Tensor:
     """
     levels = [features.pyramid[n].float() for n in CELL_LEVELS]
     grid = tuple(levels[-1].shape[2:])
-    pooled = [functional.adaptive_avg_pool3d(x, grid) for x in levels]  # type: ignore[arg-type]
+    finer = [functional.adaptive_avg_pool3d(x, grid) for x in levels[:-1]]  # type: ignore[arg-type]
     statistics = cell_statistics(features.pyramid[0].float(), features.mask_logits.float(), grid)
-    return torch.cat([*pooled, statistics], dim=1)
+    return torch.cat([*finer, levels[-1], statistics], dim=1)
 
 
 def cell_statistics(intensity: Tensor, mask_logits: Tensor, grid: tuple[int, ...]) -> Tensor:
