@@ -170,14 +170,17 @@ class Bench:
         scores = views_scores(head, self.centred)
         fit_decisions(head, scores, self.centred_targets, recipe, seed)
         figures: dict[str, Any] = {
-            name: test_figures(head, views, self.test_targets) for name, views in self.test.items()
+            name: heldout_figures(head, views, self.test_targets)
+            for name, views in self.test.items()
         }
         return figures | {
             "alive": alive_counts(scores[0].numpy(), self.centred_targets.share.numpy())
         }
 
 
-def test_figures(head: ConceptHead, views: CellViews, targets: ConceptTargets) -> dict[str, float]:
+def heldout_figures(
+    head: ConceptHead, views: CellViews, targets: ConceptTargets
+) -> dict[str, float]:
     """Means over the views of mean AUROC, AUC of malignancy under `exclude3`, and pointing.
 
     A pointer hits where the concept may be seen: `concept_places`.
@@ -191,7 +194,7 @@ def test_figures(head: ConceptHead, views: CellViews, targets: ConceptTargets) -
         scores = head.scores(similarity)
         presence = head.presence(scores).numpy()
         auroc.append(
-            np.mean(
+            np.nanmean(
                 [
                     auc(presence[known, k], share[known, k] >= PRESENT)
                     for k, concept in enumerate(LIDC_CONCEPTS)

@@ -144,14 +144,16 @@ def refined_head(head: ConceptHead, train: ConceptScores) -> ConceptHead:
     fitted anew.
     """
     count, each = train.scores.shape[1:]
-    kept = np.zeros((count, each), np.float32)
+    kept, before = np.zeros((count, each), np.float32), head.kept.numpy()
     nearest = train.scores.argmax(axis=0)
     for k in range(count):
         for m in range(each):
             n = nearest[k, m]
             kept[k, m] = train.share[n, k] >= 0.5 and train.inside[n, k, m]
+        kept[k] *= before[k]
         if not kept[k].any():
-            kept[k, train.scores[:, k].max(axis=0).argmax()] = 1
+            highest = np.where(before[k] > 0, train.scores[:, k].max(axis=0), -np.inf)
+            kept[k, highest.argmax()] = 1
     refined = copy.deepcopy(head)
     rated = RULES["exclude3"](train.malignancy)
     decision = fit_decision(

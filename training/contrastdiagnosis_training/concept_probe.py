@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import torch
@@ -12,7 +14,7 @@ from contrastdiagnosis.concepts import Concept, ConceptHead
 from contrastdiagnosis.encoding import Encoding, encode
 from contrastdiagnosis.network import NoduleNet
 from contrastdiagnosis.patch import DEFAULT_GEOMETRY, Patch, crop_patch, resample
-from contrastdiagnosis.revision import Revision
+from contrastdiagnosis.revision import CellGrid, Revision
 from contrastdiagnosis.vote import Calibration
 from numpy.typing import NDArray
 
@@ -127,19 +129,12 @@ def probe_concepts(
     }
     mask = consensus_on(scan, centred.patch)
     truth = Truth(share, mask, touched_cells(mask, centred.grid.shape))
-    revised, actions = _users(trial, centred, reading, truth, random)
-    wanted = perfect_actions(
-        reading,
-        truth,
-        centred.grid,
-        USERS["both"][0],
-        lambda revision: trial.read(centred, revision),
-    )
+    again = partial(trial.read, centred)
+    revised, actions = _users(again, reading, truth, centred.grid, trial.corrected, random)
+    wanted = perfect_actions(reading, truth, centred.grid, USERS["both"][0], again)
     corrected = {
-        name: trial.read(centred, revision_of(wanted, way)).probability
-        if wanted
-        else reading.probability
-        for name, way in CORRECTIONS.items()
+        way: again(revision_of(wanted, as_told)).probability if wanted else reading.probability
+        for way, as_told in CORRECTIONS.items()
     }
     if refined:
         revised["refined"] = refined.read(centred).probability
@@ -194,24 +189,19 @@ def concept_region(
 
 
 def _users(
-    trial: HeadOnTrial,
-    encoding: Encoding,
+    again: Callable[[Revision], ConceptReading],
     reading: ConceptReading,
     truth: Truth,
+    grid: CellGrid,
+    corrected: Revision,
     random: np.random.Generator,
 ) -> tuple[dict[str, float], dict[str, int]]:
     """Probability after, and number of, the actions of perfect, lazy and noisy users."""
-    grid = encoding.grid
     revised, count = {}, {}
-
-    def again(revision: Revision) -> ConceptReading:
-        return trial.read(encoding, revision)
-
     for name, (kinds, most) in USERS.items():
-        wanted = perfect_actions(reading, truth, grid, kinds, again)[:most]
+        wanted = perfect_actions(reading, truth, grid, kinds, again, corrected)[:most]
         noisy = noisy_actions(wanted, reading, truth, grid, random)
         for user, actions in ((name, wanted), (f"{name}, noisy", noisy)):
-            revision = revision_of(actions, trial.corrected)
-            after = trial.read(encoding, revision) if actions else reading
+            after = again(revision_of(actions, corrected)) if actions else reading
             revised[user], count[user] = after.probability, len(actions)
     return revised, count

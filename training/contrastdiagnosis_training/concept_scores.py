@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from contrastdiagnosis.atlas import Prototype
 from contrastdiagnosis.case_folder import Nodule, consensus_on, read_scan
-from contrastdiagnosis.concepts import Concept, ConceptHead, readers_shares
+from contrastdiagnosis.concepts import CELL_VOXELS, Concept, ConceptHead, readers_shares
 from contrastdiagnosis.encoding import encode
 from contrastdiagnosis.network import NoduleNet
-from contrastdiagnosis.patch import crop_patch
+from contrastdiagnosis.patch import DEFAULT_GEOMETRY, crop_patch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
@@ -91,7 +91,7 @@ def make_atlas(
 ) -> tuple[Prototype, ...]:
     """Every prototype with the case whose cell comes nearest to it, the largest cosine."""
     atlas = []
-    grid = (8, 8, 8)
+    grid = tuple(n // m for n, m in zip(DEFAULT_GEOMETRY.shape, CELL_VOXELS, strict=True))
     for k, concept in enumerate(concepts):
         shown, kept = scored.share[:, k] >= 0.5, head.kept[k].numpy() > 0
         fired = np.where(kept, scored.scores[shown, k], -np.inf).argmax(axis=1)

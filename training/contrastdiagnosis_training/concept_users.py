@@ -65,6 +65,7 @@ def perfect_actions(
     grid: CellGrid,
     kinds: Sequence[str],
     again: Callable[[Revision], ConceptReading],
+    corrected: Revision = Revision(),
 ) -> list[Action]:
     """All corrections that are called for, of some kinds, the one that weighs most first.
 
@@ -74,14 +75,18 @@ def perfect_actions(
         grid: Cells of the patch.
         kinds: "reject", "box" or both.
         again: Reads the concepts anew after a revision.
+        corrected: Mode and weight elsewhere that the corrections are taken with.
     """
     actions: list[Action] = []
     if "reject" in kinds:
         actions += [("reject", name) for name in wrong_concepts(reading, truth)]
     if "box" in kinds and astray_concepts(reading, truth) and truth.mask.any():
         actions.append(("box", nodule_box(grid, truth.mask)))
-    moved = {n: abs(again(revision_of([a])).logit - reading.logit) for n, a in enumerate(actions)}
-    return [actions[n] for n in sorted(moved, key=lambda n: -moved[n])]
+
+    def moved(action: Action) -> float:
+        return abs(again(revision_of([action], corrected)).logit - reading.logit)
+
+    return sorted(actions, key=moved, reverse=True)
 
 
 def noisy_actions(
@@ -93,16 +98,20 @@ def noisy_actions(
 ) -> list[Action]:
     """The same number of actions, one in five of them wrong.
 
-    A wrong rejection hits a concept that the readers see, a wrong box lies anywhere in the patch.
+    A wrong rejection hits a concept that the readers see, or else any that nothing is wrong with; a
+    wrong box lies anywhere in the patch.
     """
     made: list[Action] = []
     present = [c.name for c, s in zip(reading.concepts, truth.share, strict=True) if s >= 0.5]
+    right = {what for kind, what in actions if kind == "reject"}
+    others = [c.name for c in reading.concepts if c.name not in right]
     for kind, what in actions:
         if random.random() >= MISTAKES:
             made.append((kind, what))
         elif kind == "reject":
-            choice = present or [c.name for c in reading.concepts]
-            made.append(("reject", str(random.choice(choice))))
+            free = [n for n in present or others if ("reject", n) not in made]
+            if free:
+                made.append(("reject", str(random.choice(free))))
         else:
             center = grid.centers_ras_mm.reshape(-1, 3)[random.integers(np.prod(grid.shape))]
             r, a, s = center.tolist()

@@ -180,10 +180,13 @@ def test_agreement_with_the_readers_as_counted_by_hand():
 
 
 def test_half_of_the_readers_are_enough_and_half_a_presence_is_not():
-    nodules = [made_nodule(spiculation=(4, 1)), made_nodule(spiculation=(1, 1))]
-    presence, share = np.array([[0.5], [0.3]]), np.array([[0.5], [0.0]])
+    nodules = [made_nodule(spiculation=votes) for votes in ((4, 1), (1, 1), (2, 1))]
+    presence, share = np.array([[0.5], [0.3], [0.2]]), np.array([[0.5], [0.0], [0.0]])
     figures = concept_figures(CONCEPTS[:1], presence, share, nodules)["spiculated"]
-    assert figures["prevalence"] == figures["accuracy"] == figures["balanced_accuracy"] == 0.5
+    assert figures["prevalence"] == pytest.approx(1 / 3)
+    for name in ("accuracy", "accuracy_majority_constant"):
+        assert figures[name] == pytest.approx(2 / 3)
+    assert figures["balanced_accuracy"] == 0.5
     assert figures["auroc"] == 1
 
 
@@ -359,5 +362,6 @@ def test_alive_is_a_prototype_that_is_nearest_to_a_nodule_with_the_concept():
     share[:3, 1] = 1
     for n, m in enumerate([0, 2, 1, 1, 0]):
         scores[n, 0, m] = 0.5
+    scores[:, 0, 1] -= 0.1
     scores[:, 1, 1] = 0.1
     assert alive_counts(scores, share) == [2, 1, 0]

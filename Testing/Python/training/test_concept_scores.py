@@ -9,10 +9,8 @@ import pytest
 import torch
 from contrastdiagnosis.cases import RATINGS
 from contrastdiagnosis.concepts import Concept, ConceptConfig, ConceptHead
-
-# The module: pytest would take the name of its `test_figures` for a test.
-from contrastdiagnosis_training import concept_ablation
 from contrastdiagnosis_training.cell_views import CellViews
+from contrastdiagnosis_training.concept_ablation import HEADING, ablation_line, heldout_figures
 from contrastdiagnosis_training.concept_list import LIDC_CONCEPTS
 from contrastdiagnosis_training.concept_scores import ConceptScores, make_atlas, touched_cells
 from contrastdiagnosis_training.concept_trainer import ConceptTargets
@@ -148,9 +146,7 @@ def area(score, positive):
 
 
 def figures(views=None, targets=None):
-    return concept_ablation.test_figures(
-        ablated_head(), views or made_views(), targets or made_targets()
-    )
+    return heldout_figures(ablated_head(), views or made_views(), targets or made_targets())
 
 
 def test_the_figures_of_a_recipe_as_in_plain_loops():
@@ -209,11 +205,11 @@ def test_a_line_shows_recipe_network_and_all_figures():
         "recipe": "prototypes=5", "network": "runs/cv/fold0", "seed": 2, "alive": [3, 10],
         "centred": centred, "off_centre": off_centre,
     }  # fmt: skip
-    line = concept_ablation.ablation_line(row)
+    line = ablation_line(row)
     told = "prototypes=5 cv/fold0 2 0.812 0.900 0.700 · 0.800 0.850 0.050 alive [3, 10]"
     assert " ".join(line.split()) == told
     # Under the heading's columns.
-    heading = concept_ablation.HEADING
+    heading = HEADING
     for name, value in (("recipe", "prototypes=5"), ("network", "cv/fold0"), ("seed", " 2")):
         side = str.index if name == "recipe" else lambda text, part: text.index(part) + len(part)
         assert side(line, value) == side(heading, name)
