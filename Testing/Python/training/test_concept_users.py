@@ -185,6 +185,17 @@ def noisy(actions, share=(1.0, 0.5, 0.0, np.nan), seed=0):
     return noisy_actions(actions, reading, truth_of(share), GRID, np.random.default_rng(seed))
 
 
+def test_corrections_are_weighed_as_they_are_taken():
+    """The box leaves 0.2 of a score of 0.9 and moves less than a rejection by 0.8, or nothing."""
+    read, truth = reader((0.9, 0.8, 0.7, 0.9), (OUT, IN, IN, IN)), truth_of((0.0, 0.0, 0.0, 1.0))
+    kinds = {}
+    for elsewhere in (0.2, 0.0):
+        way = Revision(elsewhere=elsewhere)
+        actions = perfect_actions(read(), truth, GRID, ("reject", "box"), read, way)
+        kinds[elsewhere] = [kind for kind, _ in actions]
+    assert kinds == {0.2: ["reject"] * 3 + ["box"], 0.0: ["reject", "reject", "box", "reject"]}
+
+
 def single(action, count, share=(1.0, 0.5, 0.0, np.nan)):
     """What becomes of an action, again and again."""
     return [made for n in range(count) for made in noisy([action], share, seed=n)]
