@@ -53,7 +53,7 @@ def objective(
         targets: Of the same batch.
         recipe: Weights of the terms.
         mask_only: Leave everything but the segmentation out.
-        concept_logits: (B, K) of `ConceptTask`, where concepts are trained along.
+        concept_logits: (B, K) of `concept_task.py`, where concepts are trained along.
     """
     # Two branches, each with its own segmentation loss (arXiv:2403.05280): hence the factor.
     terms = {"mask": 2 * recipe.omega * dice_ce(features.mask_logits.float(), share).mean()}

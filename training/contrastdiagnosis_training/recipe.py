@@ -49,8 +49,8 @@ class Recipe:
     rating_weight: float = 5.0
     """Weight of the regression of the readers' ratings and the diameter from z."""
     concept_weight: float = 0.0
-    """Weight of the concepts' cross-entropy (`ConceptTask`): above 0 the pyramid is tuned jointly
-    with concept maps, and is no longer blind to what they need."""
+    """Weight of the concepts' cross-entropy (`concept_task`): above 0 the pyramid is tuned jointly
+    with concept maps."""
     sure_pairs: bool = True
     """Weigh pairs by how sure the readers were of both labels."""
     shuffle_labels: bool = False

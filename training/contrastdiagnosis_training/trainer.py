@@ -18,7 +18,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from contrastdiagnosis_training.augment import Views, augment, marked_extent
 from contrastdiagnosis_training.batches import balanced_batches, batches_per_epoch
 from contrastdiagnosis_training.concept_list import LIDC_CONCEPTS, concept_shares
-from contrastdiagnosis_training.concept_task import ConceptTask
+from contrastdiagnosis_training.concept_task import concept_logits, concept_task
 from contrastdiagnosis_training.labels import RULES, is_malignant
 from contrastdiagnosis_training.losses import consensus
 from contrastdiagnosis_training.metrics import auc, retrieval
@@ -64,7 +64,7 @@ class Trainer:
             network.load_state_dict(start.state_dict())
         self.task = None
         if recipe.concept_weight:
-            task = ConceptTask(recipe.network, len(LIDC_CONCEPTS))
+            task = concept_task(recipe.network, len(LIDC_CONCEPTS))
             self.task = fabric.setup_module(task)
         learned = [
             *network.parameters(),
@@ -203,7 +203,9 @@ class Trainer:
         )
         features = self.network(views.intensity, pyramid=self.task is not None)
         mask_only = self.epoch < self.recipe.mask_epochs
-        told = self.task(features) if self.task is not None and not mask_only else None
+        told = None
+        if self.task is not None and not mask_only:
+            told = concept_logits(self.task, features)
         terms = objective(features, views.share, targets, self.recipe, mask_only, told)
         loss = torch.stack(list(terms.values())).sum()
         if self.fabric.world_size > 1:

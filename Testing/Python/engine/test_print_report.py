@@ -89,7 +89,7 @@ def test_both_lines_of_evidence_are_told(html, diagnosis, phantom, bundle):
     assert (diagnosis.disagreement or "The two agree") in html
     assert evidence_sentence(reading) in html
     for row in concept_section(diagnosis, bundle).rows:
-        assert f"{row.concept.name}</td>" in html
+        assert f"{row.concept.name} ({row.concept.criterion})</td>" in html
         assert f"{row.presence:.2f}</td>" in html
         assert f"{row.contribution:+.2f}".replace("-", "\N{MINUS SIGN}") in html
         assert row.example.prototype.case_id in html

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 from contrastdiagnosis.network import NoduleNet
-from contrastdiagnosis_training.concept_task import ConceptTask
+from contrastdiagnosis_training.concept_task import concept_logits, concept_task
 from contrastdiagnosis_training.losses import dice_ce, margin_contrastive, pairwise_distance
 from contrastdiagnosis_training.objective import Targets, objective
 from torch.testing import assert_close
@@ -98,11 +98,11 @@ def test_concepts_are_trained_along_where_their_logits_are_given():
         contrastive_weight=0.0,
     )  # fmt: skip
     network = NoduleNet(recipe.network).train()
-    task = ConceptTask(recipe.network, CONCEPTS).train()
+    task = concept_task(recipe.network, CONCEPTS).train()
     x, share, targets = inputs()
     targets.concepts[0, 1] = torch.nan
     features = network(x)
-    logits = task(features)
+    logits = concept_logits(task, features)
     assert logits.shape == (8, CONCEPTS)
     terms = objective(features, share, targets, recipe, False, logits)
     known = targets.concepts.isfinite()
