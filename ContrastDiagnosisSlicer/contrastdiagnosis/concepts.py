@@ -205,8 +205,10 @@ class ConceptHead(nn.Module):
     def similarity(self, cells: Tensor) -> Tensor:
         """(B, K, M, d, h, w) cosines of cells and prototypes, in [-1, 1]."""
         vectors = self.projector(cells.flatten(2).transpose(1, 2))
-        cosine = torch.einsum("bnw,kmw->bkmn", vectors, self.unit_prototypes())
-        return cosine.unflatten(-1, cells.shape[2:]).clamp(-1, 1)
+        # As a product of matrices the cosines come in their final order, without a copy.
+        cosine = self.unit_prototypes().flatten(0, 1) @ vectors.transpose(1, 2)
+        shape = (self.config.concepts, self.config.prototypes)
+        return cosine.clamp(-1, 1).unflatten(1, shape).unflatten(-1, cells.shape[2:])
 
     def scores(self, similarity: Tensor) -> Tensor:
         """(B, K, M) highest similarity anywhere (Eq. 10); 0 for prototypes that are removed."""
