@@ -108,7 +108,9 @@ def unpack(body: bytes) -> tuple[dict[str, NDArray], dict[str, Any]]:
     except KeyError as error:
         raise InputError(f"a tensor of the body is of type {error}, which is not known") from error
     except (SafetensorError, ValueError) as error:
-        raise InputError(f"wanted a safetensors body, got {len(body)} bytes: {error}") from error
+        raise InputError(
+            f"wanted a safetensors body, got {len(body)} bytes: {str(error)[:200]}"
+        ) from error
     metadata = json.loads(body[8 : 8 + length].decode()).get("__metadata__") or {}
     if JSON_KEY not in metadata:
         raise InputError(f"the body's metadata has no {JSON_KEY!r}")
