@@ -34,7 +34,7 @@ CELL_REACH = (3, 5, 7)
 """Edges of the cubes of cells, in which it is counted how much nodule there is around a cell."""
 
 CELL_STATISTICS = 6 + DENSITY_BINS + len(CELL_REACH)
-
+"""Number of figures that `cell_statistics` gives of a cell."""
 
 DIAMETER = "diameter_mm"
 """In the place of a rating: a concept that is measured, not judged."""

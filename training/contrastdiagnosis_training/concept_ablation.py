@@ -30,7 +30,7 @@ from contrastdiagnosis_training.concept_trainer import (
     views_scores,
 )
 from contrastdiagnosis_training.evaluate import strict
-from contrastdiagnosis_training.fit import network_of_run
+from contrastdiagnosis_training.fit import SETTINGS, network_of_run
 from contrastdiagnosis_training.labels import RULES, is_malignant
 from contrastdiagnosis_training.metrics import auc
 from contrastdiagnosis_training.patch_store import PatchStore, load_patch_store
@@ -107,7 +107,7 @@ class ConceptsAblate:
 
     def _check_fold(self, folder: Path) -> None:
         network_of_run(folder)
-        fold = json.loads((folder / "settings.json").read_text())["fold"]
+        fold = json.loads((folder / SETTINGS).read_text())["fold"]
         if fold != self.fold:
             raise InputError(
                 f"wanted a network that left fold {self.fold} out, got {fold}: {folder}"
@@ -193,16 +193,7 @@ def heldout_figures(
         similarity = torch.cat([head.similarity(standardised(head, p)) for p in view.split(64)])
         scores = head.scores(similarity)
         presence = head.presence(scores).numpy()
-        auroc.append(
-            np.nanmean(
-                [
-                    auc(presence[known, k], share[known, k] >= PRESENT)
-                    for k, concept in enumerate(LIDC_CONCEPTS)
-                    if concept.rating in RATINGS
-                    for known in [np.isfinite(share[:, k])]
-                ]
-            )
-        )
+        auroc.append(_mean_auroc(presence, share))
         malignant.append(auc(head.decide(scores).numpy()[kept], truth))
         place = similarity.amax(dim=2).flatten(2).argmax(dim=-1)
         hit = seen.flatten(2).gather(2, place[..., None])[..., 0] > 0
@@ -212,6 +203,16 @@ def heldout_figures(
         "malignancy": float(np.mean(malignant)),
         "pointing": float(np.mean(hits)),
     }
+
+
+def _mean_auroc(presence: NDArray, share: NDArray) -> float:
+    """Over the concepts that readers rate, and that both are and are not among the nodules."""
+    found = []
+    for k, concept in enumerate(LIDC_CONCEPTS):
+        if concept.rating in RATINGS:
+            known = np.isfinite(share[:, k])
+            found.append(auc(presence[known, k], share[known, k] >= PRESENT))
+    return float(np.nanmean(found))
 
 
 HEADING = (

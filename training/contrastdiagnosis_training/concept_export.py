@@ -44,7 +44,7 @@ class ConceptRun:
     def note(self) -> dict[str, str]:
         """What the figures do not know, for the bundle's metrics."""
         gone = int((self.head.kept == 0).sum())
-        return {"concepts_note": removed_note(gone, "the run")} if gone else {}
+        return {"concepts_note": removed_note(gone, "a pruning file")} if gone else {}
 
 
 def read_concept_run(

@@ -96,10 +96,10 @@ def noisy_actions(
     grid: CellGrid,
     random: np.random.Generator,
 ) -> list[Action]:
-    """The same number of actions, one in five of them wrong.
+    """The actions, one in five of them wrong.
 
-    A wrong rejection hits a concept that the readers see, or else any that nothing is wrong with; a
-    wrong box lies anywhere in the patch.
+    A wrong rejection hits a concept that the readers see, or else any that nothing is wrong with,
+    and is left out where none of these is left; a wrong box lies anywhere in the patch.
     """
     made: list[Action] = []
     present = [c.name for c, s in zip(reading.concepts, truth.share, strict=True) if s >= 0.5]

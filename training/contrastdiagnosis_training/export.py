@@ -18,7 +18,7 @@ from contrastdiagnosis.cases import Case, CaseLibrary
 from contrastdiagnosis.diagnoser import choose_device
 from contrastdiagnosis.errors import InputError
 from contrastdiagnosis.image_quality import QualityLimits, image_quality
-from contrastdiagnosis.network import NoduleNet, NoduleNetConfig, load_network, round_weights
+from contrastdiagnosis.network import NoduleNet, load_network, round_weights
 from contrastdiagnosis.output import check_writable
 from contrastdiagnosis.patch import crop_patch
 from contrastdiagnosis.vote import VoteRule
@@ -32,7 +32,7 @@ from contrastdiagnosis_training.evaluate import (
     fold_part,
     table,
 )
-from contrastdiagnosis_training.fit import MODEL, SETTINGS
+from contrastdiagnosis_training.fit import MODEL, SETTINGS, network_config
 from contrastdiagnosis_training.judge import (
     calibrate,
     choose_vote,
@@ -84,7 +84,7 @@ class Export:
         concepts = self.concepts and read_concept_run(
             self.concepts, self.weights, self.crossfit, self.concepts_json, self.concepts_ablations
         )
-        network = load_network(self.weights / MODEL, _network_config(settings))
+        network = load_network(self.weights / MODEL, network_config(settings))
         # As the bundle stores them: cases and queries meet the same network.
         round_weights(network, torch.float16)
         library, rows = self._library(network)
@@ -207,8 +207,3 @@ def scan_limits(nodules: Sequence[Nodule]) -> QualityLimits:
         max_noise_hu=round(float(np.quantile(noise, 0.995)), 1) if noise else None,
         max_slice_mm=round(float(np.quantile([q.slice_mm for q in qualities], 0.995)), 2),
     )
-
-
-def _network_config(settings: dict[str, Any]) -> NoduleNetConfig:
-    network = dict(settings["recipe"]["network"])
-    return NoduleNetConfig(**network | {"channels": tuple(network["channels"])})

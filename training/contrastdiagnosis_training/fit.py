@@ -97,10 +97,14 @@ def network_of_run(folder: Path) -> NoduleNet:
     """
     if not ((folder / MODEL).is_file() and (folder / SETTINGS).is_file()):
         raise InputError(f"{folder} holds no finished network ({MODEL} and {SETTINGS})")
-    config = dict(json.loads((folder / SETTINGS).read_text())["recipe"]["network"])
-    config["channels"] = tuple(config["channels"])
-    network = load_network(folder / MODEL, NoduleNetConfig(**config))
-    return network.to(memory_format=torch.channels_last_3d)
+    config = network_config(json.loads((folder / SETTINGS).read_text()))
+    return load_network(folder / MODEL, config).to(memory_format=torch.channels_last_3d)
+
+
+def network_config(settings: dict[str, Any]) -> NoduleNetConfig:
+    """What fixes the network of a run with these settings."""
+    network = settings["recipe"]["network"]
+    return NoduleNetConfig(**network | {"channels": tuple(network["channels"])})
 
 
 def _start(folder: Path, settings: dict[str, Any]) -> NoduleNet:
