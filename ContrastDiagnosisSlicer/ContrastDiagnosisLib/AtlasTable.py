@@ -39,7 +39,7 @@ class AtlasTable:
             qt.QAbstractItemView.DoubleClicked | qt.QAbstractItemView.EditKeyPressed
         )
         self.widget.setIconSize(qt.QSize(PICTURE_PIXELS, PICTURE_PIXELS))
-        self.widget.setMinimumHeight(320)
+        self.widget.setMinimumHeight(480)
         self.widget.itemChanged.connect(lambda _item: self._onItemChanged())
 
     def show(self, prototypes: Sequence[Mapping[str, Any]]) -> None:
