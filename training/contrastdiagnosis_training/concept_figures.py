@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from contrastdiagnosis.case_folder import Nodule
-from contrastdiagnosis.concept_fit import fit_decision
+from contrastdiagnosis.concept_fit import fit_decision, fit_presence
 from contrastdiagnosis.concepts import Concept, ConceptHead
 from contrastdiagnosis.vote import Calibration, fit_calibration, logit
 from numpy.typing import NDArray
@@ -140,8 +140,8 @@ def refined_head(head: ConceptHead, train: ConceptScores) -> ConceptHead:
     """The head without the prototypes that a look at the atlas would condemn.
 
     Removed is a prototype whose nearest training nodule lacks the concept in most readers' eyes, or
-    is most alike outside the nodule; the best one of each concept stays. The decision is then
-    fitted anew.
+    is most alike outside the nodule; the best one of each concept stays. Presence and decision are
+    then fitted anew, as when a clinician prunes.
     """
     count, each = train.scores.shape[1:]
     kept, before = np.zeros((count, each), np.float32), head.kept.numpy()
@@ -155,13 +155,16 @@ def refined_head(head: ConceptHead, train: ConceptScores) -> ConceptHead:
             highest = np.where(before[k] > 0, train.scores[:, k].max(axis=0), -np.inf)
             kept[k, highest.argmax()] = 1
     refined = copy.deepcopy(head)
-    rated = RULES["exclude3"](train.malignancy)
+    scores, rated = train.scores.astype(np.float64), RULES["exclude3"](train.malignancy)
+    presence = fit_presence(scores, train.share, kept)
     decision = fit_decision(
-        train.scores[rated].astype(np.float64), is_malignant(train.malignancy[rated]), kept,
+        scores[rated], is_malignant(train.malignancy[rated]), kept,
         head.absent.numpy().astype(np.float64),
     )  # fmt: skip
     for name, value in {
         "kept": kept,
+        "presence_weight": presence.weight,
+        "presence_bias": presence.bias,
         "decision_weight": decision.weight,
         "decision_bias": decision.bias,
     }.items():

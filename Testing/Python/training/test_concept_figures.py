@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from contrastdiagnosis.case_folder import Nodule
-from contrastdiagnosis.concept_fit import fit_decision
+from contrastdiagnosis.concept_fit import fit_decision, fit_presence
 from contrastdiagnosis.concepts import DIAMETER, Concept, ConceptConfig, ConceptHead
 from contrastdiagnosis.vote import Calibration, fit_calibration
 from contrastdiagnosis_training.concept_figures import (
@@ -333,9 +333,10 @@ def test_of_a_concept_that_is_condemned_as_a_whole_the_best_prototype_stays():
     assert kept_of(scored) == [[1, 1, 1, 1], [0, 0, 0, 1], [0, 1, 0, 0]]
 
 
-def test_the_decision_is_fitted_anew_to_what_is_left_and_nothing_else_changes():
+def test_presence_and_decision_are_fitted_anew_to_what_is_left_and_nothing_else_changes():
     scored, nearest = made_training()
     scored.inside[nearest[1, 3], 1, 3] = False
+    scored.share[40:] = 0
     head = made_head(each=4)
     before = copy.deepcopy(head.state_dict())
     refined = refined_head(head, scored)
@@ -347,11 +348,16 @@ def test_the_decision_is_fitted_anew_to_what_is_left_and_nothing_else_changes():
     )  # fmt: skip
     np.testing.assert_allclose(refined.decision_weight, expected.weight, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(refined.decision_bias, expected.bias, rtol=1e-5)
-    assert not refined.decision_weight[1, 3]
+    assert not refined.decision_weight[1, 3] and not refined.presence_weight[1, 3]
+    presence = fit_presence(scored.scores.astype(float), scored.share, refined.kept.numpy())
+    np.testing.assert_allclose(refined.presence_weight, presence.weight, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(refined.presence_bias, presence.bias, rtol=1e-5)
     assert np.abs(expected.weight).max() > 0.1
     for name, value in refined.state_dict().items():
         assert torch.equal(head.state_dict()[name], before[name])
-        changed = {"kept", "decision_weight", "decision_bias"}
+        changed = {"kept"} | {
+            f"{layer}_{part}" for layer in ("presence", "decision") for part in ("weight", "bias")
+        }
         assert torch.equal(value, before[name]) == (name not in changed)
 
 
