@@ -9,15 +9,18 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import minimize
 
 PRESENCE_PENALTY = 3.0
-DECISION_PENALTY = 10.0
+DECISION_PENALTY = 3.0
 """Weights of half the squared norm of the standardised weights against the cross-entropy summed
-over the rows. The latter is the best of 3 to 1000 on fold 0 (training/LOG.md)."""
+over the rows. The latter was chosen from 1 to 30 on folds 0 and 2 (training/LOG.md)."""
 
 DROPOUT = 0.3
 """Share of the concepts that are rejected in a training row (METHODS 4.4)."""
 
 REPEATS = 8
 """How often every row is shown, each time with other concepts rejected."""
+
+LEAST_SPREAD = 1e-6
+"""Deviation up to which a score counts as constant."""
 
 
 class Linear(NamedTuple):
@@ -105,14 +108,15 @@ def _logistic(
     spread: NDArray | None = None,
     repeats: int = 1,
 ) -> tuple[NDArray[np.float64], float]:
-    """Weights and bias of a penalised logistic regression; columns that are not used get 0.
+    """Weights and bias of a penalised logistic regression; unused and constant columns get 0.
 
     Columns are standardised and the standardisation is folded into weights and bias: scores span a
     narrow band, in which a plain penalty would leave nothing but the majority class (METHODS 4.3).
     """
     mean = x.mean(axis=0)
-    deviation = np.maximum(x.std(axis=0) if spread is None else spread, 1e-6)
-    z = ((x - mean) / deviation)[:, used]
+    deviation = x.std(axis=0) if spread is None else spread
+    used = used & (deviation > LEAST_SPREAD)
+    z = (x[:, used] - mean[used]) / deviation[used]
 
     def cost(parameters: NDArray) -> tuple[float, NDArray]:
         w, b = parameters[:-1], parameters[-1]

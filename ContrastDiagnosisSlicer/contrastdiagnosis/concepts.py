@@ -36,6 +36,9 @@ CELL_REACH = (3, 5, 7)
 CELL_STATISTICS = 6 + DENSITY_BINS + len(CELL_REACH)
 """Number of figures that `cell_statistics` gives of a cell."""
 
+HIGHEST_INSIDE = 5
+"""Which of them is the highest probability of being nodule."""
+
 DIAMETER = "diameter_mm"
 """In the place of a rating: a concept that is measured, not judged."""
 
@@ -104,14 +107,14 @@ class ConceptConfig:
 
     concepts: int = 7
     """Number K of concepts."""
-    prototypes: int = 50
+    prototypes: int = 10
     """Number M of prototypes a concept."""
-    width: int = 256
+    width: int = 64
     """Length of the vectors that are compared."""
     blocks: int = 2
     """Residual blocks of the projector."""
-    channels: int = 32 + 96 + CELL_STATISTICS
-    """Features of a cell; given by the pyramid."""
+    channels: int = 32 + 96 + CELL_STATISTICS + 64
+    """Features of a cell; given by the network."""
 
 
 class Projector(nn.Module):
@@ -234,20 +237,25 @@ class ConceptHead(nn.Module):
 
 def cell_channels(network: NoduleNetConfig) -> int:
     """Number C of features of a cell of this network."""
-    return sum(network.channels[level - 1] for level in CELL_LEVELS) + CELL_STATISTICS
+    levels = sum(network.channels[level - 1] for level in CELL_LEVELS)
+    return levels + CELL_STATISTICS + network.embedding
 
 
 def cell_features(features: NoduleFeatures) -> Tensor:
-    """(B, C, d, h, w) of the levels `CELL_LEVELS` and of the densities under the mask.
+    """(B, C, d, h, w): levels `CELL_LEVELS`, densities under the mask, and the nodule's embedding.
 
     The densities are what `mask_statistics` gives for the whole nodule: without them calcified and
-    sub-solid nodules are hardly told (training/LOG.md).
+    sub-solid nodules are hardly told. The embedding tells cells of what they are a part: shape and
+    surface are the nodule's, not a cell's (training/LOG.md). It fades with the cell's highest
+    probability of being nodule, so that cells outside know nothing of it.
     """
     levels = [features.pyramid[n].float() for n in CELL_LEVELS]
     grid = tuple(levels[-1].shape[2:])
     finer = [functional.adaptive_avg_pool3d(x, grid) for x in levels[:-1]]  # type: ignore[arg-type]
     statistics = cell_statistics(features.pyramid[0].float(), features.mask_logits.float(), grid)
-    return torch.cat([*finer, levels[-1], statistics], dim=1)
+    touched = statistics[:, HIGHEST_INSIDE, None]
+    whole = features.embedding.float()[:, :, None, None, None] * touched
+    return torch.cat([*finer, levels[-1], statistics, whole], dim=1)
 
 
 def cell_statistics(intensity: Tensor, mask_logits: Tensor, grid: tuple[int, ...]) -> Tensor:

@@ -11,9 +11,9 @@ from contrastdiagnosis.concept_fit import DECISION_PENALTY, DROPOUT
 class ConceptRecipe:
     """How a head is trained; the defaults are what the shipped bundle was trained with."""
 
-    prototypes: int = 50
+    prototypes: int = 10
     """M, a concept."""
-    width: int = 256
+    width: int = 64
     blocks: int = 2
     views: int = 6
     """Augmented views of each nodule, encoded once."""
@@ -40,7 +40,7 @@ class ConceptRecipe:
     presence_weight: float = 3.0
     """Weight of the cross-entropy between highest similarity and readers: what inference reads is
     what is trained. 0 is the published loss."""
-    outside_weight: float = 1.0
+    outside_weight: float = 3.0
     """Weight of keeping similarities low in cells that cannot show the concept, because no reader
     marked them or their densities are others. 0 is the published loss."""
     places: bool = True

@@ -116,7 +116,18 @@ def test_features_of_a_cell_equal_the_slow_ones():
             )
             around = inside[b, 0, z, y, x].double().sum() / (edge**3 * 4 * 8 * 8)
             slow.append((1 + 100 * around).log())
+        slow += list(features.embedding[b].double() * share.max())
         assert_close(ours[14:], torch.stack(slow).float(), rtol=1e-4, atol=1e-5)
+
+
+def test_only_cells_of_the_nodule_know_its_embedding():
+    features = made_features(batch=1)
+    logits = torch.full_like(features.mask_logits, -50.0)
+    logits[0, 0, 5, 9, 17] = 50.0
+    features = features._replace(mask_logits=logits)
+    other = features._replace(embedding=features.embedding + 1)
+    differs = (cell_features(features) != cell_features(other)).any(dim=1)
+    assert torch.nonzero(differs).tolist() == [[0, 1, 1, 2]]
 
 
 def test_cell_statistics_of_an_even_patch_without_a_nodule_are_finite():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from contrastdiagnosis.concepts import CELL_STATISTICS, cell_features, nodule_weight
+from contrastdiagnosis.concepts import cell_channels, cell_features, nodule_weight
 from contrastdiagnosis.network import NoduleNet
 from contrastdiagnosis_training.augment import Augmentation, augment
 from contrastdiagnosis_training.cell_views import CellViews, encode_views
@@ -36,8 +36,7 @@ def encoded(network, store, positions=(5, 2, 9), options=TINY.augmentation, view
 
 def test_views_have_cells_weights_and_marks(network, store):
     views = encoded(network, store)
-    channels = TINY.network.channels[1] + TINY.network.channels[2] + CELL_STATISTICS
-    assert views.cells.shape == (2, 3, channels, *GRID)
+    assert views.cells.shape == (2, 3, cell_channels(TINY.network), *GRID)
     assert views.weight.shape == views.marked.shape == (2, 3, *GRID)
     assert views.seen.shape == views.elsewhere.shape == (2, 3, len(LIDC_CONCEPTS), *GRID)
     assert {x.dtype for x in (views.cells, views.weight, views.seen)} == {torch.float16}
