@@ -33,8 +33,10 @@ def concept_logits(task: nn.Module, features: NoduleFeatures) -> Tensor:
         features: With the pyramid.
     """
     with torch.autocast(features.mask_logits.device.type, enabled=False):
-        # The mask learns from the readers' marks alone.
-        detached = features._replace(mask_logits=features.mask_logits.detach())
+        # The mask learns from the readers' marks alone, the distances from malignancy alone.
+        detached = features._replace(
+            mask_logits=features.mask_logits.detach(), embedding=features.embedding.detach()
+        )
         cells = cell_features(detached)
         weight = nodule_weight(detached.mask_logits, tuple(cells.shape[2:]))
         maps: Tensor = task(cells)
