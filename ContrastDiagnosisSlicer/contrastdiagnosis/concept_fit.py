@@ -5,8 +5,11 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import minimize
+
+from contrastdiagnosis.concepts import ConceptHead
 
 PRESENCE_PENALTY = 3.0
 DECISION_PENALTY = 3.0
@@ -28,6 +31,44 @@ class Linear(NamedTuple):
 
     weight: NDArray[np.float64]
     bias: NDArray[np.float64]
+
+
+def fit_linear_parts(
+    head: ConceptHead,
+    scores: NDArray,
+    share: NDArray,
+    malignancy: NDArray,
+    dropout: float = DROPOUT,
+    penalty: float = DECISION_PENALTY,
+    views: int = 1,
+    seed: int = 0,
+) -> None:
+    """Fits presence and decision in place, with the prototypes that the head keeps.
+
+    Args:
+        head: Its `kept` and `absent` are those to be.
+        scores: (N, K, M).
+        share: (N, K) share of the readers who call each concept present, NaN where unknown.
+        malignancy: (N,) mean ratings; NaN and 3 teach the decision nothing.
+        dropout: Share of the concepts that are rejected in a row of the decision.
+        penalty: Of the decision's squared weights.
+        views: Rows of each nodule; the penalties count them as one.
+        seed: Fixes which concepts are rejected.
+    """
+    flat = scores.astype(np.float64)
+    kept, absent = head.kept.numpy(), head.absent.numpy().astype(np.float64)
+    rated = np.isfinite(malignancy) & (malignancy != 3)
+    presence = fit_presence(flat, share, kept, PRESENCE_PENALTY * views)
+    decision = fit_decision(
+        flat[rated], malignancy[rated] > 3, kept, absent, dropout, penalty * views, seed
+    )
+    for name, value in {
+        "presence_weight": presence.weight,
+        "presence_bias": presence.bias,
+        "decision_weight": decision.weight,
+        "decision_bias": decision.bias,
+    }.items():
+        getattr(head, name).copy_(torch.from_numpy(np.asarray(value)))
 
 
 def fit_presence(

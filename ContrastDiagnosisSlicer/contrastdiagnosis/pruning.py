@@ -14,7 +14,7 @@ import torch
 
 from contrastdiagnosis.atlas import Prototype, kept_mask
 from contrastdiagnosis.bundle import CONCEPTS_FILE, Bundle, ConceptPart, save_bundle, sha256
-from contrastdiagnosis.concept_fit import fit_decision, fit_presence
+from contrastdiagnosis.concept_fit import fit_linear_parts
 from contrastdiagnosis.concepts import readers_shares
 from contrastdiagnosis.errors import InputError
 from contrastdiagnosis.output import check_writable
@@ -140,8 +140,8 @@ def refit(bundle: Bundle, part: ConceptPart) -> ConceptPart:
     """The part with presence and decision fitted to the prototypes that its atlas keeps."""
     head = copy.deepcopy(part.head)
     shape = (head.config.concepts, head.config.prototypes)
-    kept = kept_mask(part.atlas, shape)
-    cases, scores = bundle.library.cases, part.scores.astype(np.float64)
+    head.kept.copy_(torch.from_numpy(kept_mask(part.atlas, shape)))
+    cases = bundle.library.cases
     malignancy = np.array([c.ratings.get("malignancy", np.nan) for c in cases])
     share = np.array(
         [
@@ -151,17 +151,5 @@ def refit(bundle: Bundle, part: ConceptPart) -> ConceptPart:
             for c in cases
         ]
     )
-    rated = np.isfinite(malignancy) & (malignancy != 3)
-    decision = fit_decision(
-        scores[rated], malignancy[rated] > 3, kept, head.absent.numpy().astype(np.float64)
-    )
-    presence = fit_presence(scores, share, kept)
-    for name, value in {
-        "kept": kept,
-        "presence_weight": presence.weight,
-        "presence_bias": presence.bias,
-        "decision_weight": decision.weight,
-        "decision_bias": decision.bias,
-    }.items():
-        getattr(head, name).copy_(torch.from_numpy(np.asarray(value)))
+    fit_linear_parts(head, part.scores, share, malignancy)
     return ConceptPart(head, part.atlas, part.scores)

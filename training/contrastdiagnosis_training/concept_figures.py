@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from contrastdiagnosis.case_folder import Nodule
-from contrastdiagnosis.concept_fit import fit_decision, fit_presence
+from contrastdiagnosis.concept_fit import fit_linear_parts
 from contrastdiagnosis.concepts import Concept, ConceptHead
 from contrastdiagnosis.vote import Calibration, fit_calibration, logit
 from numpy.typing import NDArray
@@ -155,20 +155,8 @@ def refined_head(head: ConceptHead, train: ConceptScores) -> ConceptHead:
             highest = np.where(before[k] > 0, train.scores[:, k].max(axis=0), -np.inf)
             kept[k, highest.argmax()] = 1
     refined = copy.deepcopy(head)
-    scores, rated = train.scores.astype(np.float64), RULES["exclude3"](train.malignancy)
-    presence = fit_presence(scores, train.share, kept)
-    decision = fit_decision(
-        scores[rated], is_malignant(train.malignancy[rated]), kept,
-        head.absent.numpy().astype(np.float64),
-    )  # fmt: skip
-    for name, value in {
-        "kept": kept,
-        "presence_weight": presence.weight,
-        "presence_bias": presence.bias,
-        "decision_weight": decision.weight,
-        "decision_bias": decision.bias,
-    }.items():
-        getattr(refined, name).copy_(torch.from_numpy(np.asarray(value)))
+    refined.kept.copy_(torch.from_numpy(kept))
+    fit_linear_parts(refined, train.scores, train.share, train.malignancy)
     return refined
 
 

@@ -6,12 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
-from contrastdiagnosis.concept_fit import (
-    PRESENCE_PENALTY,
-    absent_scores,
-    fit_decision,
-    fit_presence,
-)
+from contrastdiagnosis.concept_fit import absent_scores, fit_linear_parts
 from contrastdiagnosis.concepts import ConceptConfig, ConceptHead
 from torch import Tensor, nn
 from torch.nn import functional
@@ -198,27 +193,8 @@ def fit_decisions(
     flat = scores.flatten(0, 1).double().numpy()
     share = targets.share.repeat(views, 1).numpy()
     malignancy = targets.malignancy.repeat(views).numpy()
-    rated = (malignancy != 3) & (malignancy == malignancy)
-    kept = head.kept.numpy()
-    absent = absent_scores(flat, share)
-    presence = fit_presence(flat, share, kept, PRESENCE_PENALTY * views)
-    decision = fit_decision(
-        flat[rated],
-        malignancy[rated] > 3,
-        kept,
-        absent,
-        recipe.dropout,
-        recipe.penalty * views,
-        seed,
-    )
-    for name, value in {
-        "absent": absent,
-        "presence_weight": presence.weight,
-        "presence_bias": presence.bias,
-        "decision_weight": decision.weight,
-        "decision_bias": decision.bias,
-    }.items():
-        getattr(head, name).copy_(torch.from_numpy(value))
+    head.absent.copy_(torch.from_numpy(absent_scores(flat, share)))
+    fit_linear_parts(head, flat, share, malignancy, recipe.dropout, recipe.penalty, views, seed)
 
 
 @torch.no_grad()
