@@ -16,7 +16,7 @@ from contrastdiagnosis import RESEARCH_USE_NOTICE, __version__
 from contrastdiagnosis.atlas import Prototype
 from contrastdiagnosis.bundle import CONCEPTS_FILE, Bundle, sha256
 from contrastdiagnosis.cases import Case
-from contrastdiagnosis.concepts import CELL_VOXELS
+from contrastdiagnosis.cells import CELL_VOXELS
 from contrastdiagnosis.engine_queue import DamagedError, Engine
 from contrastdiagnosis.errors import InputError
 from contrastdiagnosis.explanation import SIGNS, SideExplanation

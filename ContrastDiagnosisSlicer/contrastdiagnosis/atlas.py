@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from contrastdiagnosis.concepts import CELL_VOXELS, Concept
+from contrastdiagnosis.cells import CELL_VOXELS
+from contrastdiagnosis.concepts import Concept
 from contrastdiagnosis.errors import InputError
 from contrastdiagnosis.output import write_file
 from contrastdiagnosis.patch import DEFAULT_GEOMETRY

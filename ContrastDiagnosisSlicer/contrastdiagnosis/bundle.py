@@ -21,7 +21,8 @@ from safetensors.torch import load_file, save_file
 from contrastdiagnosis.atlas import Prototype, kept_mask, read_atlas, write_atlas
 from contrastdiagnosis.bundle_info import BundleInfo, info_from_document
 from contrastdiagnosis.cases import CaseLibrary, read_cases, write_cases
-from contrastdiagnosis.concepts import ConceptHead, cell_channels, load_head, save_head
+from contrastdiagnosis.cells import cell_channels
+from contrastdiagnosis.concepts import ConceptHead, load_head, save_head
 from contrastdiagnosis.confidence import SimilarityIndicator
 from contrastdiagnosis.errors import InputError
 from contrastdiagnosis.model_card import model_card

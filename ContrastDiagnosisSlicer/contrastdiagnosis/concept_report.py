@@ -13,8 +13,9 @@ from torch.nn import functional
 from contrastdiagnosis.atlas import Prototype
 from contrastdiagnosis.bundle import Bundle, ConceptPart
 from contrastdiagnosis.cases import Case
+from contrastdiagnosis.cells import CELL_VOXELS
 from contrastdiagnosis.concept_reading import ConceptReading, read_concepts
-from contrastdiagnosis.concepts import CELL_VOXELS, Concept
+from contrastdiagnosis.concepts import Concept
 from contrastdiagnosis.diagnoser import Diagnosis
 from contrastdiagnosis.pictures import CellSlice, middle_slice
 from contrastdiagnosis.revision import Box

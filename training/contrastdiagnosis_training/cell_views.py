@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from contrastdiagnosis.concepts import CELL_VOXELS, Concept, cell_features, nodule_weight
+from contrastdiagnosis.cells import CELL_VOXELS, cell_features, nodule_weight
+from contrastdiagnosis.concepts import Concept
 from contrastdiagnosis.network import NoduleNet
 from numpy.typing import NDArray
 from torch import Tensor

@@ -12,12 +12,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from contrastdiagnosis.bundle import sha256
-from contrastdiagnosis.concepts import (
-    ConceptHead,
-    load_head,
-    read_config,
-    save_head,
-)
+from contrastdiagnosis.concepts import ConceptHead, load_head, read_config, save_head
 from contrastdiagnosis.diagnoser import choose_device
 from contrastdiagnosis.errors import InputError
 from contrastdiagnosis.pruning import read_pruning

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from contrastdiagnosis.atlas import Prototype
 from contrastdiagnosis.case_folder import Nodule, consensus_on, read_scan
-from contrastdiagnosis.concepts import CELL_VOXELS, Concept, ConceptHead, readers_shares
+from contrastdiagnosis.cells import CELL_VOXELS
+from contrastdiagnosis.concepts import Concept, ConceptHead, readers_shares
 from contrastdiagnosis.encoding import encode
 from contrastdiagnosis.network import NoduleNet
 from contrastdiagnosis.patch import DEFAULT_GEOMETRY, crop_patch

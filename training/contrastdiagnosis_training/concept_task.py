@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import OrderedDict
 
 import torch
-from contrastdiagnosis.concepts import cell_channels, cell_features, nodule_weight
+from contrastdiagnosis.cells import cell_channels, cell_features, nodule_weight
 from contrastdiagnosis.network import NoduleFeatures, NoduleNetConfig
 from torch import Tensor, nn
 

@@ -12,7 +12,8 @@ from contrastdiagnosis.atlas import Prototype
 from contrastdiagnosis.bundle import ConceptPart, load_bundle, save_bundle
 from contrastdiagnosis.bundle_info import BundleInfo
 from contrastdiagnosis.cases import RATINGS, Case, CaseLibrary
-from contrastdiagnosis.concepts import Concept, ConceptConfig, ConceptHead, cell_channels
+from contrastdiagnosis.cells import cell_channels
+from contrastdiagnosis.concepts import Concept, ConceptConfig, ConceptHead
 from contrastdiagnosis.network import NoduleNet, NoduleNetConfig
 from contrastdiagnosis.phantom import PhantomNodule, make_phantom
 from contrastdiagnosis.volume import sitk_from_array

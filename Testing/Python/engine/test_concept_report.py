@@ -8,8 +8,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from contrastdiagnosis.bundle import load_bundle
+from contrastdiagnosis.cells import CELL_VOXELS
 from contrastdiagnosis.concept_report import adding_up, concept_section, upsampled
-from contrastdiagnosis.concepts import CELL_VOXELS
 from contrastdiagnosis.diagnoser import Diagnoser
 from contrastdiagnosis.encoding import Encoding
 from contrastdiagnosis.pictures import CellSlice, bar_image, cell_picture, cell_thumbnail

@@ -7,20 +7,22 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from contrastdiagnosis.concepts import (
+from contrastdiagnosis.cells import (
     CELL_LEVELS,
     CELL_STATISTICS,
     CELL_VOXELS,
-    DIAMETER,
     INSIDE_FLOOR,
-    Concept,
-    ConceptConfig,
-    ConceptHead,
     cell_channels,
     cell_features,
     cell_statistics,
-    load_head,
     nodule_weight,
+)
+from contrastdiagnosis.concepts import (
+    DIAMETER,
+    Concept,
+    ConceptConfig,
+    ConceptHead,
+    load_head,
     read_config,
     readers_shares,
     save_head,

@@ -7,7 +7,7 @@ import copy
 import numpy as np
 import pytest
 import torch
-from contrastdiagnosis.concepts import CELL_VOXELS
+from contrastdiagnosis.cells import CELL_VOXELS
 from contrastdiagnosis.encoding import Encoding, encode, look
 from contrastdiagnosis.patch import DEFAULT_GEOMETRY, Patch, crop_patch
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from contrastdiagnosis.concepts import cell_channels, cell_features, nodule_weight
+from contrastdiagnosis.cells import cell_channels, cell_features, nodule_weight
 from contrastdiagnosis.network import NoduleNet
 from contrastdiagnosis_training.augment import Augmentation, augment
 from contrastdiagnosis_training.cell_views import CellViews, encode_views
