@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
+from scipy.linalg import block_diag
 from scipy.optimize import minimize
 
 from contrastdiagnosis.concepts import ConceptHead
@@ -15,6 +16,11 @@ PRESENCE_PENALTY = 3.0
 DECISION_PENALTY = 3.0
 """Weights of half the squared norm of the standardised weights against the cross-entropy summed
 over the rows. The latter was chosen from 1 to 30 on folds 0 and 2 (training/LOG.md)."""
+
+ABSENT_PENALTY = 0.3
+"""Weight of half the squared logits that concepts add to nodules in which readers do not see them,
+summed over the rows: what a concept says where it is absent is not what it is named for. Chosen
+from 0 to 3 on folds 0 and 2 as what costs no AUC (training/LOG.md)."""
 
 DROPOUT = 0.3
 """Share of the concepts that are rejected in a training row (METHODS 4.4)."""
@@ -40,6 +46,7 @@ def fit_linear_parts(
     malignancy: NDArray,
     dropout: float = DROPOUT,
     penalty: float = DECISION_PENALTY,
+    absent_penalty: float = ABSENT_PENALTY,
     views: int = 1,
     seed: int = 0,
 ) -> None:
@@ -52,6 +59,7 @@ def fit_linear_parts(
         malignancy: (N,) mean ratings; NaN and 3 teach the decision nothing.
         dropout: Share of the concepts that are rejected in a row of the decision.
         penalty: Of the decision's squared weights.
+        absent_penalty: Of the squared logits that absent concepts add.
         views: Rows of each nodule; the penalties count them as one.
         seed: Fixes which concepts are rejected.
     """
@@ -60,8 +68,9 @@ def fit_linear_parts(
     rated = np.isfinite(malignancy) & (malignancy != 3)
     presence = fit_presence(flat, share, kept, PRESENCE_PENALTY * views)
     decision = fit_decision(
-        flat[rated], malignancy[rated] > 3, kept, absent, dropout, penalty * views, seed
-    )
+        flat[rated], malignancy[rated] > 3, share[rated], kept, absent, dropout, penalty * views,
+        absent_penalty, seed,
+    )  # fmt: skip
     for name, value in {
         "presence_weight": presence.weight,
         "presence_bias": presence.bias,
@@ -96,10 +105,12 @@ def fit_presence(
 def fit_decision(
     scores: NDArray,
     malignant: ArrayLike,
+    share: NDArray,
     kept: NDArray,
     absent: NDArray,
     dropout: float = DROPOUT,
     penalty: float = DECISION_PENALTY,
+    absent_penalty: float = ABSENT_PENALTY,
     seed: int = 0,
 ) -> Linear:
     """The linear layer from all scores to malignancy, trained with concepts rejected at random.
@@ -107,10 +118,12 @@ def fit_decision(
     Args:
         scores: (N, K, M).
         malignant: (N,) bool.
+        share: (N, K) share of the readers who call the concept present, NaN where unknown.
         kept: (K, M), 0 for removed prototypes.
         absent: (K, M) scores of absent concepts, what one of the two ways of rejecting gives.
         dropout: Share of the concepts that are rejected; both ways take turns.
         penalty: Weight of the squared norm.
+        absent_penalty: Of the squared logits that absent concepts add.
         seed: Fixes which.
     """
     random = np.random.default_rng(seed)
@@ -121,11 +134,31 @@ def fit_decision(
     target = np.repeat(np.asarray(malignant, dtype=np.float64), REPEATS)
     flat, shape = rows.reshape(len(rows), -1), scores.shape[1:]
     # The statistics of whole nodules: a score of 0 is no measure of how far scores spread.
-    spread = scores.reshape(len(scores), -1).std(axis=0)
+    deviation = scores.reshape(len(scores), -1).std(axis=0)
+    form = absent_penalty * block_diag(*absent_spread(scores, share, kept, absent))
     weight, bias = _logistic(
-        flat, target, kept.ravel() > 0, penalty, spread=spread, repeats=REPEATS
+        flat, target, kept.ravel() > 0, penalty, deviation=deviation, repeats=REPEATS, form=form
     )
     return Linear(weight.reshape(shape), np.array(bias))
+
+
+def absent_spread(
+    scores: NDArray, share: NDArray, kept: NDArray, absent: NDArray
+) -> NDArray[np.float64]:
+    """(K, M, M) quadratic forms of the weights of each concept's prototypes.
+
+    Each gives the sum of the squared logits that the concept adds to nodules without it, every
+    nodule counting by the share of the readers who deny it.
+
+    Args:
+        scores: (N, K, M).
+        share: (N, K) share of the readers who call the concept present, NaN where unknown.
+        kept: (K, M), 0 for removed prototypes.
+        absent: (K, M) scores at which a concept adds nothing.
+    """
+    beyond = (scores - absent) * kept
+    denied = np.where(np.isfinite(share), 1 - share, 0.0)
+    return np.einsum("nk,nkm,nkl->kml", denied, beyond, beyond)
 
 
 def absent_scores(scores: NDArray, share: NDArray) -> NDArray[np.float64]:
@@ -146,25 +179,30 @@ def _logistic(
     used: NDArray[np.bool_],
     penalty: float,
     least: float | None = None,
-    spread: NDArray | None = None,
+    deviation: NDArray | None = None,
     repeats: int = 1,
+    form: NDArray | None = None,
 ) -> tuple[NDArray[np.float64], float]:
     """Weights and bias of a penalised logistic regression; unused and constant columns get 0.
 
     Columns are standardised and the standardisation is folded into weights and bias: scores span a
     narrow band, in which a plain penalty would leave nothing but the majority class (METHODS 4.3).
+    `form` (P, P) is a quadratic form of the weights of columns as they are, half of which is added.
     """
     mean = x.mean(axis=0)
-    deviation = x.std(axis=0) if spread is None else spread
+    deviation = x.std(axis=0) if deviation is None else deviation
     used = used & (deviation > LEAST_SPREAD)
     z = (x[:, used] - mean[used]) / deviation[used]
+    curvature = penalty * np.eye(int(used.sum()))
+    if form is not None:
+        curvature += form[np.ix_(used, used)] / np.outer(deviation[used], deviation[used])
 
     def cost(parameters: NDArray) -> tuple[float, NDArray]:
         w, b = parameters[:-1], parameters[-1]
         logit = z @ w + b
-        loss = (np.logaddexp(0, logit) - target * logit).sum() / repeats + penalty / 2 * (w @ w)
+        loss = (np.logaddexp(0, logit) - target * logit).sum() / repeats + w @ curvature @ w / 2
         error = (1 / (1 + np.exp(-np.clip(logit, -500, 500))) - target) / repeats
-        return float(loss), np.append(z.T @ error + penalty * w, error.sum())
+        return float(loss), np.append(z.T @ error + curvature @ w, error.sum())
 
     count = int(used.sum())
     bounds = [(least, None)] * count + [(None, None)]

@@ -19,9 +19,12 @@ LIDC_CONCEPTS = (
     Concept("sub-solid", "texture", at_most=3),
     Concept("calcified", "calcification", at_most=5),
     Concept("non-spherical", "sphericity", at_most=3),
-    Concept("large", DIAMETER, at_least=8),
+    Concept("6 mm or more", DIAMETER, at_least=6),
+    Concept("8 mm or more", DIAMETER, at_least=8),
+    Concept("15 mm or more", DIAMETER, at_least=15),
 )
-"""Six that readers rate, and size: what would otherwise hide in the prototypes of the others."""
+"""Six that readers rate, and size, which would otherwise hide in the prototypes of the others: at
+the steps of Lung-RADS v2022 for solid nodules."""
 
 
 def concept_shares(

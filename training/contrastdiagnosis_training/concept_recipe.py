@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from contrastdiagnosis.concept_fit import DECISION_PENALTY, DROPOUT
+from contrastdiagnosis.concept_fit import ABSENT_PENALTY, DECISION_PENALTY, DROPOUT
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,9 @@ class ConceptRecipe:
     is 1000 throughout, which leaves all but one prototype a concept dead."""
     reseed: bool = False
     """Move prototypes that nobody chose for an epoch onto items that none covers well."""
+    contrast_shown: bool = False
+    """Tell a concept also from the others that the same nodule shows, as published; False: only
+    from those that it lacks. Steps of one measure, such as size, are always shown together."""
     cell_weight: float = 1.0
     """Weight of the loss of a random cell that shows the concept, beside that of the averaged
     vectors."""
@@ -55,3 +58,5 @@ class ConceptRecipe:
     """Share of the concepts that are rejected in each training row of the decision."""
     penalty: float = DECISION_PENALTY
     """Of the decision's squared weights."""
+    absent_penalty: float = ABSENT_PENALTY
+    """Of the squared logits that concepts add where readers do not see them."""

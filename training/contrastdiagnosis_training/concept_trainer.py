@@ -120,10 +120,10 @@ def fit_prototypes(
     head.concept.requires_grad_(False)
     hits, seen = torch.zeros(k, m), [torch.zeros(0, head.config.width) for _ in range(k)]
 
-    def triple(vectors: Tensor, concept: Tensor, gamma: float) -> Tensor:
+    def triple(vectors: Tensor, concept: Tensor, shown: Tensor | None, gamma: float) -> Tensor:
         cosine = torch.einsum("nw,kmw->nkm", vectors, head.unit_prototypes())
         margin = recipe.margin_sign * recipe.margin
-        return soft_triple(cosine, concept, margin, recipe.scale, gamma).mean()
+        return soft_triple(cosine, concept, margin, recipe.scale, gamma, shown).mean()
 
     def loss(items: Items, done: float) -> Tensor:
         first, last = recipe.gamma
@@ -134,11 +134,14 @@ def fit_prototypes(
             prior = items.prior_of_concepts(recipe)
             local = head.local_vectors(items.cells, prior)[row, concept]
             vectors = head.projector(local)
+            shown = None if recipe.contrast_shown else present[items.nodule][row]
             _count(head, vectors.detach(), concept, hits, seen)
-            total = total + triple(vectors, concept, gamma)
+            total = total + triple(vectors, concept, shown, gamma)
             if recipe.cell_weight:
                 cell = _cell_that_shows(items, row, concept, generator)
-                total = total + recipe.cell_weight * triple(head.projector(cell), concept, gamma)
+                total = total + recipe.cell_weight * triple(
+                    head.projector(cell), concept, shown, gamma
+                )
         if recipe.presence_weight or recipe.outside_weight:
             best = head.similarity(items.cells).amax(dim=2)
 
@@ -194,7 +197,10 @@ def fit_decisions(
     share = targets.share.repeat(views, 1).numpy()
     malignancy = targets.malignancy.repeat(views).numpy()
     head.absent.copy_(torch.from_numpy(absent_scores(flat, share)))
-    fit_linear_parts(head, flat, share, malignancy, recipe.dropout, recipe.penalty, views, seed)
+    fit_linear_parts(
+        head, flat, share, malignancy, recipe.dropout, recipe.penalty, recipe.absent_penalty,
+        views, seed,
+    )  # fmt: skip
 
 
 @torch.no_grad()

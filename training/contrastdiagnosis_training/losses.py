@@ -92,7 +92,12 @@ def vote_cross_entropy(vote: Tensor, share: Tensor) -> Tensor:
 
 
 def soft_triple(
-    cosine: Tensor, concept: Tensor, margin: float = -0.1, scale: float = 20.0, gamma: float = 10.0
+    cosine: Tensor,
+    concept: Tensor,
+    margin: float = -0.1,
+    scale: float = 20.0,
+    gamma: float = 10.0,
+    left_out: Tensor | None = None,
 ) -> Tensor:
     """(N,) multi-prototype contrastive loss (SoftTriple, arXiv:1909.05235; CSR, Eqs. 6-9).
 
@@ -103,10 +108,13 @@ def soft_triple(
             margin; positive is the sign printed in arXiv:2503.06873, which relaxes the constraint.
         scale: lambda.
         gamma: Sharpness of the choice among prototypes; high ones leave the best alone.
+        left_out: (N, K) bool, concepts that the vector need not be told from.
     """
     share = (gamma * cosine).softmax(dim=-1)
     own = functional.one_hot(concept, cosine.shape[1])
     similarity = (share * cosine).sum(dim=-1) + margin * own
+    if left_out is not None:
+        similarity = similarity.masked_fill(left_out & ~own.bool(), -torch.inf)
     return functional.cross_entropy(scale * similarity, concept, reduction="none")
 
 

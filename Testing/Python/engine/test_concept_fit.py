@@ -8,6 +8,7 @@ from contrastdiagnosis.concept_fit import (
     DECISION_PENALTY,
     PRESENCE_PENALTY,
     absent_scores,
+    absent_spread,
     fit_decision,
     fit_presence,
 )
@@ -38,8 +39,11 @@ def sklearn_fit(x, y, penalty, weight=None):
 
 @pytest.mark.parametrize("penalty", [0.5, DECISION_PENALTY, 500.0])
 def test_the_decision_equals_scikit_learns_on_standardised_scores(penalty):
-    scores, _, malignant = made()
-    ours = fit_decision(scores, malignant, ALL, np.zeros((K, M)), dropout=0, penalty=penalty)
+    scores, share, malignant = made()
+    ours = fit_decision(
+        scores, malignant, share, ALL, np.zeros((K, M)), dropout=0, penalty=penalty,
+        absent_penalty=0,
+    )  # fmt: skip
     weight, bias = sklearn_fit(scores.reshape(N, -1), malignant, penalty)
     theirs = scores.reshape(N, -1) @ weight + bias
     logit = (scores * ours.weight).sum(axis=(1, 2)) + ours.bias
@@ -109,7 +113,10 @@ def test_removed_prototypes_get_no_weight_and_do_not_matter():
     elsewhere[kept == 0] = -7.0
     for fits in (
         [fit_presence(s, share, kept) for s in (scores, other)],
-        [fit_decision(s, malignant, kept, a) for s, a in ((scores, absent), (other, elsewhere))],
+        [
+            fit_decision(s, malignant, share, kept, a)
+            for s, a in ((scores, absent), (other, elsewhere))
+        ],
     ):
         first, second = fits
         assert not first.weight[kept == 0].any()
@@ -119,20 +126,22 @@ def test_removed_prototypes_get_no_weight_and_do_not_matter():
 
 
 def test_the_seed_fixes_the_decision():
-    scores, _, malignant = made()
+    scores, share, malignant = made()
     absent = np.full((K, M), 0.6)
-    first, again, other = (fit_decision(scores, malignant, ALL, absent, seed=s) for s in (3, 3, 4))
+    first, again, other = (
+        fit_decision(scores, malignant, share, ALL, absent, seed=s) for s in (3, 3, 4)
+    )
     np.testing.assert_array_equal(first.weight, again.weight)
     assert first.bias == again.bias
     assert np.abs(first.weight - other.weight).max() > 1e-3
     # Nothing is drawn without dropout.
-    still = [fit_decision(scores, malignant, ALL, absent, dropout=0, seed=s) for s in (3, 4)]
+    still = [fit_decision(scores, malignant, share, ALL, absent, dropout=0, seed=s) for s in (3, 4)]
     np.testing.assert_array_equal(still[0].weight, still[1].weight)
 
 
 def test_dropout_makes_rejecting_safer():
     """Rows in which a concept is rejected by 0 are as unlike the others as METHODS 4.4 says."""
-    scores, _, malignant = made()
+    scores, share, malignant = made()
     absent = np.full((K, M), 0.6)
 
     def loss(fit, rows):
@@ -141,15 +150,18 @@ def test_dropout_makes_rejecting_safer():
 
     rejected = scores.copy()
     rejected[:, 1] = 0
-    plain, safe = (fit_decision(scores, malignant, ALL, absent, dropout=d) for d in (0.0, 0.3))
+    plain, safe = (
+        fit_decision(scores, malignant, share, ALL, absent, dropout=d) for d in (0.0, 0.3)
+    )
     assert loss(safe, rejected) < loss(plain, rejected)
     assert loss(safe, scores) < loss(plain, scores) + 0.1
 
 
 def test_shifting_or_stretching_the_scores_changes_no_decision():
-    scores, _, malignant = made()
-    plain = fit_decision(scores, malignant, ALL, np.zeros((K, M)), dropout=0)
-    moved = fit_decision(7 * scores - 3, malignant, ALL, np.zeros((K, M)), dropout=0)
+    scores, share, malignant = made()
+    absent = absent_scores(scores, share)
+    plain = fit_decision(scores, malignant, share, ALL, absent, dropout=0)
+    moved = fit_decision(7 * scores - 3, malignant, share, ALL, 7 * absent - 3, dropout=0)
     a = (scores * plain.weight).sum(axis=(1, 2)) + plain.bias
     b = ((7 * scores - 3) * moved.weight).sum(axis=(1, 2)) + moved.bias
     np.testing.assert_allclose(a, b, atol=1e-3)
@@ -161,7 +173,7 @@ def test_scores_that_never_vary_get_no_say():
     absent = np.zeros((K, M))
     for fit in (
         fit_presence(scores, share, ALL),
-        fit_decision(scores, malignant, ALL, absent, dropout=0),
+        fit_decision(scores, malignant, share, ALL, absent, dropout=0),
     ):
         assert np.isfinite(fit.weight).all() and np.isfinite(fit.bias).all()
         assert fit.weight[0, 0] == 0
@@ -173,3 +185,66 @@ def test_absent_scores_are_medians_of_nodules_that_few_call_so():
     absent = absent_scores(scores, share)
     np.testing.assert_array_equal(absent[0], np.sort(scores[[0, 1, 4], 0], axis=0)[1])
     np.testing.assert_array_equal(absent[1], np.sort(scores[[1, 3, 4], 1], axis=0)[1])
+
+
+def test_the_form_is_what_absent_concepts_add():
+    """The sum over nodules of the squared contribution, counted by the readers who deny it."""
+    scores, share, _ = made()
+    share[::5, 1] = np.nan
+    random = np.random.default_rng(2)
+    weight, absent = random.normal(size=(K, M)), random.uniform(0.5, 0.7, (K, M))
+    kept = ALL.copy()
+    kept[0, 1] = 0
+    form = absent_spread(scores, share, kept, absent)
+    for k in range(K):
+        added = 0.0
+        for n in range(N):
+            if np.isfinite(share[n, k]):
+                logit = sum(
+                    kept[k, m] * weight[k, m] * (scores[n, k, m] - absent[k, m]) for m in range(M)
+                )
+                added += (1 - share[n, k]) * logit**2
+        assert weight[k] @ form[k] @ weight[k] == pytest.approx(added)
+
+
+def test_a_penalised_decision_is_the_best_there_is():
+    """No slope of cross-entropy, squared weights and squared contributions of absent concepts."""
+    scores, share, malignant = made()
+    absent = absent_scores(scores, share)
+    form = 0.7 * absent_spread(scores, share, ALL, absent)
+    free, fit = (
+        fit_decision(
+            scores, malignant, share, ALL, absent, dropout=0, penalty=2.0, absent_penalty=a
+        )
+        for a in (0.0, 0.7)
+    )
+    error = 1 / (1 + np.exp(-((scores * fit.weight).sum(axis=(1, 2)) + fit.bias))) - malignant
+    deviation = scores.std(axis=0)
+    slope = np.einsum("n,nkm->km", error, scores - scores.mean(axis=0))
+    slope += 2.0 * deviation**2 * fit.weight + np.einsum("kml,kl->km", form, fit.weight)
+    assert np.abs(slope / deviation).max() < 0.05
+    assert abs(error.sum()) < 0.05
+    assert np.abs(fit.weight - free.weight).max() > 0.1 * np.abs(free.weight).max()
+
+
+def test_absent_concepts_are_silenced_and_present_ones_are_not():
+    """Concept 0 is a sign of malignancy; concept 1 tells it only where it is absent."""
+    random = np.random.default_rng(4)
+    share = (random.random((N, 2)) < 0.4).astype(float)
+    malignant = random.random(N) < np.where(share[:, 0] > 0, 0.8, 0.2)
+    scores = 0.5 + 0.005 * random.normal(size=(N, 2, M)) + 0.05 * share[..., None]
+    denied = share[:, 1] == 0
+    scores[denied, 1] += 0.02 * malignant[denied, None]
+    absent = absent_scores(scores, share)
+
+    def added(absent_penalty):
+        fit = fit_decision(
+            scores, malignant, share, np.ones((2, M)), absent, dropout=0, penalty=0.3,
+            absent_penalty=absent_penalty,
+        )  # fmt: skip
+        contribution = np.abs(((scores - absent) * fit.weight).sum(axis=2))
+        return contribution[denied, 1].mean(), contribution[share[:, 0] > 0, 0].mean()
+
+    (leak, told), (silenced, still_told) = added(0.0), added(1.0)
+    assert silenced < 0.5 * leak
+    assert still_told > 0.8 * told

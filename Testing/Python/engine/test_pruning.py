@@ -167,7 +167,9 @@ def test_presence_and_decision_are_fitted_anew_to_the_cases(bundle, pruned):
     assert 0 < rated.sum() < len(cases)
     kept = head.kept.numpy()
     share = np.stack([[c.share([x.ratings[c.rating]]) for c in CONCEPTS] for x in cases])
-    decision = fit_decision(scores[rated], malignancy[rated] > 3, kept, head.absent.numpy())
+    decision = fit_decision(
+        scores[rated], malignancy[rated] > 3, share[rated], kept, head.absent.numpy()
+    )
     presence = fit_presence(scores, share, kept)
     np.testing.assert_allclose(head.decision_weight, decision.weight, atol=1e-5)
     np.testing.assert_allclose(head.decision_bias, decision.bias, atol=1e-5)

@@ -50,7 +50,12 @@ COLUMNS = (
 
 
 def write_case_folder(
-    folder: Path, patients: int = 30, context: bool = False, seed: int = 0, folds: int = 5
+    folder: Path,
+    patients: int = 30,
+    context: bool = False,
+    seed: int = 0,
+    folds: int = 5,
+    radii_mm: tuple[float, float, float] = (2.5, 5, 8),
 ) -> Path:
     """Two nodules a patient; malignant ones are larger.
 
@@ -60,6 +65,7 @@ def write_case_folder(
         context: Show 15 mm above and below the nodule; else only its own slices.
         seed: Draws the nodules.
         folds: Patients go round these.
+        radii_mm: Least of the benign ones, the border, largest of the malignant ones.
     """
     random = np.random.default_rng(seed)
     for part in ("image", "votes"):
@@ -69,7 +75,7 @@ def write_case_folder(
     affine[:3, 3] = (10, 20, 30) if context else 0
     for n in range(2 * patients):
         malignant = n % 4 < 2 if n % 5 else n % 3 == 0
-        radius = random.uniform(5, 8) if malignant else random.uniform(2.5, 5)
+        radius = random.uniform(*(radii_mm[1:] if malignant else radii_mm[:2]))
         density = 30 if random.random() < 0.8 else -450
         k, j, i = np.mgrid[-19:20, -39:41, -39:41] * np.array([1.25, 0.7, 0.7])[:, None, None, None]
         distance = np.sqrt(k**2 + j**2 + i**2)

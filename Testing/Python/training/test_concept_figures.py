@@ -343,7 +343,8 @@ def test_presence_and_decision_are_fitted_anew_to_what_is_left_and_nothing_else_
     rows = rated(scored.malignancy)
     assert 10 < len(rows) < 50
     expected = fit_decision(
-        scored.scores[rows].astype(float), scored.malignancy[rows] > 3, refined.kept.numpy(),
+        scored.scores[rows].astype(float), scored.malignancy[rows] > 3, scored.share[rows],
+        refined.kept.numpy(),
         head.absent.double().numpy(),
     )  # fmt: skip
     np.testing.assert_allclose(refined.decision_weight, expected.weight, rtol=1e-5, atol=1e-6)

@@ -68,7 +68,9 @@ def add_ratings(folder):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    made = write_case_folder(tmp_path_factory.mktemp("cases") / "stacks", patients=24, folds=3)
+    made = write_case_folder(
+        tmp_path_factory.mktemp("cases") / "stacks", patients=24, folds=3, radii_mm=(1.5, 5, 9)
+    )
     return add_ratings(made)
 
 
@@ -193,7 +195,11 @@ def test_the_bundle_says_what_the_run_says(bundle_folder, runs, measured):
     assert [c.name for c in bundle.info.concepts] == [c.name for c in LIDC_CONCEPTS]
     assert all(c.auroc is not None for c in bundle.info.concepts)
     # Nobody rates size: it is measured.
-    assert [c.name for c in bundle.info.concepts if c.reader_kappa is None] == ["large"]
+    assert [c.name for c in bundle.info.concepts if c.reader_kappa is None] == [
+        "6 mm or more",
+        "8 mm or more",
+        "15 mm or more",
+    ]
     assert bundle.info.metrics["concepts"]["mean_auroc"] == measured[0]["mean_auroc"]
 
 
@@ -247,14 +253,17 @@ def test_a_runs_head_is_pruned_as_its_bundle_is(bundle_folder, runs, folder, cac
     shutil.copytree(runs / "concepts", run)
     whole, digest = (run / ALL / HEAD).read_bytes(), sha256(bundle_folder / CONCEPTS_FILE)
     files = []
-    for name, removed in (("a", (("calcified", 1), ("large", 0))), ("b", (("lobulated", 2),))):
+    for name, removed in (
+        ("a", (("calcified", 1), ("8 mm or more", 0))),
+        ("b", (("lobulated", 2),)),
+    ):
         files.append(tmp_path / f"{name}.json")
         files[-1].write_text(pruning_text(Pruning(digest, removed, {})))
     replace(heads(folder, runs, cache), out=run, prune=files[0]).run()
     head = head_of_run(run / ALL)
     names = [c.name for c in LIDC_CONCEPTS]
     gone = {(names[k], m) for k, m in (head.kept == 0).nonzero().tolist()}
-    assert gone == {("calcified", 1), ("large", 0)}
+    assert gone == {("calcified", 1), ("8 mm or more", 0)}
     assert (head.decision_weight[head.kept == 0] == 0).all()
     assert (run / ALL / WHOLE).read_bytes() == whole
 

@@ -258,6 +258,25 @@ def test_soft_triple_is_per_item_and_its_gradient_reaches_the_own_concept():
         assert gradient[n, own, best[n, own]] < 0
 
 
+def test_soft_triple_is_not_told_from_what_is_left_out():
+    """As if the concepts that are left out did not exist; the own one always counts."""
+    cosine, _, _, concept = cosines()
+    left_out = torch.rand(9, 4, generator=torch.Generator().manual_seed(1)) < 0.5
+    slow = []
+    for n, own in enumerate(concept.tolist()):
+        told = [own, *(k for k in range(4) if k != own and not left_out[n, k])]
+        slow.append(soft_triple(cosine[n : n + 1, told], torch.tensor([0])))
+    found = soft_triple(cosine, concept, left_out=left_out)
+    assert_close(found, torch.cat(slow))
+    assert (found <= soft_triple(cosine, concept)).all()
+    everything = torch.ones(9, 4, dtype=torch.bool)
+    leaf = cosine.clone().requires_grad_()
+    nothing = soft_triple(leaf, concept, left_out=everything)
+    assert_close(nothing, torch.zeros(9))
+    (gradient,) = torch.autograd.grad(nothing.sum(), leaf)
+    assert gradient.isfinite().all()
+
+
 def test_known_bce_equals_the_loop():
     logit = torch.tensor([[0.5, -2.0, 3.0], [1.0, 0.0, -1.0], [4.0, 4.0, 4.0]])
     nan = float("nan")
