@@ -95,8 +95,8 @@ def _concepts(info: BundleInfo) -> list[str]:
             f" The strongest cell lies in the nodule in {pointing['map']:.0%} of off-centre patches"
             f" (any cell of the predicted mask {pointing['mask']:.0%}, any cell"
             f" {pointing['random']:.0%}). What the prototypes say beyond the presences is not"
-            f" named: these alone reach AUC {_figure(_alone(measured))}. Protocol:"
-            f" {measured.get('protocol', '')}."
+            f" named: these alone reach AUC {_figure(_alone(measured))}.{_leakage(measured)}"
+            f" Protocol: {measured.get('protocol', '')}."
         )
     if note := info.metrics.get("concepts_note"):
         parts.append(str(note))
@@ -105,6 +105,17 @@ def _concepts(info: BundleInfo) -> list[str]:
 
 def _alone(measured: Mapping[str, Any]) -> Any:
     return (measured.get("presence_alone") or {}).get("auc")
+
+
+def _leakage(measured: Mapping[str, Any]) -> str:
+    logits = measured.get("mean_logits")
+    if not logits:
+        return ""
+    return (
+        " A concept that fewer than 5 % of the readers would see adds or takes"
+        f" {_figure(logits['hardly_seen'])} logits on average, one that most would see"
+        f" {_figure(logits['seen'])}."
+    )
 
 
 def _figure(value: Any) -> str:

@@ -24,6 +24,9 @@ from contrastdiagnosis_training.metrics import auc, f1, patient_bootstrap
 
 LEAST_SLOPE = 1e-3
 
+HARDLY_SEEN = 0.05
+"""Share of the readers below which a concept counts as one that hardly anybody would see."""
+
 Scored = tuple[ConceptHead, ConceptScores]
 """A head, and nodules that are new to it."""
 
@@ -115,6 +118,23 @@ def decision_figures(probability: NDArray, malignancy: NDArray, patient: NDArray
         "accuracy": float((told == truth).mean()),
         "f1": f1(told, truth),
         "macro_f1": (f1(told, truth) + f1(~told, ~truth)) / 2,
+    }
+
+
+def mean_logits(presence: NDArray, contribution: NDArray) -> dict[str, float]:
+    """Mean size of what concepts add to the decision, by whether they are seen.
+
+    What concepts add that hardly anybody would see is not what they are named for: leakage
+    (METHODS 9.8).
+
+    Args:
+        presence: (N, K) calibrated.
+        contribution: (N, K) logits.
+    """
+    places = {"hardly_seen": presence < HARDLY_SEEN, "seen": presence > 0.5}
+    return {
+        name: float(np.abs(contribution[there]).mean()) if there.any() else float("nan")
+        for name, there in places.items()
     }
 
 

@@ -87,6 +87,7 @@ class ConceptProbe:
 
     Attributes:
         presence: (K,) calibrated, centred.
+        contribution: (K,) logits of malignancy that each concept adds, centred.
         probability: Of malignancy through the concepts, centred.
         revised: Probability after each user's actions.
         actions: How many actions each user took.
@@ -96,6 +97,7 @@ class ConceptProbe:
     """
 
     presence: NDArray[np.float64]
+    contribution: NDArray[np.float64]
     probability: float
     revised: dict[str, float]
     actions: dict[str, int]
@@ -139,8 +141,9 @@ def probe_concepts(
     if refined:
         revised["refined"] = refined.read(centred).probability
     return ConceptProbe(
-        reading.presence, reading.probability, revised, actions, corrected, pointing
-    )
+        reading.presence, reading.contribution, reading.probability, revised, actions, corrected,
+        pointing,
+    )  # fmt: skip
 
 
 def point(

@@ -56,6 +56,11 @@ def _malignancy(figures: dict[str, Any]) -> list[str]:
         gap, low, high = figures["concepts_minus_vote_ci"]
         lines.append(f"concepts less vote {gap:+.3f} [{low:+.3f}, {high:+.3f}]")
         lines.append(f"same diagnosis as the vote {figures['agreement_with_vote']:.3f}")
+    logits = figures["mean_logits"]
+    lines.append(
+        f"mean logits of a concept that hardly anybody would see {_text(logits['hardly_seen'])}, of"
+        f" one that most would see {_text(logits['seen'])}"
+    )
     if "prototypes" in figures:
         p = figures["prototypes"]
         lines.append(

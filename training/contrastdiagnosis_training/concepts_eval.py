@@ -27,6 +27,7 @@ from contrastdiagnosis_training.concept_figures import (
     concept_figures,
     decision_figures,
     decision_score,
+    mean_logits,
     presence_alone,
     refined_head,
 )
@@ -208,6 +209,7 @@ def probe_figures(
         "malignancy": decision_figures(probability, malignancy, patient),
         "auc_diameter": auc(diameter_mm[kept], is_malignant(malignancy[kept])),
         "explanations_per_decision": len(trial.concepts),
+        "mean_logits": mean_logits(presence, np.array([p.contribution for p in probes])),
         "pointing": pointing_figures(probes),
         "users": user_figures(probes, malignancy, patient),
         "corrections": correction_figures(probes, malignancy, patient),

@@ -20,6 +20,7 @@ from contrastdiagnosis_training.concept_figures import (
     concept_figures,
     decision_figures,
     decision_score,
+    mean_logits,
     presence_alone,
     presence_score,
     refined_head,
@@ -372,3 +373,12 @@ def test_alive_is_a_prototype_that_is_nearest_to_a_nodule_with_the_concept():
     scores[:, 0, 1] -= 0.1
     scores[:, 1, 1] = 0.1
     assert alive_counts(scores, share) == [2, 1, 0]
+
+
+def test_mean_logits_are_told_by_whether_a_concept_is_seen():
+    presence = np.array([[0.01, 0.9], [0.04, 0.05], [np.nan, 0.51]])
+    contribution = np.array([[0.1, -2.0], [-0.3, 5.0], [7.0, 1.0]])
+    told = mean_logits(presence, contribution)
+    assert told == {"hardly_seen": pytest.approx(0.2), "seen": pytest.approx(1.5)}
+    nothing = mean_logits(np.full((2, 2), 0.3), np.ones((2, 2)))
+    assert np.isnan(list(nothing.values())).all()
