@@ -91,7 +91,8 @@ def _concepts(info: BundleInfo) -> list[str]:
         through, pointing = measured["malignancy"], measured["pointing"]["off centre"]["nodule"]
         parts.append(
             f"Malignancy through the concepts: AUC {_figure(through['auc'])}"
-            f" ({_figure(through['auc_ci'])}), diameter alone {_figure(measured['auc_diameter'])}."
+            f" ({_figure(through['auc_ci'])}), diameter alone {_figure(measured['auc_diameter'])}"
+            f"{_band(measured)}."
             f" The strongest cell lies in the nodule in {pointing['map']:.0%} of off-centre patches"
             f" (any cell of the predicted mask {pointing['mask']:.0%}, any cell"
             f" {pointing['random']:.0%}). What the prototypes say beyond the presences is not"
@@ -105,6 +106,15 @@ def _concepts(info: BundleInfo) -> list[str]:
 
 def _alone(measured: Mapping[str, Any]) -> Any:
     return (measured.get("presence_alone") or {}).get("auc")
+
+
+def _band(measured: Mapping[str, Any]) -> str:
+    if "auc_6_12mm" not in measured:
+        return ""
+    return (
+        f"; between 6 and 12 mm {_figure(measured['auc_6_12mm'])} and"
+        f" {_figure(measured['auc_diameter_6_12mm'])}"
+    )
 
 
 def _leakage(measured: Mapping[str, Any]) -> str:

@@ -52,6 +52,10 @@ def _malignancy(figures: dict[str, Any]) -> list[str]:
             f"   95 % {low:.3f}-{high:.3f}"
         )
     lines.append(f"{'diameter alone':30}{figures['auc_diameter']:8.3f}   must 0.92, aim: the vote")
+    lines.append(
+        f"6-12 mm: through the concepts {_text(figures['auc_6_12mm'])}, diameter alone"
+        f" {_text(figures['auc_diameter_6_12mm'])}"
+    )
     if "concepts_minus_vote_ci" in figures:
         gap, low, high = figures["concepts_minus_vote_ci"]
         lines.append(f"concepts less vote {gap:+.3f} [{low:+.3f}, {high:+.3f}]")

@@ -40,7 +40,7 @@ from contrastdiagnosis_training.crossfit import load_fold
 from contrastdiagnosis_training.evaluate import calibrated_across, fold_part, strict
 from contrastdiagnosis_training.fit import network_of_run
 from contrastdiagnosis_training.labels import RULES, is_malignant
-from contrastdiagnosis_training.metrics import auc, paired_auc
+from contrastdiagnosis_training.metrics import BAND_MM, auc, paired_auc
 
 
 @dataclass(frozen=True)
@@ -202,12 +202,19 @@ def probe_figures(
     rated = [concepts[c.name]["auroc"] for c in trial.concepts if c.rating in RATINGS]
     known = [auroc for auroc in rated if np.isfinite(auroc)]
     kept = RULES["exclude3"](malignancy)
+    band = kept & (diameter_mm >= BAND_MM[0]) & (diameter_mm < BAND_MM[1])
+
+    def ranks(score: NDArray, among: NDArray[np.bool_]) -> float:
+        return auc(score[among], is_malignant(malignancy[among]))
+
     return {
         "n": len(rows),
         "concepts": concepts,
         "mean_auroc": float(np.mean(known)) if known else None,
         "malignancy": decision_figures(probability, malignancy, patient),
-        "auc_diameter": auc(diameter_mm[kept], is_malignant(malignancy[kept])),
+        "auc_diameter": ranks(diameter_mm, kept),
+        "auc_6_12mm": ranks(probability, band),
+        "auc_diameter_6_12mm": ranks(diameter_mm, band),
         "explanations_per_decision": len(trial.concepts),
         "mean_logits": mean_logits(presence, np.array([p.contribution for p in probes])),
         "pointing": pointing_figures(probes),

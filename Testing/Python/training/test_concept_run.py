@@ -207,6 +207,7 @@ def test_the_model_card_names_the_concepts(bundle_folder):
     card = (bundle_folder / "MODEL_CARD.md").read_text()
     assert "| ill-defined margin | margin at most 3 |" in card
     assert re.search(r"Malignancy through the concepts: AUC [01]\.\d", card)
+    assert re.search(r"between 6 and 12 mm (\d\.\d+|-) and (\d\.\d+|-)\.", card)
     assert re.search(r"would see adds or takes (\d\.\d+|-) logits on average", card)
     assert "| figure | paper | exclude3 | band |" in card
 
