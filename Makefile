@@ -18,7 +18,7 @@ define check_slicer
 		[ -z "$(SLICER)" ] || echo "'$(SLICER)' is not a program that can be run." >&2; exit 1; }
 endef
 
-.PHONY: demo test bench lint slicer slicer-test clean
+.PHONY: demo test bench pictures lint slicer slicer-test clean
 
 demo: $(READY)  ## diagnose a nodule of the phantom CT with the bundled weights; report in out/demo
 	$(BIN)/contrastdiagnosis demo --out $(OUT)
@@ -28,6 +28,9 @@ test: $(READY)  ## all tests
 
 bench: $(READY)  ## speed and memory: a table, and bench.json
 	$(BIN)/python Testing/benchmark.py --json bench.json
+
+pictures: $(READY)  ## the pictures of Resources made anew; needs Chromium
+	$(BIN)/python Testing/pictures.py
 
 lint: $(READY)
 	$(BIN)/ruff check .
