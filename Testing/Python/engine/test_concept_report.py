@@ -10,6 +10,7 @@ import pytest
 from contrastdiagnosis.bundle import load_bundle
 from contrastdiagnosis.cells import CELL_VOXELS
 from contrastdiagnosis.concept_report import adding_up, concept_section, upsampled
+from contrastdiagnosis.concepts import DIAMETER, Concept
 from contrastdiagnosis.diagnoser import Diagnoser
 from contrastdiagnosis.encoding import Encoding
 from contrastdiagnosis.pictures import CellSlice, bar_image, cell_picture, cell_thumbnail
@@ -104,6 +105,21 @@ def test_the_strongest_concept_comes_first_and_all_add_up(diagnosis, bundle):
 def order_of(section):
     names = [concept.name for concept in CONCEPTS]
     return [names.index(row.concept.name) for row in section.rows]
+
+
+def test_a_rated_concept_is_seen_by_readers_and_a_measured_one_is_likely(
+    diagnosis, phantom, bundle, explanations, html
+):
+    lead = concept_section(diagnosis, bundle).rows[0].concept
+    rated = re.search(rf"Weighs most: <b>{lead.name}</b>, which [<>0-9 &;lgt]+% of readers", html)
+    concepts = tuple(
+        Concept(c.name, DIAMETER, at_least=8) if c.name == lead.name else c
+        for c in diagnosis.concepts.concepts
+    )
+    measured = replace(diagnosis, concepts=replace(diagnosis.concepts, concepts=concepts))
+    again = render_report(measured, phantom.volume, bundle, explanations)
+    likely = re.search(rf"Weighs most: <b>{lead.name}</b>, [<>0-9 &;lgt]+% likely, ", again)
+    assert rated and likely
 
 
 def test_the_slice_goes_through_the_strongest_cell(diagnosis, bundle):
