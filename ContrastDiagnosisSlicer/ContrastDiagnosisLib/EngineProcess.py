@@ -14,6 +14,8 @@ import qt
 import slicer
 from slicer.i18n import tr as _
 
+from ContrastDiagnosisLib.Settings import Settings
+
 REMEMBERED_LINES = 12
 """Of the server's log, shown when it fails."""
 
@@ -236,3 +238,12 @@ class LocalEngine:
         process.closeWriteChannel()
         if killed:
             process.kill()
+
+
+def makeEngine(settings: Settings, modulePath: str) -> Any:
+    """The engine that the user set up; nothing is started yet."""
+    if settings.location == "remote":
+        agreed = settings.remoteUrl and settings.remoteAllowed == settings.remoteUrl
+        return RemoteEngine(settings.remoteUrl, settings.remoteToken, bool(agreed))
+    options = EngineOptions(settings.python, settings.bundle, settings.device)
+    return LocalEngine(options, modulePath)

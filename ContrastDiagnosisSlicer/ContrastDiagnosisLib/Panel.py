@@ -10,12 +10,13 @@ import slicer
 from slicer.i18n import tr as _
 
 from ContrastDiagnosisLib import ConceptView, NoduleScene
+from ContrastDiagnosisLib.CasePictures import CasePictures
 from ContrastDiagnosisLib.ComparePanel import ComparePanel
 from ContrastDiagnosisLib.CompareView import CompareView
 from ContrastDiagnosisLib.ConceptSection import ConceptSection
 from ContrastDiagnosisLib.DiagnosisSession import DiagnosisSession
 from ContrastDiagnosisLib.EngineClient import EngineClient
-from ContrastDiagnosisLib.EngineProcess import EngineOptions, LocalEngine, RemoteEngine
+from ContrastDiagnosisLib.EngineProcess import makeEngine
 from ContrastDiagnosisLib.Installer import Installer
 from ContrastDiagnosisLib.PointWatch import PointWatch
 from ContrastDiagnosisLib.Reports import ReportButtons, ReportWriter
@@ -23,15 +24,6 @@ from ContrastDiagnosisLib.ResultPanel import ResultPanel
 from ContrastDiagnosisLib.Settings import Settings, readSettings
 from ContrastDiagnosisLib.SetupPanel import SetupPanel
 from ContrastDiagnosisLib.VolumeBridge import InputError, checkVolume
-
-
-def makeEngine(settings: Settings, modulePath: str) -> Any:
-    """The engine that the user set up; nothing is started yet."""
-    if settings.location == "remote":
-        agreed = settings.remoteUrl and settings.remoteAllowed == settings.remoteUrl
-        return RemoteEngine(settings.remoteUrl, settings.remoteToken, bool(agreed))
-    options = EngineOptions(settings.python, settings.bundle, settings.device)
-    return LocalEngine(options, modulePath)
 
 
 class Panel:
@@ -72,7 +64,7 @@ class Panel:
             lambda path, onAnswer, onError: self.client.ask(path, None, onAnswer, onError),
         )
         self.result = ResultPanel(self.onNoduleSelected, self.onCaseSelected)
-        self._pictures: dict[str, bytes] = {}
+        self._pictures = CasePictures(self.session, self.result.showPicture)
         self._shortcuts: list[Any] = []
         self._watch = PointWatch(self._onPointPlaced, self._onPointRemoved)
         self._volumeId = ""
@@ -156,7 +148,7 @@ class Panel:
         """The set-up changed: the old engine ends, the next request starts the new one."""
         self.session.cancel()
         self.client.replaceEngine(self._engineFactory(readSettings(), self._modulePath))
-        self._pictures.clear()
+        self._pictures.forget()
         self.concepts.onEngineChanged()
         self.refresh()
 
@@ -288,19 +280,7 @@ class Panel:
         cases = [c["case_id"] for c in document["cases"]] if document else []
         place = cases.index(node.caseId) if node.caseId in cases else -1
         self.result.showDiagnosis(document, place)
-        for case in document["cases"] if document else ():
-            caseId = case["case_id"]
-            if caseId in self._pictures:
-                self.result.showPicture(caseId, self._pictures[caseId])
-            elif case["has_pixels"] and not self.session.isRunning:
-                self._pictures[caseId] = b""
-                self.session.requestPicture(
-                    caseId, lambda png, caseId=caseId: self._onPicture(caseId, png)
-                )
-
-    def _onPicture(self, caseId: str, png: bytes) -> None:
-        self._pictures[caseId] = png
-        self.result.showPicture(caseId, png)
+        self._pictures.follow(document["cases"] if document else [])
 
     def _showProgress(self) -> None:
         done, total = self.session.progress

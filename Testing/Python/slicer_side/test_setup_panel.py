@@ -9,9 +9,8 @@ import pytest
 import qt
 import slicer
 import slicer.packaging
-from ContrastDiagnosisLib.EngineProcess import LocalEngine, RemoteEngine
+from ContrastDiagnosisLib.EngineProcess import LocalEngine, RemoteEngine, makeEngine
 from ContrastDiagnosisLib.Installer import Installer
-from ContrastDiagnosisLib.Panel import makeEngine
 from ContrastDiagnosisLib.Settings import Settings, readSettings, writeSettings
 from ContrastDiagnosisLib.SetupPanel import SetupPanel
 
