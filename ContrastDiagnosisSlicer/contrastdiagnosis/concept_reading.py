@@ -134,9 +134,12 @@ def _absent_part(head: ConceptHead) -> float:
 def _weighed(
     similarity: NDArray[np.float32], names: Sequence[str], grid: CellGrid, revision: Revision
 ) -> tuple[NDArray[np.float32], tuple[str, ...]]:
-    """Similarities under the boxes: negative ones are cut off first, or a weight would raise them.
+    """Similarities under the boxes, which raise none: only positive ones are weighed.
 
-    A concept that no box is about is left alone.
+    Published (arXiv:2503.06873, 3.4) is to cut negative ones off, so that no weight raises them.
+    But that raises prototypes that no cell is like: a box around the nodule would add to what is
+    seen in it. A concept whose every cell is ignored has nothing left, similarities of 0; one that
+    no box is about is left alone.
     """
     maps = similarity.copy()
     remarks: list[str] = []
@@ -149,9 +152,8 @@ def _weighed(
                 known[boxes] = importance(boxes, grid, revision.elsewhere)
             weight, told = known[boxes]
             remarks += told
-            # Boxes that touch nothing, or all, change nothing: not even what is cut off.
-            if (weight < 1).any():
-                maps[n] = weight * np.maximum(similarity[n], 0)
+            weighed = np.where(similarity[n] > 0, weight * similarity[n], similarity[n])
+            maps[n] = weighed if weight.any() else 0
     return maps, tuple(dict.fromkeys(remarks))
 
 
