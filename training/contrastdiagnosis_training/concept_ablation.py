@@ -53,6 +53,7 @@ VARIANTS = (
     "gamma=(10.0,1000.0) reseed=True",
     "contrast_shown=True",
     "absent_penalty=0",
+    "absent_penalty=0.3",
     "absent_penalty=3",
     "outside_weight=1",
     "presence_weight=0 outside_weight=0 cell_weight=0",
