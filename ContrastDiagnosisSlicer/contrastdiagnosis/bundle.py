@@ -104,7 +104,7 @@ def default_bundle_folder() -> Path:
     ):
         if (folder / INFO_FILE).is_file():
             return folder
-    raise InputError(f"no default bundle beside {package}; name one by --bundle")
+    raise InputError(f"no default bundle beside {package}; name a bundle folder")
 
 
 def load_bundle(folder: Path) -> Bundle:

@@ -149,7 +149,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         command.run()
     except InputError as error:
-        print(f"contrastdiagnosis: {error}", file=sys.stderr)
+        print(f"contrastdiagnosis: {_told(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("contrastdiagnosis: interrupted", file=sys.stderr)
@@ -158,6 +158,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # The reader, such as `head`, has seen enough; nothing may be written at exit either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
+
+
+def _told(error: InputError) -> str:
+    """The message, and the option that mends it."""
+    option = error.setting.replace("_", "-")
+    return f"{error}\nThe option for it is --{option}." if option else str(error)
 
 
 if __name__ == "__main__":

@@ -102,8 +102,8 @@ def choose_device(name: str) -> torch.device:
         raise InputError(f"device must be auto, cpu or cuda, got {name}")
     if name == "cuda" and not torch.cuda.is_available():
         raise InputError(
-            f"CUDA was asked for, but PyTorch {torch.__version__} finds no CUDA device; use"
-            " --device cpu, or install a driver and a CUDA build of PyTorch"
+            f"CUDA was asked for, but PyTorch {torch.__version__} finds no CUDA device; choose"
+            " the CPU, or install a driver and a CUDA build of PyTorch"
         )
     return torch.device(name)
 

@@ -159,16 +159,16 @@ def check_ct(hu: NDArray) -> None:
     if low >= 0 and high > 255:
         raise InputError(
             f"wanted Hounsfield units (air near -1000), got values from {low:g} to {high:g}. If"
-            " this is a CT stored without its rescale intercept, add -1024 to its voxels"
-            " (--hu-offset -1024); if it is"
-            " an MR or another modality it cannot be used"
+            " this is a CT stored without its rescale intercept, add -1024 to its voxels; if it is"
+            " an MR or another modality it cannot be used",
+            setting="hu_offset",
         )
     if not holds_air(hu):
         raise InputError(
             f"wanted a chest CT in Hounsfield units, got values from {low:g} to {high:g} with no"
             f" voxel from {AIR_HU[0]} to {AIR_HU[1]} (air or lung): not a CT, not of the chest, or"
-            " stored without its rescale intercept (then add -1024 to its voxels:"
-            " --hu-offset -1024)"
+            " stored without its rescale intercept (then add -1024 to its voxels)",
+            setting="hu_offset",
         )
 
 
@@ -214,7 +214,8 @@ def _read_dicom_folder(folder: Path, series_uid: str | None) -> tuple[str, sitk.
     }
     if series_uid is None and len(found) > 1:
         listing = "\n".join(f"  {uid}  ({len(files_of[uid])} slices)" for uid in found)
-        raise InputError(f"{folder} holds {len(found)} series; name one by --series:\n{listing}")
+        told = f"{folder} holds {len(found)} series; name one:\n{listing}"
+        raise InputError(told, setting="series")
     uid = series_uid or found[0]
     if uid not in files_of:
         raise InputError(f"no series {uid} in {folder}; it holds {', '.join(found)}")

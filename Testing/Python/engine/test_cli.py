@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
+import re
 import subprocess
 import sys
+from dataclasses import fields
+from pathlib import Path
 
+import contrastdiagnosis
 import numpy as np
 import pytest
 import SimpleITK as sitk
 from contrastdiagnosis.bundle import CONCEPTS_FILE, load_bundle, sha256
 from contrastdiagnosis.cli import main
+from contrastdiagnosis.diagnose import Diagnose
 from contrastdiagnosis.pruning import Pruning, pruning_text
 from contrastdiagnosis.volume import sitk_from_array, volume_from_sitk
 
 from engine.conftest import NODULE, write_tiny_bundle
 
 RAS = [str(x) for x in NODULE.center_ras_mm]
+ENGINE = Path(contrastdiagnosis.__file__).parent
 
 
 @pytest.fixture
@@ -132,6 +139,62 @@ def test_an_unreadable_ct_is_told(bundle_folder, capsys, tmp_path):
         == 2
     )
     assert "cannot read" in capsys.readouterr().err
+
+
+def test_the_command_line_names_the_option_that_mends_a_ct(
+    phantom, bundle_folder, tmp_path, capsys
+):
+    file = tmp_path / "stored.nii.gz"
+    stored = (phantom.volume.hu + 1024).clip(0).astype(np.uint16)
+    sitk.WriteImage(sitk_from_array(stored, phantom.volume.ijk_to_ras), str(file))
+    arguments = ["diagnose", str(file), "--ras", *RAS, "--bundle", str(bundle_folder)]
+    assert main(arguments) == 2
+    told = capsys.readouterr().err
+    assert "add -1024 to its voxels" in told
+    assert told.endswith("\nThe option for it is --hu-offset.\n")
+    assert main([*arguments, "--hu-offset", "-1024"]) == 0
+
+
+def used_by(module: str, found: set[str]) -> set[str]:
+    """The engine's modules that one of them imports, itself included, at last."""
+    if module not in found and (ENGINE / f"{module}.py").is_file():
+        found.add(module)
+        for node in ast.walk(ast.parse((ENGINE / f"{module}.py").read_text())):
+            if isinstance(node, ast.ImportFrom) and node.module:
+                used_by(node.module.rpartition(".")[2], found)
+    return found
+
+
+def sentences(module: str) -> list[str]:
+    """The strings of a module that are no docstrings."""
+    tree = ast.parse((ENGINE / f"{module}.py").read_text())
+    documented = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    return [
+        node.value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Constant)
+        and isinstance(node.value, str)
+        and id(node) not in documented
+    ]
+
+
+@pytest.mark.parametrize("module", sorted(used_by("server", set())))
+def test_what_the_server_may_say_names_no_option(module):
+    """Slicer's panel shows it to users who have no command line."""
+    assert not [text for text in sentences(module) if re.search(r"--[a-z]", text)]
+
+
+def test_the_servers_modules_are_found_and_the_commands_are_none_of_them():
+    found = used_by("server", set())
+    assert {"volume", "diagnoser", "bundle", "wire", "concept_reading"} <= found
+    assert not {"cli", "diagnose", "revise", "serve", "bundle_commands"} & found
+    assert "wanted one of --ras, --lps and --ijk, got " in sentences("diagnose")
+
+
+def test_every_setting_that_mends_an_error_is_an_option():
+    sources = "".join((ENGINE / f"{m}.py").read_text() for m in used_by("server", set()))
+    named = set(re.findall(r'setting="(\w+)"', sources))
+    assert {"hu_offset", "series"} <= named <= {field.name for field in fields(Diagnose)}
 
 
 def test_a_place_that_cannot_be_written_is_told_before_the_work(diagnose, capsys, tmp_path):

@@ -145,7 +145,7 @@ def test_a_point_that_cannot_be_is_refused(diagnoser, phantom, point, message):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda hu: hu + 1024, "--hu-offset -1024"),
+        (lambda hu: hu + 1024, "add -1024 to its voxels"),
         (lambda hu: np.clip((hu + 1000) // 8, 0, 255), "8-bit"),
         (np.zeros_like, "every voxel is 0"),
         (lambda hu: np.where(hu < 0, np.nan, hu), "NaN"),

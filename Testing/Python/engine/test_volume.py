@@ -107,7 +107,7 @@ def nan_ct():
         (nan_ct(), "got 1 NaN or infinite"),
         (np.zeros(SHAPE, np.int16), "every voxel is 0"),
         (np.abs(ct()) % 256, "8-bit picture"),
-        (ct() + 1024, "--hu-offset -1024"),
+        (ct() + 1024, "add -1024 to its voxels; if it is an MR"),
         (np.abs(ct()) + 10, "another modality"),
         (ct() % 400 - 150, "no voxel from -1100 to -500"),
     ],
@@ -124,8 +124,9 @@ def test_a_ct_passes():
 def test_a_ct_without_rescale_is_mended_by_the_offset(tmp_path):
     file = tmp_path / "stored.nii.gz"
     sitk.WriteImage(sitk_from_array((ct() + 1024).astype(np.uint16), np.eye(4)), str(file))
-    with pytest.raises(InputError, match="--hu-offset"):
+    with pytest.raises(InputError, match="add -1024") as refused:
         read_volume(file)
+    assert refused.value.setting == "hu_offset"
     np.testing.assert_array_equal(read_volume(file, hu_offset=-1024).hu, ct())
 
 
@@ -191,8 +192,10 @@ def test_several_series_are_listed_and_one_can_be_named(tmp_path):
     folder = tmp_path / "scan"
     write_dicom(folder, ct(0), 2.5 * np.arange(7), uid="1.2.826.0.1.3680043.2.1125.1")
     write_dicom(folder, ct(1), 2.5 * np.arange(7), uid="1.2.826.0.1.3680043.2.1125.2")
-    with pytest.raises(InputError, match=r"(?s)holds 2 series.*1125\.1.*7 slices.*1125\.2"):
+    listing = r"(?s)holds 2 series; name one:.*1125\.1.*7 slices.*1125\.2"
+    with pytest.raises(InputError, match=listing) as refused:
         read_volume(folder)
+    assert refused.value.setting == "series"
     second = read_volume(folder, series_uid="1.2.826.0.1.3680043.2.1125.2")
     np.testing.assert_array_equal(second.hu, ct(1))
     with pytest.raises(InputError, match="no series 1.2.3 in"):
@@ -215,8 +218,9 @@ def test_padding_does_not_hide_a_missing_intercept():
     """Scanners pad outside the field of view with -2000; lung is near 170 without intercept."""
     hu = ct().astype(np.int16) + 1024
     hu[:, :2] = -2000
-    with pytest.raises(InputError, match=r"no voxel from -1100 to -500 .*--hu-offset -1024"):
+    with pytest.raises(InputError, match=r"no voxel from -1100 to -500 .*add -1024") as refused:
         check_ct(hu)
+    assert refused.value.setting == "hu_offset"
 
 
 @pytest.mark.parametrize(
