@@ -11,6 +11,16 @@ import qt
 from slicer.i18n import tr as _
 
 from ContrastDiagnosisLib import NoduleScene
+from ContrastDiagnosisLib.Dialogs import askSaveFile
+
+REPORT_SUFFIXES = {"HTML": ".html", "PDF": ".pdf"}
+
+MARGIN_MM = 15.0
+
+PIXELS_PER_INCH = 96
+"""Of the pixels in which the engine gives the sizes of pictures: 680 to the width of a page."""
+
+FONT_PIXELS, FOOTER_PIXELS = 12, 24
 
 
 class ReportWriter:
@@ -73,11 +83,7 @@ class ReportButtons:
 
     def onOne(self, _checked: bool = False) -> None:
         """Saves the report of the shown nodule."""
-        file = qt.QFileDialog.getSaveFileName(
-            self._one, _("Save report"), "report.html", "HTML (*.html);;PDF (*.pdf)"
-        )
-        # PySide gives a pair, PythonQt the name.
-        file = file[0] if isinstance(file, tuple) else file
+        file = askSaveFile(self._one, _("Save report"), "report", REPORT_SUFFIXES)
         if file:
             self._writer.save({self._parameterNode.nodule: Path(file)}, self._onWritten)
 
@@ -107,9 +113,7 @@ def writeReport(file: Path, html: bytes) -> None:
         if _isPdf(file):
             # Qt does not tell of failures: what can be tried without it is tried first.
             partial.write_bytes(b"")
-            document = qt.QTextDocument()
-            document.setHtml(html.decode())
-            getattr(document, "print")(qt.QPdfWriter(str(partial)))  # noqa: B009
+            _writePdf(partial, html.decode())
             if partial.stat().st_size == 0:
                 raise OSError(_("the PDF is empty"))
         else:
@@ -118,6 +122,60 @@ def writeReport(file: Path, html: bytes) -> None:
     except OSError:
         partial.unlink(missing_ok=True)
         raise
+
+
+def _writePdf(file: Path, html: str) -> None:
+    """Puts HTML on A4 pages, with the notice and the page's number under each."""
+    writer = qt.QPdfWriter(str(file))
+    size, upright = qt.QPageSize(qt.QPageSize.A4), qt.QPageLayout.Portrait
+    margins = qt.QMarginsF(MARGIN_MM, MARGIN_MM, MARGIN_MM, MARGIN_MM)
+    writer.setPageLayout(qt.QPageLayout(size, upright, margins, qt.QPageLayout.Millimeter))
+    writer.setResolution(PIXELS_PER_INCH)
+    area = writer.pageLayout().paintRectPixels(PIXELS_PER_INCH)
+    width, height = area.width(), area.height() - FOOTER_PIXELS
+    font = qt.QFont()
+    # Points would be as large as the screen's resolution makes them.
+    font.setPixelSize(FONT_PIXELS)
+    document = _layOut(html, font, width, height)
+    count = document.pageCount()
+    footer = _("Research use only, not for clinical use. Page {page} of {count}.")
+    painter = qt.QPainter(writer)
+    painter.setFont(font)
+    for page in range(count):
+        if page:
+            writer.newPage()
+        painter.save()
+        painter.translate(0, -page * height)
+        document.drawContents(painter, qt.QRectF(0, page * height, width, height))
+        painter.restore()
+        painter.drawText(0, area.height() - 1, footer.format(page=page + 1, count=count))
+    # The file is not complete before.
+    painter.end()
+
+
+def _layOut(html: str, font: Any, width: float, height: float) -> Any:
+    """A text document in pages of that size."""
+    document = qt.QTextDocument()
+    # Else letters stand where they fit on a screen.
+    document.setUseDesignMetrics(True)
+    document.setDefaultFont(font)
+    document.setDocumentMargin(0)
+    document.setPageSize(qt.QSizeF(width, height))
+    document.setHtml(html)
+    _keepTablesWhole(document, height)
+    return document
+
+
+def _keepTablesWhole(document: Any, height: float) -> None:
+    """Starts a new page before each outer table that the end of a page would tear."""
+    layout = document.documentLayout()
+    for table in document.rootFrame().childFrames():
+        # Asked anew for each: what was moved before it has moved it too.
+        box = layout.frameBoundingRect(table)
+        if box.top() // height != (box.bottom() - 1) // height and box.height() <= height:
+            form = table.frameFormat()
+            form.setPageBreakPolicy(qt.QTextFormat.PageBreak_AlwaysBefore)
+            table.setFrameFormat(form)
 
 
 def _isPdf(file: Path) -> bool:

@@ -30,7 +30,8 @@ def diagnosis(bundle, phantom):
 
 def rendered(diagnosis, phantom, bundle):
     explanations = Diagnoser(bundle, "cpu").explain(diagnosis)
-    return render_print_report(diagnosis, phantom.volume, bundle, explanations)
+    html = render_print_report(diagnosis, phantom.volume, bundle, explanations)
+    return html.replace("&nbsp;", " ")
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +47,24 @@ def pictures(html):
 def test_it_holds_nothing_that_qt_leaves_out(html):
     for tag in ("<style", "<svg", "<script", "<input", "class=", "http://", "https://"):
         assert tag not in html
+
+
+def test_columns_have_widths_and_pictures_sizes(html):
+    """Without them Qt gives the pictures all of the page."""
+    assert html.count("<table") == html.count('width="100%"')
+    for row in re.findall(r"<tr>(?:(?!<tr>|<table).)*?<img.*?</tr>", html, re.DOTALL):
+        columns = [int(n) for n in re.findall(r'<td width="(\d+)%"', row)]
+        assert sum(columns) in (0, 100)
+    assert len(re.findall(r"<img ", html)) == len(re.findall(r'width="\d+" height="\d+">', html))
+
+
+def test_a_heading_stands_in_a_table_with_what_follows(html):
+    """Who prints keeps outer tables whole: none ends a page alone."""
+    depth = 0
+    for tag in re.findall(r"<table|</table>|<h3>", html):
+        depth += {"<table": 1, "</table>": -1, "<h3>": 0}[tag]
+        assert tag != "<h3>" or depth
+    assert len(re.findall(r"<h3>(?:(?!</td>).)*(?:<p>|<table)", html, re.DOTALL)) == 3
 
 
 def test_it_says_what_the_report_says(html, diagnosis):
