@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
+import qt
 import slicer
 import vtk
 from ContrastDiagnosisLib.Parameter import ContrastDiagnosisParameterNode
@@ -79,6 +80,7 @@ class ContrastDiagnosisWidget(ScriptedLoadableModuleWidget, VTKObservationMixin)
             (slicer.mrmlScene.StartCloseEvent, self.onSceneStartClose),
             (slicer.mrmlScene.EndCloseEvent, self.onSceneEndClose),
             (slicer.mrmlScene.EndImportEvent, self.onSceneEndImport),
+            (slicer.mrmlScene.NodeAddedEvent, self.onNodeAdded),
         ):
             self.addObserver(slicer.mrmlScene, event, method)
         self.initializeParameterNode()
@@ -89,7 +91,7 @@ class ContrastDiagnosisWidget(ScriptedLoadableModuleWidget, VTKObservationMixin)
             self.setParameterNode(None)
         finally:
             self.removeObservers()
-            if self.panel:
+            if self.panel is not None:
                 self.panel.cleanup()
                 self.panel = None
 
@@ -99,7 +101,7 @@ class ContrastDiagnosisWidget(ScriptedLoadableModuleWidget, VTKObservationMixin)
 
     def exit(self) -> None:
         """The user opens another module; a running diagnosis goes on."""
-        if self._parameterNode:
+        if self._parameterNode is not None:
             self._parameterNode.disconnectGui(self._parameterNodeGuiTag)
             self._parameterNodeGuiTag = None
 
@@ -115,30 +117,42 @@ class ContrastDiagnosisWidget(ScriptedLoadableModuleWidget, VTKObservationMixin)
 
     def onSceneEndImport(self, caller: Any, event: Any) -> None:
         """A loaded scene brings its own choices and results."""
-        if self._parameterNode or self.parent.isEntered:
+        if self._parameterNode is not None or self.parent.isEntered:
             self.initializeParameterNode()
 
+    def onNodeAdded(self, caller: Any, event: Any) -> None:
+        """A CT that is loaded while none is selected gets selected, once it has its voxels."""
+        node = self._parameterNode
+        isWanted = self.parent.isEntered and node is not None and node.inputVolume is None
+        if isWanted and not slicer.mrmlScene.IsBatchProcessing():
+            qt.QTimer.singleShot(0, self.selectVolume)
+
     def initializeParameterNode(self) -> None:
-        """The first volume is selected to save a click."""
+        """The CT that is seen, else the first, is selected to save a click."""
         self.setParameterNode(self.logic.getParameterNode())
-        if not self._parameterNode.inputVolume:
-            self._parameterNode.inputVolume = self.logic.firstVolume()
+        self.selectVolume()
+
+    def selectVolume(self) -> None:
+        """Selects a CT where none is."""
+        node = self._parameterNode
+        if node is not None and node.inputVolume is None:
+            node.inputVolume = self.logic.firstVolume()
 
     def setParameterNode(self, parameterNode: Any) -> None:
         """Connects widgets and panel to the scene's choices."""
-        if self._parameterNode:
+        if self._parameterNode is not None:
             if self._parameterNodeGuiTag is not None:
                 self._parameterNode.disconnectGui(self._parameterNodeGuiTag)
                 self._parameterNodeGuiTag = None
             # VTKObservationMixin would keep every wrapper that was ever observed.
             self._parameterNode.RemoveObserver(self._modifiedTag)
         self._parameterNode = parameterNode
-        if parameterNode:
+        if parameterNode is not None:
             self._parameterNodeGuiTag = parameterNode.connectGui(self.ui)
             self._modifiedTag = parameterNode.AddObserver(
                 vtk.vtkCommand.ModifiedEvent, self.onParameterNodeModified
             )
-        if self.panel:
+        if self.panel is not None:
             self.panel.setParameterNode(parameterNode)
 
     def onParameterNodeModified(self, caller: Any = None, event: Any = None) -> None:
@@ -160,17 +174,18 @@ class ContrastDiagnosisLogic(ScriptedLoadableModuleLogic):
         return ContrastDiagnosisParameterNode(super().getParameterNode())
 
     def firstVolume(self) -> Any:
-        """The first CT-like volume of the scene, None if there is none."""
-        return next(
-            (
-                node
-                for node in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")
-                if node.GetClassName() == "vtkMRMLScalarVolumeNode"
-                and not node.GetHideFromEditors()
-                and not (node.GetAttribute("ContrastDiagnosis.role") or "")
-            ),
-            None,
-        )
+        """The first CT-like volume that a view shows, else of the scene; None if there is none."""
+        from ContrastDiagnosisLib.SliceViews import seenVolumes
+        from ContrastDiagnosisLib.VolumeBridge import InputError, checkVolume
+
+        for node in (*seenVolumes(), *slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")):
+            try:
+                checkVolume(node)
+            except InputError:
+                continue
+            if not node.GetHideFromEditors():
+                return node
+        return None
 
     def addNodule(self, pointRas: tuple[float, float, float]) -> str:
         """Places a point at a world position and returns its ID."""
@@ -280,3 +295,10 @@ class ContrastDiagnosisTest(ScriptedLoadableModuleTest):
         self.assertIsNone(node.segmentation)
         self.assertTrue(panel.ui.applyButton.enabled)
         self.assertFalse(panel.session.isRunning)
+
+
+def load_tests(_loader: Any, _tests: Any, _pattern: Any) -> Any:
+    """What `slicer.testing.runUnitTest` runs: the tests of this module alone, at least one."""
+    from ContrastDiagnosisLib.SelfTest import suiteOf
+
+    return suiteOf(ContrastDiagnosisTest)

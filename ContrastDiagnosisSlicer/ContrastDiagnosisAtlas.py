@@ -66,7 +66,7 @@ class ContrastDiagnosisAtlasWidget(ScriptedLoadableModuleWidget):
 
     def cleanup(self) -> None:
         """The application closes, or the module is reloaded."""
-        if self.panel:
+        if self.panel is not None:
             self.panel.cleanup()
             self.panel = None
 
@@ -146,3 +146,10 @@ class ContrastDiagnosisAtlasTest(ScriptedLoadableModuleTest):
         panel.onLoad()
         SelfTest.waitFor(panel, lambda: panel.ui.loadButton.enabled)
         return panel
+
+
+def load_tests(_loader: Any, _tests: Any, _pattern: Any) -> Any:
+    """What `slicer.testing.runUnitTest` runs: the tests of this module alone, at least one."""
+    from ContrastDiagnosisLib.SelfTest import suiteOf
+
+    return suiteOf(ContrastDiagnosisAtlasTest)

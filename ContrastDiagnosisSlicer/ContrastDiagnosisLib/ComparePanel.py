@@ -2,27 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from slicer.i18n import tr as _
 
+from ContrastDiagnosisLib import NoduleScene
 from ContrastDiagnosisLib.CompareView import CompareView
 from ContrastDiagnosisLib.Parameter import Sign
 
 SIGNS = (Sign.SIMILAR, Sign.DIFFERENT)
 
+NO_PICTURE = _(
+    "No picture of this case: the cases' images stay with their\n"
+    "archive. With a local copy of it, the command\n"
+    "'contrastdiagnosis cases add-pixels' brings them."
+)
+
 
 class ComparePanel:
     """Asks for the maps of one pair and shows them."""
 
-    def __init__(self, ui: Any, session: Any, view: CompareView) -> None:
+    def __init__(
+        self, ui: Any, session: Any, view: CompareView, onMapChanged: Callable[[], None]
+    ) -> None:
         """Connects the widgets.
 
         Args:
             ui: With `signComboBox` and `remarksLabel`.
             session: Asks for the maps.
             view: Shows them.
+            onMapChanged: Called when maps were shown.
         """
+        self._onMapChanged = onMapChanged
         self._ui, self._session, self._view = ui, session, view
         self._node: Any = None
         self._maps: tuple[Any, Any] | None = None
@@ -39,6 +51,8 @@ class ComparePanel:
         self._ui.signComboBox.setCurrentIndex(SIGNS.index(self._node.sign))
         self._updating = False
         self._view.setOpacity(self._node.mapOpacity)
+        if self._view.isShown:
+            self._view.note(_noteOf(self._node))
 
     def forget(self) -> None:
         """The maps are of another CT."""
@@ -52,7 +66,7 @@ class ComparePanel:
 
     def onSign(self, index: int) -> None:
         """Switches between what is alike and what differs."""
-        if self._updating or not self._node:
+        if self._updating or self._node is None:
             return
         self._node.sign = SIGNS[index]
         if self._maps:
@@ -69,7 +83,21 @@ class ComparePanel:
         if self._maps and self._maps[0]["case_id"] == self._node.caseId:
             pair, tensors = self._maps
             self._view.showPair(self._node, pair, tensors)
+            self._view.note(_noteOf(self._node))
+            self._onMapChanged()
             told = _("distance {distance:.3f}. The yellow line holds the strongest tenth.")
             self._ui.remarksLabel.setText(
                 " ".join([told.format(distance=pair["distance"]), *pair["remarks"]])
             )
+
+
+def _noteOf(parameterNode: Any) -> str:
+    """What is known of the case that is compared; empty if none is."""
+    document = NoduleScene.documentOf(parameterNode, parameterNode.nodule)
+    cases = document["cases"] if document else ()
+    case = next((c for c in cases if c["case_id"] == parameterNode.caseId), None)
+    if case is None:
+        return ""
+    told = _("case {case_id}: {label}, {diameter_mm:.1f} mm").format(**case)
+    ratings = [f"{name} {value:.1f}" for name, value in case["ratings"].items()]
+    return "\n".join([told, *ratings, *([] if case["has_pixels"] else ["", NO_PICTURE])])

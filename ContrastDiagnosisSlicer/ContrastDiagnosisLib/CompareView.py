@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import qt
 import slicer
+import vtk
 from slicer.i18n import tr as _
 
-from ContrastDiagnosisLib.MapVolumes import colourAsMap, putVolume
+from ContrastDiagnosisLib.MapVolumes import addLegend, colourAsMap, putVolume
 from ContrastDiagnosisLib.NoduleScene import LABELMAP
 from ContrastDiagnosisLib.OwnNodes import (
     BOX,
@@ -19,13 +21,24 @@ from ContrastDiagnosisLib.OwnNodes import (
     removeRole,
     roleOf,
 )
+from ContrastDiagnosisLib.SliceViews import (
+    CASE_VIEW,
+    QUERY_VIEW,
+    aim,
+    compositeOf,
+    sliceNodeOf,
+)
 from ContrastDiagnosisLib.VolumeBridge import labelmapOf, pointInWorld
 
 LAYOUT_ID = 20403
-QUERY_VIEW, CASE_VIEW = "ContrastQuery", "ContrastCase"
 WINDOW_HU = (-1000.0, 400.0)
 CONTOUR_COLOUR = (1.0, 0.84, 0.0)
 FIELD_MM = 48.0
+WEAKEST_SHOWN = 0.05
+"""Weaker evidence is left transparent."""
+UPPER_LEFT = 2
+"""Corner of a vtkCornerAnnotation."""
+NOTE_POINTS = 13
 
 _VIEW = """
 <item><view class="vtkMRMLSliceNode" singletontag="{tag}">
@@ -49,8 +62,10 @@ LAYOUT = (
 def registerLayout() -> Any:
     """Tells Slicer of the layout; gives the layout node, None where there is no window."""
     manager = slicer.app.layoutManager()
-    node = manager.layoutLogic().GetLayoutNode() if manager else None
-    if node and not node.IsLayoutDescription(LAYOUT_ID):
+    if manager is None:
+        return None
+    node = manager.layoutLogic().GetLayoutNode()
+    if not node.IsLayoutDescription(LAYOUT_ID):
         node.AddLayoutDescription(LAYOUT_ID, LAYOUT)
     return node
 
@@ -58,15 +73,56 @@ def registerLayout() -> Any:
 class CompareView:
     """Makes and fills the two views; the nodes it makes are kept by reference and saved."""
 
+    def __init__(self) -> None:
+        self._note: Any = None
+        self._renderer: Any = None
+        self._timer = qt.QTimer()
+        self._timer.setSingleShot(True)
+        self._timer.setInterval(0)
+        self._timer.connect("timeout()", self._aimAll)
+        self._targets: dict[str, tuple[float, ...]] = {}
+
+    @property
+    def isShown(self) -> bool:
+        """Whether the window has the layout at present."""
+        manager = slicer.app.layoutManager()
+        return manager is not None and manager.layout == LAYOUT_ID
+
     def showLayout(self) -> bool:
         """Switches to the layout; False where there is no window to switch."""
         node = registerLayout()
-        if not node:
+        if node is None:
             return False
         slicer.app.layoutManager().setLayout(LAYOUT_ID)
         # After loading a scene the number may be there already, without what it stands for.
         node.SetViewArrangement(LAYOUT_ID)
         return slicer.app.layoutManager().sliceWidget(QUERY_VIEW) is not None
+
+    def cleanup(self) -> None:
+        """Takes the note out of its view; the nodes stay with the scene."""
+        self._timer.stop()
+        if self._renderer is not None:
+            self._renderer.RemoveViewProp(self._note)
+        self._note = self._renderer = None
+
+    def note(self, text: str) -> None:
+        """Writes into the corner of the case's view; nothing where there is no such view."""
+        manager = slicer.app.layoutManager()
+        widget = None if manager is None else manager.sliceWidget(CASE_VIEW)
+        if widget is None:
+            return
+        view = widget.sliceView()
+        # Slicer's own annotation is written anew by its module DataProbe.
+        renderer = view.renderWindow().GetRenderers().GetFirstRenderer()
+        if self._note is None:
+            self._note = vtk.vtkCornerAnnotation()
+            self._note.SetMaximumFontSize(NOTE_POINTS)
+            self._note.GetTextProperty().SetShadow(True)
+        if not renderer.HasViewProp(self._note):
+            renderer.AddViewProp(self._note)
+            self._renderer = renderer
+        self._note.SetText(UPPER_LEFT, text)
+        view.scheduleRender()
 
     def showPair(
         self, parameterNode: Any, pair: dict[str, Any], tensors: dict[str, np.ndarray]
@@ -104,7 +160,11 @@ class CompareView:
             self._showMap(parameterNode, "caseMap", _("case map"), values, affine, facts, highest)
             self._showContour(parameterNode, "caseContour", values, affine, facts, CASE_VIEW)
             self._show(CASE_VIEW, picture, self.node(parameterNode, "caseMap"), parameterNode)
-        self._aim(parameterNode, affine, pair, sign, query.shape)
+        self._targets = _targetsOf(volume, affine, pair, sign, query.shape)
+        self._aimAll()
+        # Slicer sets a view that is new to a layout back when its event loop next runs.
+        self._timer.start()
+        self._hideFromCaseView(parameterNode)
 
     def node(self, parameterNode: Any, role: str) -> Any:
         """The node that plays a role, None if there is none."""
@@ -113,15 +173,20 @@ class CompareView:
     def setOpacity(self, opacity: float) -> None:
         """Of both maps."""
         for name in (QUERY_VIEW, CASE_VIEW):
-            if composite := _compositeOf(name):
+            composite = compositeOf(name)
+            if composite is not None:
                 composite.SetForegroundOpacity(opacity)
 
     def clear(self, parameterNode: Any) -> None:
-        """Removes all nodes of the comparison."""
+        """Removes all nodes of the comparison; the nodule's view shows the CT alone."""
+        self._timer.stop()
+        self.note("")
         for role in (
             "queryMap", "queryContour", "casePicture", "caseMap", "caseContour",
         ):  # fmt: skip
             removeRole(parameterNode, role)
+        self._show(QUERY_VIEW, parameterNode.inputVolume, None, parameterNode)
+        self._show(CASE_VIEW, None, None, parameterNode)
 
     def _showMap(
         self,
@@ -135,7 +200,7 @@ class CompareView:
     ) -> None:
         """The map in colour; both sides of a pair share one scale."""
         scaled = values.astype(np.float32) * (facts["highest"] / highest if highest else 0.0)
-        colourAsMap(putVolume(parameterNode, role, name, scaled, affine))
+        colourAsMap(putVolume(parameterNode, role, name, scaled, affine), WEAKEST_SHOWN)
 
     def _showContour(
         self,
@@ -163,44 +228,47 @@ class CompareView:
         display.SetVisibility3D(False)
         display.SetAllSegmentsOpacity(1.0)
         node.SetAndObserveTransformNodeID(parameterNode.inputVolume.GetTransformNodeID())
-        if sliceNode := _sliceNodeOf(view):
+        sliceNode = sliceNodeOf(view)
+        if sliceNode is not None:
             display.AddViewNodeID(sliceNode.GetID())
 
     def _show(self, view: str, background: Any, foreground: Any, parameterNode: Any) -> None:
         """One view alone; `setSliceViewerLayers` would change them all."""
-        composite = _compositeOf(view)
-        if not composite:
+        composite = compositeOf(view)
+        if composite is None:
             return
-        composite.SetBackgroundVolumeID(background.GetID() if background else None)
-        composite.SetForegroundVolumeID(foreground.GetID() if foreground else None)
+        composite.SetBackgroundVolumeID(None if background is None else background.GetID())
+        composite.SetForegroundVolumeID(None if foreground is None else foreground.GetID())
         composite.SetLabelVolumeID(None)
         composite.SetForegroundOpacity(parameterNode.mapOpacity)
+        if foreground is not None:
+            addLegend(foreground)
 
-    def _aim(
-        self,
-        parameterNode: Any,
-        affine: np.ndarray,
-        pair: dict[str, Any],
-        sign: str,
-        shape: Sequence[int],
-    ) -> None:
+    def _aimAll(self) -> None:
         """Each view at the slice that holds most of its map, zoomed to the patch."""
-        middle = [(n - 1) / 2 for n in shape[::-1]]
-        for view, side in ((QUERY_VIEW, pair["query"]), (CASE_VIEW, pair["case"])):
-            node = _sliceNodeOf(view)
-            if not node or side is None:
-                continue
-            ijk = [middle[0], middle[1], side[sign]["slice_index"], 1]
-            x, y, z = pointInWorld(parameterNode.inputVolume, (affine @ ijk)[:3])
-            node.JumpSliceByCentering(x, y, z)
-            width, height, depth = node.GetFieldOfView()
-            # A view that was never drawn has no width yet.
-            ratio = height / width if width else 1.0
-            node.SetFieldOfView(FIELD_MM, FIELD_MM * ratio, depth)
+        for view, point in self._targets.items():
+            node = sliceNodeOf(view)
+            if node is not None:
+                aim(node, point, FIELD_MM)
+
+    def _hideFromCaseView(self, parameterNode: Any) -> None:
         for name in ("points", "segmentation"):
             hideFromCaseView(getattr(parameterNode, name))
         for box in nodesOfVolume(CLASSES[BOX], parameterNode.inputVolume):
             hideFromCaseView(box)
+
+
+def _targetsOf(
+    volume: Any, affine: np.ndarray, pair: dict[str, Any], sign: str, shape: Sequence[int]
+) -> dict[str, tuple[float, ...]]:
+    """World point that each view is aimed at: the middle of the slice with most of its map."""
+    middle = [(n - 1) / 2 for n in shape[::-1]]
+    targets = {}
+    for view, side in ((QUERY_VIEW, pair["query"]), (CASE_VIEW, pair["case"])):
+        if side is not None:
+            ijk = [middle[0], middle[1], side[sign]["slice_index"], 1]
+            targets[view] = tuple(pointInWorld(volume, (affine @ ijk)[:3]))
+    return targets
 
 
 def _addSegment(node: Any, mask: np.ndarray, affine: np.ndarray) -> None:
@@ -219,9 +287,9 @@ def _setWindow(volume: Any, low: float, high: float) -> None:
 
 def hideFromCaseView(node: Any) -> None:
     """The case lies where the nodule does: the nodule's outline must not show over it."""
-    display = node.GetDisplayNode() if node else None
-    caseNode = _sliceNodeOf(CASE_VIEW)
-    if not display or not caseNode:
+    display = None if node is None else node.GetDisplayNode()
+    caseNode = sliceNodeOf(CASE_VIEW)
+    if display is None or caseNode is None:
         return
     views = [
         view.GetID()
@@ -234,13 +302,3 @@ def hideFromCaseView(node: Any) -> None:
     for view in views:
         display.AddViewNodeID(view)
     display.EndModify(wasModifying)
-
-
-def _sliceNodeOf(name: str) -> Any:
-    """The slice node of a view, None where it does not exist."""
-    return slicer.mrmlScene.GetSingletonNode(name, "vtkMRMLSliceNode")
-
-
-def _compositeOf(name: str) -> Any:
-    """The slice composite node of a view, None where it does not exist."""
-    return slicer.mrmlScene.GetSingletonNode(name, "vtkMRMLSliceCompositeNode")

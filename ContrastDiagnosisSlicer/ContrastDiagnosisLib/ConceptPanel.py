@@ -8,23 +8,31 @@ from typing import Any, Protocol
 import qt
 from slicer.i18n import tr as _
 
-from ContrastDiagnosisLib.ResultPanel import makeLabel, makeTable, selectedRow
+from ContrastDiagnosisLib.ResultPanel import (
+    SPACING_PIXELS,
+    fitRows,
+    makeLabel,
+    makeTable,
+    selectedRow,
+)
 
 PICTURE_PIXELS = 96
-BAR_STEPS = 1000
-MOST_PIXELS = 300
-"""Height of a table that scrolls."""
+BAR_PIXELS = (48, 10)
+BAR_COLOURS = ("#1b7a8c", "#c9d3d6")
+"""Of the share, and of the rest."""
+MOST_CONCEPTS = 12
+"""Rows before the table scrolls."""
 
-COLUMNS = (
-    _("concept"), _("probability"), _("logits"), _("readers' kappa"), _("reject"),
-)  # fmt: skip
+COLUMNS = (_("concept"), _("share"), _("logits"), _("kappa"), _("reject"))
 NAME, PROBABILITY, LOGITS, KAPPA, REJECT = range(5)
 
-HEADER_TIPS = {
-    PROBABILITY: _("Calibrated share of readers who would call the concept present."),
-    LOGITS: _("What the concept adds to the log odds of malignancy."),
-    KAPPA: _("How well readers of LIDC-IDRI agree on the concept, beyond chance."),
-}
+TIPS = (
+    _("Select one to see where it is seen."),
+    _("Calibrated share of readers who would call the concept present."),
+    _("What the concept adds to the log odds of malignancy."),
+    _("How well readers of LIDC-IDRI agree on the concept, beyond chance."),
+    _("Tick a concept that is not there: it shall not count."),
+)
 
 NO_CONCEPTS = _("This diagnosis has no concepts: the bundle was made without a concept head.")
 NOT_DIAGNOSED = _("Diagnose a nodule to see its concepts.")
@@ -71,33 +79,36 @@ class ConceptPanel:
     def __init__(self, actions: Actions) -> None:
         self._actions = actions
         self._names: list[str] = []
-        # PythonQt does not keep the widgets of cells alive for us.
+        # PythonQt does not keep the items alive for us.
         self._cells: list[dict[int, Any]] = []
+        self._bars: dict[int, Any] = {}
         self._filling = False
         self.widget = qt.QWidget()
         layout = qt.QVBoxLayout(self.widget)
         layout.setContentsMargins(0, 0, 0, 0)
+        layout.setSpacing(SPACING_PIXELS)
         self.headline = makeLabel(bold=True)
         self.disagreement = makeLabel(bold=True)
-        self.table = makeTable(COLUMNS)
-        for column, told in HEADER_TIPS.items():
-            self.table.horizontalHeaderItem(column).setToolTip(told)
-        self.sentence, self.remarks, self.message = makeLabel(), makeLabel(), makeLabel()
+        self.table = makeTable(COLUMNS, TIPS, stretched=NAME)
+        self.table.setIconSize(qt.QSize(*BAR_PIXELS))
+        self.remarks, self.message = makeLabel(), makeLabel()
         self.example, self.picture = makeLabel(), qt.QLabel()
         self.buttons = qt.QWidget()
         for widget in (
-            self.headline, self.disagreement, self.table, self.sentence, self.buttons,
-            self.remarks, self.message, self._exampleRow(),
+            self.headline, self.disagreement, self.table, self.buttons, self.remarks,
+            self.message, self._exampleRow(),
         ):  # fmt: skip
             layout.addWidget(widget)
         self._addButtons()
         self.table.itemSelectionChanged.connect(self._onSelected)
+        self.table.itemChanged.connect(lambda item: self._onItemChanged(item))
         self.showNothing(NOT_DIAGNOSED)
 
     def showNothing(self, why: str) -> None:
         """There are no concepts to show."""
         self.headline.setText(why)
-        for widget in (self.disagreement, self.table, self.sentence, self.buttons, self.remarks):
+        self.headline.setToolTip("")
+        for widget in (self.disagreement, self.table, self.buttons, self.remarks):
             widget.setVisible(False)
         self.showMessage("")
         self.showExample("", None)
@@ -108,15 +119,18 @@ class ConceptPanel:
         self.headline.setText(_headlineText(reading, vote))
         disagreement = reading.get("disagreement", vote.get("disagreement", ""))
         self.disagreement.setText(disagreement)
-        self.sentence.setText(reading["sentence"])
-        self.remarks.setText("\n".join([_correctedText(shown), *reading["remarks"]]))
+        # The table says the same; words of their own would push it off the screen.
+        self.headline.setToolTip(reading["sentence"])
+        corrected = bool(shown.boxes or shown.rejected)
+        remarks = [*([_correctedText(shown)] if corrected else []), *reading["remarks"]]
+        self.remarks.setText("\n".join(remarks))
         self._filling = True
         self._fill(shown)
         self._filling = False
-        for widget in (self.table, self.sentence, self.buttons, self.remarks):
+        for widget in (self.table, self.buttons):
             widget.setVisible(True)
+        self.remarks.setVisible(bool(remarks))
         self.disagreement.setVisible(bool(disagreement))
-        corrected = bool(shown.boxes or shown.rejected)
         self.resetButton.setEnabled(corrected)
         told = _("Removes the boxes and rejections of this nodule.")
         self.resetButton.setToolTip(told if corrected else _("Nothing is corrected."))
@@ -153,6 +167,8 @@ class ConceptPanel:
         for text in (_("all concepts"), _("selected concept")):
             self.about.addItem(text)
         self.about.setToolTip(_("What a new box is about."))
+        # It gives way where the panel is narrow.
+        self.about.setSizePolicy(qt.QSizePolicy.Ignored, qt.QSizePolicy.Fixed)
         self.lookButton = qt.QPushButton(_("Look here"))
         self.lookButton.setToolTip(_("Adds a green box: what lies outside counts less."))
         self.ignoreButton = qt.QPushButton(_("Ignore here"))
@@ -168,56 +184,56 @@ class ConceptPanel:
         """Values change in place: making rows anew would flicker while a box is dragged."""
         rows = shown.reading["concepts"]
         names = [row["name"] for row in rows]
-        isNew = names != self._names
-        if isNew:
+        if names != self._names:
             self._makeRows(names)
         for cells, row in zip(self._cells, rows, strict=True):
-            rejected, presence = row["name"] in shown.rejected, row["presence"]
-            bar = cells[PROBABILITY]
-            bar.setValue(round(BAR_STEPS * (presence or 0)))
-            bar.setFormat(_("rejected") if presence is None else f"{presence:.2f}")
+            presence = row["presence"]
+            cells[PROBABILITY].setText(_("rejected") if presence is None else f"{presence:.2f}")
+            cells[PROBABILITY].setData(qt.Qt.DecorationRole, self._barOf(presence or 0.0))
             cells[LOGITS].setText(f"{row['contribution']:+.2f}")
             cells[KAPPA].setText(_numberText(row["reader_kappa"]))
-            cells[REJECT].setChecked(rejected)
-            told = _("Present: {criterion}. AUROC on unseen patients: {value}").format(
-                criterion=row["criterion"], value=_numberText(row["auroc"])
+            isRejected = row["name"] in shown.rejected
+            cells[REJECT].setCheckState(qt.Qt.Checked if isRejected else qt.Qt.Unchecked)
+            told = _("{name}. Present: {criterion}. AUROC on unseen patients: {value}")
+            auroc = _numberText(row["auroc"])
+            cells[NAME].setToolTip(
+                told.format(name=row["name"], criterion=row["criterion"], value=auroc)
             )
-            cells[NAME].setToolTip(told)
-        if isNew:
-            self.table.resizeColumnsToContents()
         if shown.concept in names:
             self.table.selectRow(names.index(shown.concept))
         else:
             self.table.clearSelection()
 
+    def _barOf(self, share: float) -> Any:
+        percent = round(100 * share)
+        if percent not in self._bars:
+            self._bars[percent] = _draw(percent)
+        return self._bars[percent]
+
     def _makeRows(self, names: list[str]) -> None:
         self.table.setRowCount(0)
         self.table.setRowCount(len(names))
         self._names, self._cells = names, []
+        shown = qt.Qt.ItemIsEnabled | qt.Qt.ItemIsSelectable
         for r, name in enumerate(names):
-            bar, reject = qt.QProgressBar(), qt.QCheckBox()
-            bar.setRange(0, BAR_STEPS)
-            reject.setToolTip(_("The concept is not there: it shall not count."))
-            reject.toggled.connect(lambda on, name=name: self._onReject(name, on))
-            cells = {c: qt.QTableWidgetItem() for c in (NAME, LOGITS, KAPPA)}
+            cells = {c: qt.QTableWidgetItem() for c in range(len(COLUMNS))}
             cells[NAME].setText(_(name))
+            cells[REJECT].setToolTip(TIPS[REJECT])
             for column, item in cells.items():
+                item.setFlags(shown | qt.Qt.ItemIsUserCheckable if column == REJECT else shown)
                 self.table.setItem(r, column, item)
-            self.table.setCellWidget(r, PROBABILITY, bar)
-            self.table.setCellWidget(r, REJECT, reject)
-            self._cells.append({**cells, PROBABILITY: bar, REJECT: reject})
-        height = self.table.horizontalHeader().sizeHint.height() + 4
-        height += sum(self.table.rowHeight(r) for r in range(len(names)))
-        self.table.setFixedHeight(min(height, MOST_PIXELS))
+            self._cells.append(cells)
+        fitRows(self.table, MOST_CONCEPTS)
 
     def _onSelected(self) -> None:
         if not self._filling:
             row = selectedRow(self.table)
             self._actions.onConcept(self._names[row] if row >= 0 else "")
 
-    def _onReject(self, name: str, rejected: bool) -> None:
-        if not self._filling:
-            self._actions.onReject(name, rejected)
+    def _onItemChanged(self, item: Any) -> None:
+        if not self._filling and item.column() == REJECT:
+            isRejected = item.checkState() == qt.Qt.Checked
+            self._actions.onReject(self._names[item.row()], isRejected)
 
     def _onBox(self, look: bool) -> None:
         self._actions.onBox(look, self.about.currentIndex == 0)
@@ -232,9 +248,20 @@ def _headlineText(reading: dict[str, Any], vote: dict[str, Any]) -> str:
     return told.format(concepts=_(reading["verdict"]), p=p, cases=_(vote["verdict"]), q=q)
 
 
+def _draw(percent: int) -> Any:
+    """A bar; a widget in every cell would repaint at each value it is given."""
+    width, height = BAR_PIXELS
+    pixmap = qt.QPixmap(width, height)
+    pixmap.fill(qt.QColor(BAR_COLOURS[1]))
+    if percent:
+        painter = qt.QPainter(pixmap)
+        share = qt.QRect(0, 0, max(1, round(width * percent / 100)), height)
+        painter.fillRect(share, qt.QColor(BAR_COLOURS[0]))
+        painter.end()
+    return pixmap
+
+
 def _correctedText(shown: Shown) -> str:
-    if not (shown.boxes or shown.rejected):
-        return _("Not corrected.")
     told = _("Corrected. Boxes: {boxes}; rejected concepts: {rejected}.")
     return told.format(boxes=shown.boxes, rejected=len(shown.rejected))
 

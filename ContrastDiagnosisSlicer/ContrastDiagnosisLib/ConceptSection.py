@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote
 
@@ -26,12 +27,14 @@ class ConceptSection:
     request on its way at most, and a box that is dragged is asked about as often as answers come.
     """
 
-    def __init__(self, session: Any) -> None:
+    def __init__(self, session: Any, onMapChanged: Callable[[], None]) -> None:
         """Makes the widgets.
 
         Args:
             session: The `DiagnosisSession` of the panel.
+            onMapChanged: Called when a map was shown or removed.
         """
+        self._onMapChanged = onMapChanged
         self.panel = ConceptPanel(self)
         self._session = session
         self._node: Any = None
@@ -62,7 +65,7 @@ class ConceptSection:
     def onVolumeChanged(self) -> None:
         """The map is of another CT; points of two CTs have the same IDs."""
         self._cancel()
-        if self._node:
+        if self._node is not None:
             ConceptView.removeMap(self._node)
 
     def onEngineChanged(self) -> None:
@@ -107,7 +110,7 @@ class ConceptSection:
     def _follow(self) -> None:
         """Shows what is known and asks for what is not."""
         node = self._node
-        if not node or slicer.mrmlScene.IsImporting() or slicer.mrmlScene.IsClosing():
+        if node is None or slicer.mrmlScene.IsImporting() or slicer.mrmlScene.IsClosing():
             return
         reading = self._reading()
         concept = self._concept(reading)
@@ -115,6 +118,7 @@ class ConceptSection:
         self._watch.follow(boxes)
         if not concept:
             ConceptView.removeMap(node)
+            self._onMapChanged()
             self._maps["shown"] = ""
         self._showExample(reading, concept)
         if not (self._document and reading):
@@ -157,6 +161,7 @@ class ConceptSection:
                 values = maps["values"][[r["name"] for r in reading["concepts"]].index(concept)]
                 affine = np.array(reading["cells_ijk_to_ras"])
                 ConceptView.showMap(node, node.nodule, concept, values, affine)
+                self._onMapChanged()
             return True
         # A loaded scene brings its map along.
         isLoaded = "pointId" not in maps and "cells_ijk_to_ras" in reading
@@ -227,7 +232,7 @@ class ConceptSection:
 
     def _onPicture(self, key: tuple[str, int], png: bytes) -> None:
         self._pictures[key] = png
-        if self._node:
+        if self._node is not None:
             reading = self._reading()
             self._showExample(reading, self._concept(reading))
 

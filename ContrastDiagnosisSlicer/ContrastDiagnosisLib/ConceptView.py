@@ -8,11 +8,14 @@ import numpy as np
 import slicer
 from slicer.i18n import tr as _
 
-from ContrastDiagnosisLib.MapVolumes import colourAsMap, putVolume
+from ContrastDiagnosisLib.MapVolumes import addLegend, colourAsMap, putVolume
 from ContrastDiagnosisLib.OwnNodes import POINT_ATTRIBUTE, removeRole, roleOf
 
 ROLE = "conceptMap"
 CONCEPT_ATTRIBUTE = "ContrastDiagnosis.concept"
+
+WEAKEST_SHOWN = 0.3
+"""Cells that are less like a prototype are transparent: a halo would hide the nodule's margin."""
 
 
 def showMap(
@@ -31,24 +34,26 @@ def showMap(
     node.SetName(_("concept map: {concept}").format(concept=concept))
     node.SetAttribute(POINT_ATTRIBUTE, pointId)
     node.SetAttribute(CONCEPT_ATTRIBUTE, concept)
-    colourAsMap(node)
+    colourAsMap(node, WEAKEST_SHOWN)
     for composite in _viewsOf(parameterNode.inputVolume):
         composite.SetForegroundVolumeID(node.GetID())
         composite.SetForegroundOpacity(parameterNode.mapOpacity)
+    addLegend(node)
     return node
 
 
 def shownMap(parameterNode: Any) -> tuple[str, str]:
     """Point and concept of the map that is in the scene; two empty texts if there is none."""
     node = roleOf(parameterNode, ROLE)
-    if not node:
+    if node is None:
         return "", ""
     return node.GetAttribute(POINT_ATTRIBUTE) or "", node.GetAttribute(CONCEPT_ATTRIBUTE) or ""
 
 
 def setOpacity(parameterNode: Any) -> None:
     """Of the map in all views that show it."""
-    if node := roleOf(parameterNode, ROLE):
+    node = roleOf(parameterNode, ROLE)
+    if node is not None:
         for composite in slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode"):
             if composite.GetForegroundVolumeID() == node.GetID():
                 composite.SetForegroundOpacity(parameterNode.mapOpacity)
@@ -57,7 +62,7 @@ def setOpacity(parameterNode: Any) -> None:
 def removeMap(parameterNode: Any) -> None:
     """Takes the map out of the views and the scene."""
     node = roleOf(parameterNode, ROLE)
-    if not node:
+    if node is None:
         return
     for composite in slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode"):
         if composite.GetForegroundVolumeID() == node.GetID():

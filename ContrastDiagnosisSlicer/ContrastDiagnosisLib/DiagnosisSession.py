@@ -20,6 +20,7 @@ from ContrastDiagnosisLib.VolumeBridge import (
     InputError,
     cropAround,
     ijkToRasOf,
+    pointInVolume,
     requestBody,
     sequenceRemark,
 )
@@ -31,14 +32,12 @@ class Asked:
 
     Attributes:
         pointId: ID of the control point.
-        point: Where it was, world RAS.
         volumeId: The CT.
         voxelsTime: Modification time of its voxels.
         crop: What was sent.
     """
 
     pointId: str
-    point: tuple[float, float, float]
     volumeId: str
     voxelsTime: int
     crop: Crop
@@ -60,14 +59,15 @@ class DiagnosisSession:
         self,
         client: Any,
         onChanged: Callable[[], None],
-        onError: Callable[[str], None],
+        onError: Callable[[str, bool], None],
     ) -> None:
         """Nothing is started yet.
 
         Args:
             client: Asks the engine, as `EngineClient` does.
             onChanged: Called when a result or the progress changed.
-            onError: Called with a message for the user; the scene is as it was.
+            onError: Called with a message for the user, and whether the engine was reached or not
+                needed; the scene is as it was.
         """
         self.client = client
         self.parameterNode: Any = None
@@ -97,7 +97,8 @@ class DiagnosisSession:
     def setParameterNode(self, parameterNode: Any) -> None:
         """Another scene or none: what is on its way is dropped."""
         held = self.parameterNode
-        if held and parameterNode and held.parameterNode is parameterNode.parameterNode:
+        both = held is not None and parameterNode is not None
+        if both and held.parameterNode is parameterNode.parameterNode:
             self.parameterNode = parameterNode
             return
         self.cancel()
@@ -136,12 +137,12 @@ class DiagnosisSession:
             self.parameterNode.nodule = ""
 
     def undo(self) -> None:
-        """Takes back the last diagnosis: the one before it returns, if there was one."""
+        """Takes back the last diagnosis: the one before it returns, and the point to its place."""
         if not self._steps:
             return
         step = self._steps.pop()
         volume = slicer.mrmlScene.GetNodeByID(step.volumeId)
-        if not volume:
+        if volume is None:
             self._onChanged()
             return
         if self.parameterNode.inputVolume is not volume:
@@ -152,6 +153,7 @@ class DiagnosisSession:
             NoduleScene.removeDiagnosis(self.parameterNode, step.pointId)
             self.parameterNode.nodule = ""
         else:
+            NoduleScene.putPointBack(self.parameterNode, step.before)
             NoduleScene.storeDiagnosis(self.parameterNode, step.before)
             self._showSurfacesSoon()
             self.parameterNode.nodule = step.pointId
@@ -177,7 +179,7 @@ class DiagnosisSession:
             onMaps({**pair, "n": 0, "patch_ijk_to_ras": document["patch_ijk_to_ras"]}, tensors)
 
         self._mapsQuestion = self.client.ask(
-            "/maps", requestBody(volume, asked.crop, [caseId]), onAnswer, self._onMessage
+            "/maps", requestBody(volume, asked.crop, [caseId]), onAnswer, self._onError
         )
 
     def requestReport(self, pointId: str, forPaper: bool, onHtml: Callable[[bytes], None]) -> None:
@@ -187,20 +189,17 @@ class DiagnosisSession:
         try:
             corrected = revisionOf(node, pointId)
         except InputError as error:
-            self._onError(str(error))
+            self._onError(str(error), True)
             return
         revision = None if isEmpty(corrected) else corrected
         if asked is not None:
             body = requestBody(node.inputVolume, asked.crop, overview=True, revision=revision)
             path = "/report?form=print" if forPaper else "/report"
-            self.client.ask(path, body, onHtml, self._onMessage)
+            self.client.ask(path, body, onHtml, self._onError)
 
     def requestPicture(self, caseId: str, onPng: Callable[[bytes], None]) -> None:
         """Asks for the picture of a case; that there is none is no error."""
         self.client.ask(f"/cases/{caseId}/picture", None, onPng, lambda _message, _reached: None)
-
-    def _onMessage(self, message: str, _reached: bool) -> None:
-        self._onError(message)
 
     def _next(self) -> None:
         """Sends the next point that can be sent."""
@@ -229,9 +228,11 @@ class DiagnosisSession:
         try:
             crop = cropAround(volume, point)
         except InputError as error:
-            self._onError(str(error))
+            number = NoduleScene.numberOfPoint(self.parameterNode, pointId)
+            told = _("Nodule {number}: {reason}")
+            self._onError(told.format(number=number, reason=error), True)
             return None
-        return Asked(pointId, point, volume.GetID(), volume.GetImageData().GetMTime(), crop)
+        return Asked(pointId, volume.GetID(), volume.GetImageData().GetMTime(), crop)
 
     def _onDiagnosis(self, asked: Asked, body: bytes) -> None:
         self._question, self._running = None, ""
@@ -240,7 +241,7 @@ class DiagnosisSession:
             try:
                 self._store(asked, body)
             except (KeyError, ValueError) as error:
-                self._onError(_("The engine's answer cannot be used: {e}").format(e=error))
+                self._onError(_("The engine's answer cannot be used: {e}").format(e=error), True)
         self._next()
 
     def _store(self, asked: Asked, body: bytes) -> None:
@@ -249,7 +250,9 @@ class DiagnosisSession:
         remark = sequenceRemark(node.inputVolume)
         if remark:
             document["notices"] = [*document["notices"], remark]
-        diagnosed = NoduleScene.diagnosedOf(asked.pointId, asked.crop, tensors["mask"], document)
+        diagnosed = NoduleScene.diagnosedOf(
+            node.inputVolume, asked.pointId, asked.crop, tensors["mask"], document
+        )
         before = NoduleScene.readDiagnosed(node, asked.pointId)
         NoduleScene.storeDiagnosis(node, diagnosed)
         self._showSurfacesSoon()
@@ -270,22 +273,21 @@ class DiagnosisSession:
         self._done += 1
         if not reached:
             self._queue.clear()
-        self._onError(message)
+        self._onError(message, reached)
         self._next()
 
     def stillFits(self, asked: Asked) -> bool:
         """Whether the volume and the point are as they were when it was asked."""
         node = self.parameterNode
         volume = slicer.mrmlScene.GetNodeByID(asked.volumeId)
-        if not (
-            node and volume and node.inputVolume and node.inputVolume.GetID() == asked.volumeId
-        ):
+        if node is None or volume is None or node.inputVolume is not volume:
             return False
         image = volume.GetImageData()
-        if not image or image.GetMTime() != asked.voxelsTime:
+        if image is None or image.GetMTime() != asked.voxelsTime:
             return False
         point = NoduleScene.pointWorld(node, asked.pointId)
-        if point is None or not np.allclose(point, asked.point):
+        # A transform moves CT and point together.
+        if point is None or not np.allclose(pointInVolume(volume, point), asked.crop.pointRas):
             return False
         k, j, i = asked.crop.startKji
         begins = (ijkToRasOf(volume) @ [i, j, k, 1])[:3]

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,6 +62,26 @@ def processEnvironment(python: str, modulePath: str) -> qt.QProcessEnvironment:
     return environment
 
 
+def sentenceOf(lines: Iterable[str], python: str) -> str:
+    """What the last lines of an engine tell the user: its own words, never a traceback.
+
+    Args:
+        lines: Of its standard error.
+        python: Program of another Python environment; empty for Slicer's own.
+    """
+    said = [line.rstrip() for line in lines if line.strip()]
+    missing = re.search(r"No module named '?([\w.]+)", "\n".join(said))
+    if missing:
+        told = _(
+            "The engine's packages are not installed in {python}: {package} is missing. Install"
+            " them in the set-up, or name a Python there that has them."
+        )
+        return told.format(python=python or _("Slicer's own Python"), package=missing.group(1))
+    if any(line.startswith(("Traceback ", '  File "')) for line in said):
+        return said[-1]
+    return "\n".join(line.removeprefix("contrastdiagnosis: ") for line in said)
+
+
 class RemoteEngine:
     """A server that runs elsewhere already."""
 
@@ -104,7 +125,7 @@ class LocalEngine:
     def __init__(self, options: EngineOptions, modulePath: str) -> None:
         self.options = options
         self._modulePath = modulePath
-        self._process = None
+        self._process: Any = None
         self._url = self._token = ""
         self._waiting: list[tuple[OnReady, OnFailed]] = []
         self._lines: deque[str] = deque(maxlen=REMEMBERED_LINES)
@@ -115,14 +136,9 @@ class LocalEngine:
         self._timer.connect("timeout()", self._onStartLimit)
 
     @property
-    def lastLines(self) -> str:
-        """The end of the server's log."""
-        return "\n".join(self._lines)
-
-    @property
     def processId(self) -> int:
         """0 if it does not run."""
-        return int(self._process.processId()) if self._process else 0
+        return 0 if self._process is None else int(self._process.processId())
 
     def whenReady(self, onReady: OnReady, onFailed: OnFailed) -> None:
         """Calls one of the two, now or when the server has started."""
@@ -130,7 +146,7 @@ class LocalEngine:
             onReady(self._url, self._token)
             return
         self._waiting.append((onReady, onFailed))
-        if not self._process:
+        if self._process is None:
             self._start()
 
     def giveUp(self, url: str) -> None:
@@ -144,7 +160,8 @@ class LocalEngine:
     def describeFailure(self, reason: str) -> str:
         """What the user is told when no answer came."""
         told = _("The engine stopped or does not answer: {reason}").format(reason=reason)
-        return f"{told}\n\n{self.lastLines}" if self._lines else told
+        said = sentenceOf(self._lines, self.options.python)
+        return f"{told}\n\n{said}" if said else told
 
     def retire(self) -> None:
         """Asks the process to end, without waiting for it; keep this object until then."""
@@ -229,7 +246,7 @@ class LocalEngine:
         self._timer.stop()
         process, self._process = self._process, None
         self._url = self._token = ""
-        if not process:
+        if process is None:
             return
         # It must not be deleted by its own signal.
         self._ended = [p for p in self._ended if p.state() != qt.QProcess.NotRunning]

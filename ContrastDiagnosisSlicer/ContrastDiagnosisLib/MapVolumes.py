@@ -10,8 +10,11 @@ import slicer
 from ContrastDiagnosisLib.OwnNodes import keepRole, roleOf
 
 MAP_COLOURS = "vtkMRMLColorTableNodeFileColdToHotRainbow.txt"
-WEAKEST_SHOWN = 0.02
-"""Weaker evidence is left transparent."""
+
+LEGEND_POSITION = (0.99, 0.5)
+LEGEND_SIZE = (0.08, 0.35)
+"""Shares of the view, (width, height): a narrow strip at the right edge, numbers included."""
+LEGEND_FONT_POINTS = 11
 
 
 def putVolume(
@@ -19,7 +22,7 @@ def putVolume(
 ) -> Any:
     """A float volume on a grid of its own, under the CT's transform; made if there is none."""
     node = roleOf(parameterNode, role)
-    if not node:
+    if node is None:
         node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", name)
         keepRole(parameterNode, role, node)
     node.SetIJKToRASMatrix(slicer.util.vtkMatrixFromArray(affine))
@@ -29,15 +32,36 @@ def putVolume(
     return node
 
 
-def colourAsMap(node: Any) -> None:
-    """Values from 0 to 1 in colours with a legend; the weakest are transparent."""
+def colourAsMap(node: Any, weakest: float) -> None:
+    """Values from 0 to 1 in colours; those below the weakest are transparent."""
     display = node.GetDisplayNode()
     display.SetAndObserveColorNodeID(MAP_COLOURS)
     display.SetAutoWindowLevel(False)
     display.SetWindowLevelMinMax(0.0, 1.0)
-    display.SetThreshold(WEAKEST_SHOWN, 1.0)
+    display.SetThreshold(weakest, 1.0)
     display.ApplyThresholdOn()
     display.SetInterpolate(True)
+
+
+def addLegend(node: Any) -> None:
+    """A narrow colour legend at the edge of the views that show a map.
+
+    Only after the map is in a view: Slicer decides when the legend is made whether to draw it.
+    """
     colours = getattr(slicer.modules, "colors", None)
-    if colours:
-        colours.logic().AddDefaultColorLegendDisplayNode(node)
+    if colours is None:
+        return
+    legend = colours.logic().AddDefaultColorLegendDisplayNode(node)
+    if legend is None:
+        return
+    wasModifying = legend.StartModify()
+    legend.SetTitleText("")
+    legend.SetLabelFormat("%.1f")
+    legend.SetNumberOfLabels(3)
+    legend.SetPosition(*LEGEND_POSITION)
+    legend.SetSize(*LEGEND_SIZE)
+    for text in (legend.GetLabelTextProperty(), legend.GetTitleTextProperty()):
+        text.SetFontSize(LEGEND_FONT_POINTS)
+        text.SetFontFamilyToArial()
+    legend.EndModify(wasModifying)
+    legend.Modified()

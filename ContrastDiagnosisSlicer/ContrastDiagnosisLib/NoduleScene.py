@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,13 @@ import slicer
 from slicer.i18n import tr as _
 
 from ContrastDiagnosisLib import Revisions
+from ContrastDiagnosisLib.CommonFrame import FRAME_ATTRIBUTE, keepWithVolume
+from ContrastDiagnosisLib.DiagnosedVoxels import (
+    VOXELS_ATTRIBUTE,
+    isSameCt,
+    pointOf,
+    recordOf,
+)
 from ContrastDiagnosisLib.OwnNodes import (
     CASES,
     CONCEPTS,
@@ -46,6 +54,18 @@ DOUBTFUL = (0.93, 0.76, 0.2)
 LABELMAP = "Binary labelmap"
 """Slicer's name of the representation."""
 
+GLYPH_PERCENT, TEXT_PERCENT = 1.2, 2.0
+"""Of the points, of the view's size; Slicer's own 3 % hides a small nodule."""
+
+
+class PointState(Enum):
+    """How a point stands to its diagnosis."""
+
+    NEW = "not diagnosed"
+    CURRENT = "current"
+    MOVED = "point moved"
+    CT_CHANGED = "CT changed"
+
 
 @dataclass(frozen=True)
 class Diagnosed:
@@ -57,6 +77,7 @@ class Diagnosed:
         mask: (d, h, w) uint8 on a box of the volume's grid.
         startKji: Voxel of the volume where the box begins.
         revision: What the user had corrected; None leaves what is corrected now.
+        record: What it was made of, as `DiagnosedVoxels` tells it; empty if unknown.
     """
 
     pointId: str
@@ -64,12 +85,16 @@ class Diagnosed:
     mask: np.ndarray
     startKji: tuple[int, int, int]
     revision: Revisions.RevisionState | None = None
+    record: str = ""
 
 
-def diagnosedOf(pointId: str, crop: Crop, mask: np.ndarray, document: dict[str, Any]) -> Diagnosed:
+def diagnosedOf(
+    volume: Any, pointId: str, crop: Crop, mask: np.ndarray, document: dict[str, Any]
+) -> Diagnosed:
     """The engine's answer about a crop, on the volume's grid."""
     k, j, i = (a + b for a, b in zip(crop.startKji, document["mask_start_kji"], strict=True))
-    return Diagnosed(pointId, {**document, "mask_start_kji": [k, j, i]}, mask, (k, j, i))
+    document = {**document, "mask_start_kji": [k, j, i]}
+    return Diagnosed(pointId, document, mask, (k, j, i), record=recordOf(volume, crop))
 
 
 def storeDiagnosis(parameterNode: Any, diagnosed: Diagnosed) -> Any:
@@ -81,16 +106,19 @@ def storeDiagnosis(parameterNode: Any, diagnosed: Diagnosed) -> Any:
     volume = parameterNode.inputVolume
     segmentation = ensureSegmentation(parameterNode)
     _putSegment(segmentation, volume, diagnosed, numberOfPoint(parameterNode, diagnosed.pointId))
-    text = nodeOf(DIAGNOSIS, volume, diagnosed.pointId) or newNode(
-        DIAGNOSIS, volume, diagnosed.pointId
-    )
+    text = nodeOf(DIAGNOSIS, volume, diagnosed.pointId)
+    if text is None:
+        text = newNode(DIAGNOSIS, volume, diagnosed.pointId)
     text.SetText(json.dumps(diagnosed.document))
+    text.SetAttribute(VOXELS_ATTRIBUTE, diagnosed.record)
     # It told of the diagnosis before.
     removeNodes(CONCEPTS, volume, diagnosed.pointId)
     if diagnosed.revision is not None:
         number = numberOfPoint(parameterNode, diagnosed.pointId)
         Revisions.restore(parameterNode, diagnosed.pointId, diagnosed.revision, number)
-    cases = nodeOf(CASES, volume, diagnosed.pointId) or newNode(CASES, volume, diagnosed.pointId)
+    cases = nodeOf(CASES, volume, diagnosed.pointId)
+    if cases is None:
+        cases = newNode(CASES, volume, diagnosed.pointId)
     fillCases(cases, diagnosed.document["cases"])
     _refreshFindings(parameterNode)
     return text
@@ -98,9 +126,8 @@ def storeDiagnosis(parameterNode: Any, diagnosed: Diagnosed) -> Any:
 
 def removeDiagnosis(parameterNode: Any, pointId: str) -> None:
     """Takes a nodule's segment, text, table and corrections out of the scene."""
-    held = parameterNode.segmentation.GetSegmentation() if parameterNode.segmentation else None
-    if held and held.GetSegment(segmentIdOf(pointId)):
-        held.RemoveSegment(segmentIdOf(pointId))
+    if _segmentOf(parameterNode, pointId) is not None:
+        parameterNode.segmentation.GetSegmentation().RemoveSegment(segmentIdOf(pointId))
     Revisions.removeRevision(parameterNode.inputVolume, pointId)
     for kind in (DIAGNOSIS, CASES):
         removeNodes(kind, parameterNode.inputVolume, pointId)
@@ -110,36 +137,53 @@ def removeDiagnosis(parameterNode: Any, pointId: str) -> None:
 def documentOf(parameterNode: Any, pointId: str) -> dict[str, Any] | None:
     """What the engine said of a nodule, None if it was not diagnosed."""
     node = nodeOf(DIAGNOSIS, parameterNode.inputVolume, pointId) if pointId else None
-    return json.loads(node.GetText()) if node else None
+    return None if node is None else json.loads(node.GetText())
 
 
 def readDiagnosed(parameterNode: Any, pointId: str) -> Diagnosed | None:
     """The diagnosis of a point as it stands in the scene, for undo."""
     document = documentOf(parameterNode, pointId)
-    node = parameterNode.segmentation
-    segment = node.GetSegmentation().GetSegment(segmentIdOf(pointId)) if node else None
     if document is None:
         return None
+    segment = _segmentOf(parameterNode, pointId)
     mask = np.zeros((0, 0, 0), np.uint8)
     start = (0, 0, 0)
-    if segment:
+    if segment is not None:
         mask, start = maskOf(segment.GetRepresentation(LABELMAP))
-    return Diagnosed(pointId, document, mask, start, Revisions.stateOf(parameterNode, pointId))
+    corrected = Revisions.stateOf(parameterNode, pointId)
+    return Diagnosed(pointId, document, mask, start, corrected, _recordOf(parameterNode, pointId))
+
+
+def putPointBack(parameterNode: Any, diagnosed: Diagnosed) -> None:
+    """Moves a point to where it was when it was diagnosed."""
+    index = parameterNode.points.GetNthControlPointIndexByID(diagnosed.pointId)
+    if index >= 0:
+        at = pointOf(diagnosed.record) if diagnosed.record else diagnosed.document["point_ras_mm"]
+        parameterNode.points.SetNthControlPointPosition(index, *at)
 
 
 def diagnosedPoints(parameterNode: Any) -> list[str]:
     """IDs of the control points that are diagnosed, in their order."""
-    return [p for p in pointIds(parameterNode) if nodeOf(DIAGNOSIS, parameterNode.inputVolume, p)]
+    return [
+        p
+        for p in pointIds(parameterNode)
+        if nodeOf(DIAGNOSIS, parameterNode.inputVolume, p) is not None
+    ]
 
 
-def isStale(parameterNode: Any, pointId: str) -> bool:
-    """Whether a point has no diagnosis, or lies elsewhere than when it was diagnosed."""
+def stateOf(parameterNode: Any, pointId: str) -> PointState:
+    """Whether a point is diagnosed, and the diagnosis still of this point in this CT."""
     document = documentOf(parameterNode, pointId)
     if document is None:
-        return True
+        return PointState.NEW
+    record = _recordOf(parameterNode, pointId)
+    # Scenes of older versions do not say what a diagnosis was made of.
+    if record and not isSameCt(parameterNode.inputVolume, record):
+        return PointState.CT_CHANGED
     point = pointInVolume(parameterNode.inputVolume, pointWorld(parameterNode, pointId))
     # The engine rounds to hundredths of a millimetre.
-    return not np.allclose(point, document["point_ras_mm"], atol=0.02)
+    isThere = np.allclose(point, document["point_ras_mm"], rtol=0, atol=0.02)
+    return PointState.CURRENT if isThere else PointState.MOVED
 
 
 def orphans(parameterNode: Any) -> list[str]:
@@ -153,7 +197,7 @@ def orphans(parameterNode: Any) -> list[str]:
 def pointIds(parameterNode: Any) -> list[str]:
     """IDs of the placed control points."""
     points = parameterNode.points
-    if not points:
+    if points is None:
         return []
     return [
         points.GetNthControlPointID(n)
@@ -172,7 +216,7 @@ def numberOfPoint(parameterNode: Any, pointId: str) -> int:
 def pointWorld(parameterNode: Any, pointId: str) -> tuple[float, float, float] | None:
     """Where a control point lies, None if it is gone."""
     points = parameterNode.points
-    index = points.GetNthControlPointIndexByID(pointId) if points else -1
+    index = -1 if points is None else points.GetNthControlPointIndexByID(pointId)
     if index < 0:
         return None
     position = [0.0, 0.0, 0.0]
@@ -188,7 +232,7 @@ def selectVolume(parameterNode: Any) -> None:
     ):
         node = getattr(parameterNode, name)
         volume = parameterNode.inputVolume
-        if node and volume and node.GetNodeReferenceID(VOLUME_REFERENCE) == volume.GetID():
+        if node is not None and node in nodesOfVolume(className, volume):
             continue
         setattr(parameterNode, name, next(iter(nodesOfVolume(className, volume)), None))
 
@@ -197,14 +241,18 @@ def ensurePoints(parameterNode: Any) -> Any:
     """The node of the nodules' points, made if the volume has none."""
     selectVolume(parameterNode)
     volume = parameterNode.inputVolume
-    if not parameterNode.points and volume:
+    if parameterNode.points is None and volume is not None:
         name = _("{volume} points").format(volume=volume.GetName())
         node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode", name)
         node.CreateDefaultDisplayNodes()
+        node.GetDisplayNode().SetGlyphScale(GLYPH_PERCENT)
+        node.GetDisplayNode().SetTextScale(TEXT_PERCENT)
         node.SetControlPointLabelFormat("%d")
         node.SetNodeReferenceID(VOLUME_REFERENCE, volume.GetID())
+        node.SetAttribute(FRAME_ATTRIBUTE, "volume")
         placeUnder(volume, node)
         parameterNode.points = node
+        keepWithVolume(parameterNode)
     return parameterNode.points
 
 
@@ -212,7 +260,7 @@ def ensureSegmentation(parameterNode: Any) -> Any:
     """The node of the nodules' segments, on the CT's grid and under its transform."""
     selectVolume(parameterNode)
     volume, node = parameterNode.inputVolume, parameterNode.segmentation
-    if not node:
+    if node is None:
         name = _("{volume} nodules").format(volume=volume.GetName())
         node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", name)
         node.CreateDefaultDisplayNodes()
@@ -220,9 +268,16 @@ def ensureSegmentation(parameterNode: Any) -> Any:
         node.SetReferenceImageGeometryParameterFromVolumeNode(volume)
         placeUnder(volume, node)
         parameterNode.segmentation = node
-    # The CT may have been moved since.
-    node.SetAndObserveTransformNodeID(volume.GetTransformNodeID())
+        keepWithVolume(parameterNode)
     return node
+
+
+def setFilled(parameterNode: Any, filled: bool) -> None:
+    """Whether segments are filled in the slice views; a fill would tint a map beneath."""
+    node = parameterNode.segmentation
+    display = None if node is None else node.GetDisplayNode()
+    if display is not None and display.GetVisibility2DFill() != filled:
+        display.SetVisibility2DFill(filled)
 
 
 def segmentIdOf(pointId: str) -> str:
@@ -230,14 +285,26 @@ def segmentIdOf(pointId: str) -> str:
     return f"ContrastDiagnosis_{pointId}"
 
 
+def _segmentOf(parameterNode: Any, pointId: str) -> Any:
+    """The segment of a nodule, None if it has none."""
+    node = parameterNode.segmentation
+    return None if node is None else node.GetSegmentation().GetSegment(segmentIdOf(pointId))
+
+
+def _recordOf(parameterNode: Any, pointId: str) -> str:
+    """What the diagnosis of a nodule was made of; empty if unknown."""
+    text = nodeOf(DIAGNOSIS, parameterNode.inputVolume, pointId)
+    return "" if text is None else text.GetAttribute(VOXELS_ATTRIBUTE) or ""
+
+
 def _refreshFindings(parameterNode: Any) -> None:
     """The table with a line for each diagnosed nodule, made when there is one."""
     volume = parameterNode.inputVolume
     points = diagnosedPoints(parameterNode)
     table = nodeOf(FINDINGS, volume, "")
-    if points and not table:
+    if points and table is None:
         table = newNode(FINDINGS, volume, "")
-    if table:
+    if table is not None:
         fillFindings(
             table,
             {numberOfPoint(parameterNode, p): documentOf(parameterNode, p) for p in points},
@@ -248,7 +315,7 @@ def _putSegment(segmentation: Any, volume: Any, diagnosed: Diagnosed, number: in
     """Replaces the segment; only the box around the nodule is stored."""
     held = segmentation.GetSegmentation()
     segmentId = segmentIdOf(diagnosed.pointId)
-    if held.GetSegment(segmentId):
+    if held.GetSegment(segmentId) is not None:
         held.RemoveSegment(segmentId)
     if not diagnosed.mask.any():
         return
@@ -266,5 +333,5 @@ def _putSegment(segmentation: Any, volume: Any, diagnosed: Diagnosed, number: in
 
 def showSurfaces(segmentation: Any) -> None:
     """Gives a surface to every segment of a node that has none; nothing if the node is gone."""
-    if segmentation and segmentation.GetScene():
+    if segmentation is not None and segmentation.GetScene() is not None:
         segmentation.CreateClosedSurfaceRepresentation()

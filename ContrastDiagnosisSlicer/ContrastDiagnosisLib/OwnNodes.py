@@ -9,6 +9,7 @@ from slicer.i18n import tr as _
 
 POINT_ATTRIBUTE = "ContrastDiagnosis.pointId"
 KIND_ATTRIBUTE = "ContrastDiagnosis.kind"
+FOLDER_ATTRIBUTE = "ContrastDiagnosis.folder"
 ROLE_ATTRIBUTE = "ContrastDiagnosis.role"
 VOLUME_REFERENCE = "ContrastDiagnosis.volume"
 
@@ -26,6 +27,12 @@ CLASSES = {
     BOX: "vtkMRMLMarkupsROINode",
 }
 """What a node of each kind is."""
+
+RESULT_CLASSES = ("vtkMRMLMarkupsFiducialNode", "vtkMRMLSegmentationNode")
+"""Of the two nodes that hold something of every nodule of a volume."""
+
+ROLES = ("queryMap", "queryContour", "casePicture", "caseMap", "caseContour", "conceptMap")
+"""What the panel shows at present, one node each."""
 
 
 def nodesOf(kind: str, volume: Any, pointId: str) -> list[Any]:
@@ -46,7 +53,7 @@ def nodeOf(kind: str, volume: Any, pointId: str) -> Any:
 
 def nodesOfVolume(className: str, volume: Any) -> list[Any]:
     """Nodes of ours that belong to a volume."""
-    if not volume:
+    if volume is None:
         return []
     return [
         node
@@ -83,17 +90,34 @@ def removeNodes(kind: str, volume: Any, pointId: str) -> None:
 def placeUnder(volume: Any, node: Any) -> None:
     """Puts a node beside the volume in the subject hierarchy, into a folder of our own."""
     hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
-    if not hierarchy:
+    if hierarchy is None:
         return
-    scene = hierarchy.GetSceneItemID()
-    volumeItem = hierarchy.GetItemByDataNode(volume) or hierarchy.CreateItem(scene, volume)
-    parent = hierarchy.GetItemParent(volumeItem) or scene
-    name = _("ContrastDiagnosis of {volume}").format(volume=volume.GetName())
-    folder = hierarchy.GetItemChildWithName(parent, name) or hierarchy.CreateFolderItem(
-        parent, name
-    )
+    folder = _folderOf(hierarchy, volume)
     item = hierarchy.GetItemByDataNode(node) or hierarchy.CreateItem(folder, node)
     hierarchy.SetItemParent(item, folder)
+
+
+def _folderOf(hierarchy: Any, volume: Any) -> int:
+    """The folder of a volume's results, made if there is none; volumes may share a name.
+
+    It is found by what lies in it: IDs in attributes do not survive the import of a scene.
+    """
+    name = _("ContrastDiagnosis of {volume}").format(volume=volume.GetName())
+    for className in dict.fromkeys((*CLASSES.values(), *RESULT_CLASSES)):
+        for node in nodesOfVolume(className, volume):
+            item = hierarchy.GetItemByDataNode(node)
+            parent = hierarchy.GetItemParent(item) if item else 0
+            # Scenes of older versions know their folder by its name alone.
+            if parent and (
+                hierarchy.GetItemAttribute(parent, FOLDER_ATTRIBUTE)
+                or hierarchy.GetItemName(parent) == name
+            ):
+                return parent
+    scene = hierarchy.GetSceneItemID()
+    volumeItem = hierarchy.GetItemByDataNode(volume) or hierarchy.CreateItem(scene, volume)
+    folder = hierarchy.CreateFolderItem(hierarchy.GetItemParent(volumeItem) or scene, name)
+    hierarchy.SetItemAttribute(folder, FOLDER_ATTRIBUTE, "1")
+    return folder
 
 
 def roleOf(parameterNode: Any, role: str) -> Any:
@@ -108,7 +132,13 @@ def keepRole(parameterNode: Any, role: str, node: Any) -> None:
     placeUnder(parameterNode.inputVolume, node)
 
 
+def isOurs(node: Any) -> bool:
+    """Whether a node is a map or a picture that the panel shows."""
+    return node is not None and bool(node.GetAttribute(ROLE_ATTRIBUTE))
+
+
 def removeRole(parameterNode: Any, role: str) -> None:
     """Takes the node that plays a role out of the scene."""
-    if node := roleOf(parameterNode, role):
+    node = roleOf(parameterNode, role)
+    if node is not None:
         slicer.mrmlScene.RemoveNode(node)

@@ -11,6 +11,7 @@ from slicer.i18n import tr as _
 
 from ContrastDiagnosisLib import ConceptView, NoduleScene
 from ContrastDiagnosisLib.CasePictures import CasePictures
+from ContrastDiagnosisLib.CommonFrame import keepWithVolume
 from ContrastDiagnosisLib.ComparePanel import ComparePanel
 from ContrastDiagnosisLib.CompareView import CompareView
 from ContrastDiagnosisLib.ConceptSection import ConceptSection
@@ -18,12 +19,16 @@ from ContrastDiagnosisLib.DiagnosisSession import DiagnosisSession
 from ContrastDiagnosisLib.EngineClient import EngineClient
 from ContrastDiagnosisLib.EngineProcess import makeEngine
 from ContrastDiagnosisLib.Installer import Installer
-from ContrastDiagnosisLib.PointWatch import PointWatch
+from ContrastDiagnosisLib.NoduleScene import PointState
+from ContrastDiagnosisLib.OwnNodes import isOurs
+from ContrastDiagnosisLib.PointSection import PointSection
 from ContrastDiagnosisLib.Reports import ReportButtons, ReportWriter
 from ContrastDiagnosisLib.ResultPanel import ResultPanel
 from ContrastDiagnosisLib.Settings import Settings, readSettings
 from ContrastDiagnosisLib.SetupPanel import SetupPanel
+from ContrastDiagnosisLib.ViewPanel import ViewPanel
 from ContrastDiagnosisLib.VolumeBridge import InputError, checkVolume
+from ContrastDiagnosisLib.VolumeWatch import VolumeWatch
 
 
 class Panel:
@@ -52,11 +57,11 @@ class Panel:
         self.client = EngineClient(engineFactory(readSettings(), modulePath))
         self.session = DiagnosisSession(self.client, self.refresh, self.showError)
         self.compare = CompareView()
-        self._pair = ComparePanel(ui, self.session, self.compare)
-        self.concepts = ConceptSection(self.session)
+        self._pair = ComparePanel(ui, self.session, self.compare, self._fillSegments)
+        self.concepts = ConceptSection(self.session, self._fillSegments)
         self.reports = ReportWriter(self.session, self.showError)
         self._reportButtons = ReportButtons(
-            ui.reportButton, ui.allReportsButton, self.reports, ui.messageLabel.setText
+            ui.reportButton, ui.allReportsButton, self.reports, self.say
         )
         self.setup = SetupPanel(
             Installer(requirementsFile),
@@ -66,16 +71,23 @@ class Panel:
         self.result = ResultPanel(self.onNoduleSelected, self.onCaseSelected)
         self._pictures = CasePictures(self.session, self.result.showPicture)
         self._shortcuts: list[Any] = []
-        self._watch = PointWatch(self._onPointPlaced, self._onPointRemoved)
+        self.views = ViewPanel(ui)
+        self.points = PointSection(ui.placeWidget, self.session, self.say, self._onPointsChanged)
+        self._volumeWatch = VolumeWatch(self._onVolumeMoved, self.refresh)
         self._volumeId = ""
-        ui.setupLayout.addWidget(self.setup.widget)
-        ui.resultLayout.addWidget(self.result.widget)
-        ui.conceptsLayout.addWidget(self.concepts.panel.widget)
+        for button, widget in (
+            (ui.setupCollapsibleButton, self.setup.widget),
+            (ui.resultCollapsibleButton, self.result.widget),
+            (ui.conceptsCollapsibleButton, self.concepts.panel.widget),
+        ):
+            # Slicer does not give a layout of the .ui by its name while it is empty, thus false.
+            button.layout().addWidget(widget)
         self._connect()
 
     def cleanup(self) -> None:
         """Leaves nothing behind: no process, no observer."""
         self.setup.cleanup()
+        self.compare.cleanup()
         self.client.stop()
         self.setParameterNode(None)
         for shortcut in self._shortcuts:
@@ -84,16 +96,18 @@ class Panel:
 
     def setParameterNode(self, parameterNode: Any) -> None:
         """Shows another scene's state; None while a scene closes."""
-        self._watch.follow(None)
+        self._volumeWatch.follow(None)
         self._parameterNode = parameterNode
         self.session.setParameterNode(parameterNode)
+        self.points.setParameterNode(parameterNode)
         self._pair.setParameterNode(parameterNode)
         self.concepts.clear()
         self._volumeId = ""
-        if parameterNode:
+        if parameterNode is not None:
             self._onParametersChanged()
         else:
-            self.ui.placeWidget.setCurrentNode(None)
+            self.say("")
+            self.views.clear()
             self.result.showNodules([], -1)
             self.result.showDiagnosis(None)
             self._checkCanApply()
@@ -101,28 +115,34 @@ class Panel:
     def refresh(self, *_event: Any) -> None:
         """Brings all widgets up to date with the scene and the session."""
         node = self._parameterNode
-        if not node:
+        if node is None:
             return
         points = NoduleScene.pointIds(node)
         documents = [NoduleScene.documentOf(node, p) for p in points]
-        moved = [
-            d is not None and NoduleScene.isStale(node, p)
-            for p, d in zip(points, documents, strict=True)
-        ]
+        states = [NoduleScene.stateOf(node, p) for p in points]
         row = points.index(node.nodule) if node.nodule in points else -1
         numbers = [NoduleScene.numberOfPoint(node, p) for p in points]
-        self.result.showNodules(list(zip(numbers, documents, moved, strict=True)), row)
-        document = documents[row] if row >= 0 and not moved[row] else None
+        self.result.showNodules(list(zip(numbers, documents, states, strict=True)), row)
+        document = documents[row] if row >= 0 and states[row] is PointState.CURRENT else None
         self._showDiagnosis(document)
         self.concepts.show(node, document)
         self._showProgress()
         self._checkCanApply()
+        self.views.refresh(node)
+        self._fillSegments()
         self.ui.undoButton.enabled = self.session.canUndo and not self.session.isRunning
         self._reportButtons.follow(node, document is not None, any(documents))
 
-    def showError(self, message: str) -> None:
+    def say(self, message: str) -> None:
         """In the panel; no dialog that has to be clicked away, nothing in the scene."""
         self.ui.messageLabel.setText(message)
+        self.ui.messageLabel.setVisible(bool(message))
+        self.ui.openSetupButton.setVisible(False)
+
+    def showError(self, message: str, reached: bool = True) -> None:
+        """Says what went wrong; an engine that was not reached leads to the set-up."""
+        self.say(message)
+        self.ui.openSetupButton.setVisible(not reached)
         self._showProgress()
         self._checkCanApply()
 
@@ -130,13 +150,13 @@ class Panel:
         """Diagnoses what is not diagnosed yet, or cancels."""
         if self.session.isRunning:
             self.session.cancel()
-            self.ui.messageLabel.setText(_("cancelled"))
+            self.say(_("cancelled"))
             self.refresh()
             return
-        self.ui.messageLabel.setText("")
+        self.say("")
         node = self._parameterNode
         points = NoduleScene.pointIds(node)
-        waiting = [p for p in points if NoduleScene.isStale(node, p)]
+        waiting = [p for p in points if NoduleScene.stateOf(node, p) is not PointState.CURRENT]
         self.session.diagnose(waiting or points)
         self.refresh()
 
@@ -159,8 +179,7 @@ class Panel:
         if row < len(points):
             with slicer.util.NodeModify(node.parameterNode):
                 node.nodule, node.caseId = points[row], ""
-            position = NoduleScene.pointWorld(node, points[row])
-            slicer.vtkMRMLSliceNode.JumpAllSlices(slicer.mrmlScene, *position)
+            self.views.onNodule(node)
 
     def onCaseSelected(self, place: int) -> None:
         """Asks for the maps against a case and shows them."""
@@ -174,26 +193,26 @@ class Panel:
     def addShortcuts(self) -> None:
         """Keys that work in the whole window, where there is one."""
         window = slicer.util.mainWindow()
-        if not window:
+        if window is None:
             return
         for keys, method in (
-            ("Ctrl+Shift+N", self.startPlacing),
+            ("Ctrl+Shift+N", self.points.startPlacing),
             ("Ctrl+Shift+B", self.onUndo),
         ):
             shortcut = qt.QShortcut(qt.QKeySequence(keys), window)
             shortcut.connect("activated()", method)
             self._shortcuts.append(shortcut)
 
-    def startPlacing(self) -> None:
-        """The shortcut: the next click in a slice is a point."""
-        if self._parameterNode and self._parameterNode.inputVolume:
-            self.ui.placeWidget.setPlaceModeEnabled(True)
-
     def _connect(self) -> None:
         ui = self.ui
         ui.applyButton.clicked.connect(self.onApply)
         ui.undoButton.clicked.connect(self.onUndo)
+        ui.openSetupButton.clicked.connect(self.onOpenSetup)
         ui.setupCollapsibleButton.contentsCollapsed.connect(self._onSetupCollapsed)
+
+    def onOpenSetup(self, _checked: bool = False) -> None:
+        """Leads to what an engine that was not reached may lack."""
+        self.ui.setupCollapsibleButton.collapsed = False
 
     def _onSetupCollapsed(self, collapsed: bool) -> None:
         if not collapsed:
@@ -201,24 +220,18 @@ class Panel:
 
     def onParameterNodeModified(self, *_event: Any) -> None:
         """A choice changed, by the user, a script, or a loaded scene."""
-        if self._parameterNode and not self._updating:
+        if self._parameterNode is not None and not self._updating:
             self._onParametersChanged()
 
     def _onParametersChanged(self) -> None:
         node = self._parameterNode
-        if self._watch.isDeleted and not node.points:
-            # The scene is in the middle of it.
-            self._watch.follow(None)
-            self.ui.placeWidget.setCurrentNode(None)
-            qt.QTimer.singleShot(0, self._afterPointsDeleted)
+        if self.points.areDeleted():
             return
         self._updating = True
         try:
             self._followVolume()
-            points = self._pointsOfVolume()
-            self._watch.follow(points)
-            if self.ui.placeWidget.currentNode() is not points:
-                self.ui.placeWidget.setCurrentNode(points)
+            self.points.follow()
+            keepWithVolume(node)
             self._pair.follow()
             ConceptView.setOpacity(node)
         finally:
@@ -228,58 +241,43 @@ class Panel:
     def _followVolume(self) -> None:
         """Another CT: what was asked of the last one and its maps are not of this one."""
         node = self._parameterNode
-        volumeId = node.inputVolume.GetID() if node.inputVolume else ""
-        if self._volumeId and volumeId != self._volumeId:
+        volume = node.inputVolume
+        volumeId = "" if volume is None else volume.GetID()
+        self._volumeWatch.follow(volume)
+        if volumeId == self._volumeId:
+            return
+        isChosen, self._volumeId = bool(self._volumeId), volumeId
+        if isChosen:
+            self.say("")
             self.session.cancel()
             self._pair.forget()
-            self.concepts.onVolumeChanged()
             node.caseId = ""
-        self._volumeId = volumeId
+        if isChosen and not isOurs(volume):
+            self.compare.clear(node)
+            self.concepts.onVolumeChanged()
+        self.views.onVolume(node, isChosen)
 
-    def _pointsOfVolume(self) -> Any:
-        """The points of the selected CT, made where it can be diagnosed; None elsewhere."""
-        try:
-            checkVolume(self._parameterNode.inputVolume)
-        except InputError:
-            NoduleScene.selectVolume(self._parameterNode)
-            return self._parameterNode.points
-        return NoduleScene.ensurePoints(self._parameterNode)
+    def _onVolumeMoved(self) -> None:
+        """Results go where their CT goes."""
+        if self._parameterNode is not None and not slicer.mrmlScene.IsBatchProcessing():
+            keepWithVolume(self._parameterNode)
 
-    def _afterPointsDeleted(self) -> None:
-        """The diagnoses go with the points they belong to."""
-        node = self._parameterNode
-        if node and not slicer.mrmlScene.IsBatchProcessing():
-            for pointId in NoduleScene.orphans(node):
-                self.session.removePoint(pointId)
-            self._onParametersChanged()
-
-    def _onPointPlaced(self) -> None:
-        """Diagnoses new points and those that no longer lie where they were diagnosed."""
-        node = self._parameterNode
-        if not node:
-            return
-        self.ui.messageLabel.setText("")
-        points = NoduleScene.pointIds(node)
-        waiting = [p for p in points if node.live and NoduleScene.isStale(node, p)]
-        if waiting:
-            self.session.diagnose(waiting)
-        else:
+    def _onPointsChanged(self) -> None:
+        if not slicer.mrmlScene.IsBatchProcessing():
             self.refresh()
 
-    def _onPointRemoved(self) -> None:
+    def _fillSegments(self) -> None:
+        """Outlines alone while a map is shown, which a fill would tint."""
         node = self._parameterNode
-        gone = NoduleScene.orphans(node) if node else []
-        for pointId in gone:
-            self.session.removePoint(pointId)
-        # The preview of a point that is being placed comes and goes with the mouse.
-        if gone or (node and len(NoduleScene.pointIds(node)) != self.result.nodules.rowCount):
-            self.refresh()
+        if node is not None:
+            isMapped = ConceptView.shownMap(node)[0] or self.compare.isShown
+            NoduleScene.setFilled(node, not isMapped)
 
     def _showDiagnosis(self, document: Any) -> None:
         node = self._parameterNode
         cases = [c["case_id"] for c in document["cases"]] if document else []
         place = cases.index(node.caseId) if node.caseId in cases else -1
-        self.result.showDiagnosis(document, place)
+        self.result.showDiagnosis(document, place, hasPoints=bool(NoduleScene.pointIds(node)))
         self._pictures.follow(document["cases"] if document else [])
 
     def _showProgress(self) -> None:
@@ -294,7 +292,7 @@ class Panel:
     def _checkCanApply(self) -> None:
         node, button = self._parameterNode, self.ui.applyButton
         try:
-            checkVolume(node.inputVolume if node else None)
+            checkVolume(None if node is None else node.inputVolume)
             reason = "" if NoduleScene.pointIds(node) else _("Place a point on a nodule.")
         except InputError as error:
             reason = str(error)

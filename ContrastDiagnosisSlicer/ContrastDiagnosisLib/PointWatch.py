@@ -7,15 +7,27 @@ from typing import Any
 
 import slicer
 
+Position = tuple[float, float, float]
+
 
 class PointWatch:
-    """Tells when a point is placed, moved, unset or removed."""
+    """Tells which points are placed or moved, and that some are unset or removed."""
 
-    def __init__(self, onPlaced: Callable[[], None], onRemoved: Callable[[], None]) -> None:
+    def __init__(
+        self, onPlaced: Callable[[list[str]], None], onRemoved: Callable[[], None]
+    ) -> None:
+        """Follows nothing yet.
+
+        Args:
+            onPlaced: Called with the IDs of the points that are new, or lie elsewhere than when
+                it was last called.
+            onRemoved: Called when placed points are gone.
+        """
         self._onPlaced, self._onRemoved = onPlaced, onRemoved
         self._points: Any = None
         # VTKObservationMixin would keep the points of every scene that was closed.
         self._tags: list[int] = []
+        self._known: dict[str, Position] = {}
 
     @property
     def isDeleted(self) -> bool:
@@ -29,6 +41,7 @@ class PointWatch:
         for tag in self._tags:
             self._points.RemoveObserver(tag)
         self._points, self._tags = points, []
+        self._known = {} if points is None else _positionsOf(points)
         if points is None:
             return
         markups = slicer.vtkMRMLMarkupsNode
@@ -38,7 +51,20 @@ class PointWatch:
             self._tags.append(points.AddObserver(event, self._removed))
 
     def _placed(self, _caller: Any, _event: Any) -> None:
-        self._onPlaced()
+        known, self._known = self._known, _positionsOf(self._points)
+        self._onPlaced([p for p, at in self._known.items() if known.get(p) != at])
 
     def _removed(self, _caller: Any, _event: Any) -> None:
-        self._onRemoved()
+        known, self._known = self._known, _positionsOf(self._points)
+        # The preview of a point that is being placed comes and goes with the mouse.
+        if known.keys() - self._known.keys():
+            self._onRemoved()
+
+
+def _positionsOf(points: Any) -> dict[str, Position]:
+    """Where the placed points lie, in the node's own frame: transforms move the CT along."""
+    return {
+        points.GetNthControlPointID(n): tuple(points.GetNthControlPointPosition(n))
+        for n in range(points.GetNumberOfControlPoints())
+        if points.GetNthControlPointPositionStatus(n) == points.PositionDefined
+    }

@@ -8,14 +8,41 @@ from typing import Any
 import qt
 from slicer.i18n import tr as _
 
+from ContrastDiagnosisLib.NoduleScene import PointState
+
 PICTURE_PIXELS = 72
+SPACING_PIXELS = 4
+ROW_MARGIN_PIXELS = 4
+LEAST_COLUMN_PIXELS = 24
+MOST_NODULES = 6
+"""Rows of the list of nodules before it scrolls."""
 
 NODULE_COLUMNS = (
-    _("nodule"), _("finding"), _("probability"), _("confident"), _("axes (mm)"), _("volume (mm3)"),
+    _("no."), _("finding"), _("prob."), _("sure"), _("axes (mm)"), _("mm\N{SUPERSCRIPT THREE}"),
 )  # fmt: skip
-CASE_COLUMNS = (
-    _("picture"), _("case"), _("label"), _("diameter (mm)"), _("distance"), _("similarity"),
-)  # fmt: skip
+NODULE_TIPS = (
+    _("Number of the nodule in the views."),
+    _("What readers would suspect."),
+    _("Calibrated probability that readers would suspect malignancy."),
+    _("Whether the vote can be trusted."),
+    _("Longest axial diameter and the one across it."),
+    _("Volume of the segment."),
+)
+CASE_COLUMNS = (_("picture"), _("case"), _("label"), _("mm"), _("dist."), _("sim."))
+CASE_TIPS = (
+    _("The case's middle slice."),
+    _("Name in its archive."),
+    _("What readers suspected."),
+    _("Diameter."),
+    _("Distance from the nodule; the nearest case comes first."),
+    _("Share of correctly matched pairs that are at least as far apart."),
+)
+
+WHY_STALE = {
+    PointState.NEW: _("not diagnosed"),
+    PointState.MOVED: _("point moved: diagnose anew"),
+    PointState.CT_CHANGED: _("CT changed: diagnose anew"),
+}
 
 
 class ResultPanel:
@@ -31,18 +58,16 @@ class ResultPanel:
         self.widget = qt.QWidget()
         layout = qt.QVBoxLayout(self.widget)
         layout.setContentsMargins(0, 0, 0, 0)
-        self.nodules = makeTable(NODULE_COLUMNS)
-        self.nodules.setMaximumHeight(160)
+        layout.setSpacing(SPACING_PIXELS)
+        self.nodules = makeTable(NODULE_COLUMNS, NODULE_TIPS, stretched=1)
         self.headline = makeLabel(bold=True)
-        self.measures = makeLabel()
+        self.notices = makeLabel()
         self.confidence = makeLabel()
-        self.cases = makeTable(CASE_COLUMNS)
+        self.cases = makeTable(CASE_COLUMNS, CASE_TIPS, stretched=1)
         self.cases.setIconSize(qt.QSize(PICTURE_PIXELS, PICTURE_PIXELS))
-        self.cases.setMinimumHeight(230)
         self.ratings = makeLabel()
-        self.notice = makeLabel()
         for widget in (
-            self.nodules, self.headline, self.confidence, self.measures, self.cases, self.ratings,
+            self.nodules, self.headline, self.confidence, self.notices, self.cases, self.ratings,
         ):  # fmt: skip
             layout.addWidget(widget)
         self._items: dict[str, list[Any]] = {}
@@ -55,58 +80,39 @@ class ResultPanel:
         self.showDiagnosis(None)
 
     def showNodules(
-        self, rows: Sequence[tuple[int, dict[str, Any] | None, bool]], selected: int
+        self, rows: Sequence[tuple[int, dict[str, Any] | None, PointState]], selected: int
     ) -> None:
         """Fills the list of nodules.
 
         Args:
-            rows: Number and document of each, and whether the point was moved since; the document
-                is None for a point that is not diagnosed yet.
+            rows: Number and document of each, and how the point stands to it.
             selected: Row that is shown; -1 for none.
         """
-        table = []
-        for number, document, moved in rows:
-            if document is None or moved:
-                told = _("not diagnosed") if document is None else _("point moved: diagnose anew")
-                table.append([str(number), told, "", "", "", ""])
-                continue
-            nodule = document["nodule"]
-            axes = f"{nodule['long_axis_mm']:.1f} x {nodule['short_axis_mm']:.1f}"
-            table.append(
-                [
-                    str(number),
-                    _(document["verdict"]),
-                    f"{document['probability']:.2f}",
-                    _("yes") if document["confident"] else _("no"),
-                    axes if nodule["found"] else "-",
-                    f"{nodule['volume_mm3']:.0f}",
-                ]
-            )
+        table = [[str(n), *_noduleTexts(document, state)] for n, document, state in rows]
         self._fill(self.nodules, "nodules", table, selected)
+        self.nodules.clearSpans()
+        for row, texts in enumerate(table):
+            if not any(texts[2:]):
+                self.nodules.setSpan(row, 1, 1, len(NODULE_COLUMNS) - 1)
+        fitRows(self.nodules, MOST_NODULES)
 
-    def showDiagnosis(self, document: dict[str, Any] | None, case: int = -1) -> None:
-        """Shows one diagnosis and its cases, or that there is none."""
+    def showDiagnosis(
+        self, document: dict[str, Any] | None, case: int = -1, hasPoints: bool = False
+    ) -> None:
+        """Shows one diagnosis and its cases, or that there is none.
+
+        Args:
+            document: What the engine said.
+            case: Place of the case that is compared; -1 for none.
+            hasPoints: Whether there are points that could be diagnosed.
+        """
         self._shown = document["cases"] if document else ()
-        if document is None:
-            self.headline.setText(_("Place a point on a nodule."))
-            for label in (self.measures, self.confidence):
-                label.setText("")
-        else:
-            vote = document["vote"]
-            self.headline.setText(
-                _(
-                    "{verdict}: probability {probability:.2f}; {malignant} of {cases} nearest"
-                    " cases are malignant"
-                ).format(
-                    verdict=_(document["verdict"]), probability=document["probability"], **vote
-                )
-            )
-            self.confidence.setText(
-                _("confident")
-                if document["confident"]
-                else _("NOT CONFIDENT: {reasons}").format(reasons="; ".join(document["reasons"]))
-            )
-            self.measures.setText("\n".join([_measuresText(document), *document["notices"]]))
+        self.headline.setText(_headlineOf(document, hasPoints))
+        isFound = document is not None and document["nodule"]["found"]
+        self.confidence.setText(_confidenceOf(document) if document and isFound else "")
+        self.notices.setText("\n".join(document["notices"] if document else ()))
+        for label in (self.confidence, self.notices):
+            label.setVisible(bool(label.text))
         table = [
             [
                 "",
@@ -120,6 +126,8 @@ class ResultPanel:
         ]
         self._fill(self.cases, "cases", table, case)
         self.cases.setColumnHidden(0, not any(c["has_pixels"] for c in self._shown))
+        self.cases.setVisible(bool(self._shown))
+        fitRows(self.cases)
         self._showRatings(case)
 
     def showPicture(self, caseId: str, png: bytes) -> None:
@@ -130,7 +138,7 @@ class ResultPanel:
                 pixmap.loadFromData(qt.QByteArray(png))
                 self.cases.item(row, 0).setIcon(qt.QIcon(pixmap))
                 self.cases.setRowHeight(row, PICTURE_PIXELS + 4)
-                self.cases.setColumnWidth(0, PICTURE_PIXELS + 8)
+                fitRows(self.cases)
 
     def _fill(self, table: Any, name: str, rows: Sequence[Sequence[str]], selected: int) -> None:
         self._filling = True
@@ -142,9 +150,9 @@ class ResultPanel:
             for r, row in enumerate(rows):
                 for c, text in enumerate(row):
                     item = qt.QTableWidgetItem(text)
+                    item.setToolTip(text)
                     table.setItem(r, c, item)
                     self._items[name].append(item)
-            table.resizeColumnsToContents()
         if 0 <= selected < len(rows):
             table.selectRow(selected)
         else:
@@ -165,11 +173,11 @@ class ResultPanel:
     def _showRatings(self, row: int) -> None:
         if not 0 <= row < len(self._shown):
             self.ratings.setText("")
-            return
-        case = self._shown[row]
-        text = ", ".join(f"{name} {value:.1f}" for name, value in case["ratings"].items())
-        told = _("Readers' ratings of {case}: {ratings}").format(case=case["case_id"], ratings=text)
-        self.ratings.setText(told)
+        else:
+            case = self._shown[row]
+            told = _("Readers' ratings of {case}: {ratings}")
+            self.ratings.setText(told.format(case=case["case_id"], ratings=ratingsText(case)))
+        self.ratings.setVisible(bool(self.ratings.text))
 
 
 def selectedRow(table: Any) -> int:
@@ -178,13 +186,46 @@ def selectedRow(table: Any) -> int:
     return items[0].row() if items else -1
 
 
-def _measuresText(document: dict[str, Any]) -> str:
+def ratingsText(case: dict[str, Any]) -> str:
+    """The readers' mean ratings of a case."""
+    return ", ".join(f"{name} {value:.1f}" for name, value in case["ratings"].items())
+
+
+def _noduleTexts(document: dict[str, Any] | None, state: PointState) -> list[str]:
+    """The row of a nodule after its number."""
+    if document is None or state is not PointState.CURRENT:
+        return [WHY_STALE[state], "", "", "", ""]
     nodule = document["nodule"]
     if not nodule["found"]:
-        return _("no nodule was found at the point")
-    return _(
-        "axial diameters {long_axis_mm:.1f} x {short_axis_mm:.1f} mm, volume {volume_mm3:.0f} mm3"
-    ).format(**nodule)
+        return [_("no nodule"), "-", "-", "-", "-"]
+    return [
+        _(document["verdict"]),
+        f"{document['probability']:.2f}",
+        _("yes") if document["confident"] else _("no"),
+        f"{nodule['long_axis_mm']:.1f} x {nodule['short_axis_mm']:.1f}",
+        f"{nodule['volume_mm3']:.0f}",
+    ]
+
+
+def _headlineOf(document: dict[str, Any] | None, hasPoints: bool) -> str:
+    if document is None:
+        if hasPoints:
+            return _("Select a nodule above, or press Diagnose.")
+        return _("Place a point on a nodule.")
+    if not document["nodule"]["found"]:
+        return _("No nodule was found at the point.")
+    told = _(
+        "{verdict}: probability {probability:.2f}; {malignant} of {cases} nearest cases are"
+        " malignant"
+    )
+    verdict, probability = _(document["verdict"]), document["probability"]
+    return told.format(verdict=verdict, probability=probability, **document["vote"])
+
+
+def _confidenceOf(document: dict[str, Any]) -> str:
+    if document["confident"]:
+        return _("confident")
+    return _("NOT CONFIDENT: {reasons}").format(reasons="; ".join(document["reasons"]))
 
 
 def makeLabel(bold: bool = False) -> Any:
@@ -199,14 +240,43 @@ def makeLabel(bold: bool = False) -> Any:
     return label
 
 
-def makeTable(columns: Sequence[str]) -> Any:
-    """A table of which one row at a time can be selected."""
+def makeTable(columns: Sequence[str], tips: Sequence[str] = (), stretched: int = -1) -> Any:
+    """A table of which one row at a time can be selected.
+
+    Args:
+        columns: Titles.
+        tips: What each column tells; may be empty.
+        stretched: The column that takes what the others leave, and gives where it is narrow; all
+            columns then fit the width. -1 for the last one, with a scroll bar where it is narrow.
+    """
     table = qt.QTableWidget()
     table.setColumnCount(len(columns))
     table.setHorizontalHeaderLabels(list(columns))
+    for column, tip in enumerate(tips):
+        table.horizontalHeaderItem(column).setToolTip(tip)
     table.setSelectionBehavior(qt.QAbstractItemView.SelectRows)
     table.setSelectionMode(qt.QAbstractItemView.SingleSelection)
     table.setEditTriggers(qt.QAbstractItemView.NoEditTriggers)
-    table.verticalHeader().setVisible(False)
-    table.horizontalHeader().setStretchLastSection(True)
+    rows, header = table.verticalHeader(), table.horizontalHeader()
+    rows.setVisible(False)
+    rows.setMinimumSectionSize(1)
+    rows.setDefaultSectionSize(table.fontMetrics().height() + ROW_MARGIN_PIXELS)
+    if stretched < 0:
+        header.setStretchLastSection(True)
+        return table
+    header.setMinimumSectionSize(LEAST_COLUMN_PIXELS)
+    for column in range(len(columns)):
+        isStretched = column == stretched
+        header.setSectionResizeMode(
+            column,
+            qt.QHeaderView.Stretch if isStretched else qt.QHeaderView.ResizeToContents,
+        )
+    table.setHorizontalScrollBarPolicy(qt.Qt.ScrollBarAlwaysOff)
     return table
+
+
+def fitRows(table: Any, most: int = 0) -> None:
+    """Makes a table as high as its rows; with `most` it scrolls beyond that many."""
+    count = min(table.rowCount, most) if most else table.rowCount
+    height = table.horizontalHeader().sizeHint.height() + 2 * table.frameWidth
+    table.setFixedHeight(height + sum(table.rowHeight(row) for row in range(count)))

@@ -15,6 +15,7 @@ import numpy as np
 import slicer
 from slicer.i18n import tr as _
 
+from ContrastDiagnosisLib.CommonFrame import FRAME_ATTRIBUTE, boxInFrame
 from ContrastDiagnosisLib.OwnNodes import (
     BOX,
     CONCEPTS,
@@ -36,6 +37,15 @@ REJECTED_ATTRIBUTE = "ContrastDiagnosis.rejected"
 COLOURS = {True: (0.2, 0.75, 0.3), False: (0.85, 0.2, 0.2)}
 """Of "look here" and "ignore here"."""
 
+SIGNS = {True: "+", False: "\N{MINUS SIGN}"}
+"""Begin the names that the views show: colours alone are not told apart by everybody."""
+
+FILLS = {True: 0.0, False: 0.25}
+"""Opacity: what is ignored is veiled."""
+
+HANDLE_PERCENT, GLYPH_PERCENT, TEXT_PERCENT = 1.0, 1.0, 2.0
+"""Of the view's size; Slicer's own 3 % hides a small nodule."""
+
 SAME_MM = 0.01
 """Boxes that differ less are the same: a saved scene keeps fewer digits."""
 
@@ -50,8 +60,7 @@ class BoxState:
     look: bool
     concept: str
     size: tuple[float, ...]
-    objectToNode: np.ndarray
-    transformId: str
+    objectToVolume: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -80,21 +89,24 @@ def addBox(
         centerWorld: World RAS.
         number: Of the nodule, for the name.
     """
-    node = _newBox(parameterNode.inputVolume, pointId, look, concept, number)
+    volume = parameterNode.inputVolume
+    node = _newBox(volume, pointId, look, concept, number)
     node.SetSize(SIDE_MM, SIDE_MM, SIDE_MM)
-    node.SetCenterWorld(*centerWorld)
+    node.SetCenter(*pointInVolume(volume, centerWorld))
     return node
 
 
 def rejectedOf(parameterNode: Any, pointId: str) -> list[str]:
     """Names of the concepts that the user rejected for a nodule."""
     text = nodeOf(DIAGNOSIS, parameterNode.inputVolume, pointId) if pointId else None
-    return json.loads((text.GetAttribute(REJECTED_ATTRIBUTE) if text else None) or "[]")
+    names = None if text is None else text.GetAttribute(REJECTED_ATTRIBUTE)
+    return json.loads(names or "[]")
 
 
 def setRejected(parameterNode: Any, pointId: str, names: Any) -> None:
     """Keeps which concepts the user rejected; nothing where there is no diagnosis."""
-    if text := nodeOf(DIAGNOSIS, parameterNode.inputVolume, pointId):
+    text = nodeOf(DIAGNOSIS, parameterNode.inputVolume, pointId)
+    if text is not None:
         text.SetAttribute(REJECTED_ATTRIBUTE, json.dumps(sorted(names)))
 
 
@@ -124,7 +136,7 @@ def boxInVolume(volume: Any, roi: Any) -> dict[str, Any]:
         told = _("The box {name} must have positive sides, it has {sides} mm.")
         raise InputError(told.format(name=name, sides=" x ".join(f"{s:.1f}" for s in size)))
     parent = volume.GetParentTransformNode()
-    if parent and not parent.IsTransformToWorldLinear():
+    if parent is not None and not parent.IsTransformToWorldLinear():
         told = _("The box {name} cannot be used: {volume} is under a non-linear transform.")
         raise InputError(told.format(name=name, volume=volume.GetName()))
     toWorld = slicer.util.arrayFromVTKMatrix(roi.GetObjectToWorldMatrix())
@@ -193,8 +205,7 @@ def stateOf(parameterNode: Any, pointId: str) -> RevisionState:
             isLook(node),
             node.GetAttribute(CONCEPT_ATTRIBUTE) or "",
             tuple(node.GetSize()),
-            slicer.util.arrayFromVTKMatrix(node.GetObjectToNodeMatrix()),
-            node.GetTransformNodeID() or "",
+            boxInFrame(parameterNode.inputVolume, node),
         )
         for node in boxesOf(parameterNode, pointId)
     )
@@ -207,9 +218,7 @@ def restore(parameterNode: Any, pointId: str, state: RevisionState, number: int)
     for box in state.boxes:
         node = _newBox(parameterNode.inputVolume, pointId, box.look, box.concept, number)
         node.SetSize(*box.size)
-        node.SetAndObserveObjectToNodeMatrix(slicer.util.vtkMatrixFromArray(box.objectToNode))
-        if box.transformId and slicer.mrmlScene.GetNodeByID(box.transformId):
-            node.SetAndObserveTransformNodeID(box.transformId)
+        node.SetAndObserveObjectToNodeMatrix(slicer.util.vtkMatrixFromArray(box.objectToVolume))
     setRejected(parameterNode, pointId, state.rejected)
 
 
@@ -217,35 +226,43 @@ def removeRevision(volume: Any, pointId: str) -> None:
     """Takes a nodule's boxes, its rejections and what the engine said of them out of the scene."""
     for kind in (BOX, CONCEPTS):
         removeNodes(kind, volume, pointId)
-    if text := nodeOf(DIAGNOSIS, volume, pointId):
+    text = nodeOf(DIAGNOSIS, volume, pointId)
+    if text is not None:
         text.RemoveAttribute(REJECTED_ATTRIBUTE)
 
 
 def storeReading(parameterNode: Any, pointId: str, document: dict[str, Any]) -> None:
     """Keeps what the engine said of a nodule's concepts under its revision."""
     volume = parameterNode.inputVolume
-    text = nodeOf(CONCEPTS, volume, pointId) or newNode(CONCEPTS, volume, pointId)
+    text = nodeOf(CONCEPTS, volume, pointId)
+    if text is None:
+        text = newNode(CONCEPTS, volume, pointId)
     text.SetText(json.dumps(document))
 
 
 def readingOf(parameterNode: Any, pointId: str) -> dict[str, Any] | None:
     """What the engine said of a nodule's concepts when they were last asked for; else None."""
     node = nodeOf(CONCEPTS, parameterNode.inputVolume, pointId) if pointId else None
-    return json.loads(node.GetText()) if node else None
+    return None if node is None else json.loads(node.GetText())
 
 
 def _newBox(volume: Any, pointId: str, look: bool, concept: str, number: int) -> Any:
     told = _("look here: {what} (nodule {number})") if look else ""
     told = told or _("ignore here: {what} (nodule {number})")
     name = told.format(what=concept or _("all concepts"), number=number)
-    node = newNode(BOX, volume, pointId, name)
+    node = newNode(BOX, volume, pointId, f"{SIGNS[look]} {name}")
     node.SetAttribute(LOOK_ATTRIBUTE, "1" if look else "0")
     node.SetAttribute(CONCEPT_ATTRIBUTE, concept)
+    node.SetAndObserveTransformNodeID(volume.GetTransformNodeID())
+    node.SetAttribute(FRAME_ATTRIBUTE, "volume")
     node.CreateDefaultDisplayNodes()
     display = node.GetDisplayNode()
     display.SetColor(*COLOURS[look])
     display.SetSelectedColor(*COLOURS[look])
-    display.SetFillOpacity(0.1)
+    display.SetFillOpacity(FILLS[look])
+    display.SetInteractionHandleScale(HANDLE_PERCENT)
+    display.SetGlyphScale(GLYPH_PERCENT)
+    display.SetTextScale(TEXT_PERCENT)
     display.SetPointLabelsVisibility(False)
-    display.SetPropertiesLabelVisibility(False)
+    display.SetPropertiesLabelVisibility(True)
     return node

@@ -117,6 +117,8 @@ class SetupPanel:
         self._typing.connect("timeout()", self._onEdited)
         for path in (self.python, self.bundle):
             path.currentPathChanged.connect(lambda *_: self._typing.start())
+            # An emptied field is no path to ctkPathLineEdit: it tells only that it is not valid.
+            path.validInputChanged.connect(lambda *_: self._typing.start())
 
     def settings(self) -> Settings:
         """As the widgets stand."""
@@ -130,6 +132,13 @@ class SetupPanel:
             remoteToken=self.token.text.strip(),
             remoteAllowed=url if self.allowed.checked else "",
         )
+
+    def selectPython(self, program: str) -> None:
+        """Uses another Python from now on, on this computer."""
+        self.location.setCurrentIndex(LOCATIONS.index("local"))
+        self.python.setCurrentPath(program)
+        self._typing.stop()
+        self._onEdited()
 
     def selectBundle(self, folder: str) -> None:
         """Uses another bundle from now on; the engine is started anew when it is next asked."""

@@ -19,13 +19,14 @@ def fillFindings(table: Any, documents: Mapping[int, dict[str, Any]]) -> None:
     rows = []
     for number, document in documents.items():
         nodule, vote = document["nodule"], document["vote"]
+        found = nodule["found"]
         rows.append(
             {
                 _("nodule"): str(number),
-                _("finding"): document["verdict"],
-                _("probability"): f"{document['probability']:.2f}",
-                _("malignant cases"): f"{vote['malignant']} / {vote['cases']}",
-                _("confident"): _("yes") if document["confident"] else _("no"),
+                _("finding"): document["verdict"] if found else _("no nodule"),
+                _("probability"): f"{document['probability']:.2f}" if found else "-",
+                _("malignant cases"): f"{vote['malignant']} / {vote['cases']}" if found else "-",
+                _("confident"): _("yes") if found and document["confident"] else _("no"),
                 _("why not"): "; ".join(document["reasons"]),
                 _("long axis (mm)"): f"{nodule['long_axis_mm']:.1f}",
                 _("short axis (mm)"): f"{nodule['short_axis_mm']:.1f}",

@@ -141,8 +141,19 @@ def cropAround(volumeNode: Any, pointWorld: Sequence[float]) -> Crop:
         _shifted(affine, low, (1, 1, 1)),
         (float(point[0]), float(point[1]), float(point[2])),
         (int(low[2]), int(low[1]), int(low[0])),
-        not _holdsAir(hu) and len(voxels) >= MIN_SLICES and _holdsAir(voxels[::2, ::4, ::4]),
+        not _holdsAir(hu) and len(voxels) >= MIN_SLICES and holdsAir(volumeNode),
     )
+
+
+def voxelsIn(volumeNode: Any, startKji: Sequence[int], shape: Sequence[int]) -> np.ndarray:
+    """The voxels of a box of a volume, as a `Crop` of it holds them; less if it reaches beyond."""
+    box = tuple(slice(start, start + n) for start, n in zip(startKji, shape, strict=True))
+    return _voxelsToSend(slicer.util.arrayFromVolume(volumeNode)[box])
+
+
+def holdsAir(volumeNode: Any) -> bool:
+    """Whether a volume has voxels of air or lung, as a CT of a chest has."""
+    return _holdsAir(slicer.util.arrayFromVolume(volumeNode)[::2, ::4, ::4])
 
 
 def requestBody(
@@ -183,8 +194,10 @@ def requestBody(
 def sequenceRemark(volumeNode: Any) -> str:
     """Which frame of a sequence the volume shows at present; empty if it is of none."""
     module = getattr(slicer.modules, "sequences", None)
-    browser = module.logic().GetFirstBrowserNodeForProxyNode(volumeNode) if module else None
-    if not browser:
+    if module is None:
+        return ""
+    browser = module.logic().GetFirstBrowserNodeForProxyNode(volumeNode)
+    if browser is None:
         return ""
     return _("frame {number} of {count} of a sequence").format(
         number=browser.GetSelectedItemNumber() + 1, count=browser.GetNumberOfItems()
@@ -252,6 +265,6 @@ def _seriesUid(volumeNode: Any) -> str:
     """DICOM series of the volume, if the database knows it."""
     instances = (volumeNode.GetAttribute("DICOM.instanceUIDs") or "").split()
     database = getattr(slicer, "dicomDatabase", None)
-    if not instances or not database or not database.isOpen:
+    if not instances or database is None or not database.isOpen:
         return ""
     return database.instanceValue(instances[0], "0020,000E") or ""

@@ -56,7 +56,7 @@ class ctkCollapsibleButton(qt.QAbstractButton):
         return qt.QSize(max(inner.width(), title.width() + 24), inner.height() + title.height() + 6)
 
     def minimumSizeHint(self):
-        return self.sizeHint
+        return self.sizeHint()
 
     def resizeEvent(self, event):
         self._marginForTitle()
@@ -127,7 +127,10 @@ class ctkSliderWidget(qt.QWidget):
 
 
 class ctkPathLineEdit(qt.QWidget):
-    """A line for a path; the browse button opens nothing here."""
+    """A line for a path; the browse button opens nothing here.
+
+    As in CTK an empty line is no valid input: it is told by `validInputChanged` alone.
+    """
 
     currentPathChanged = Signal(str)
     validInputChanged = Signal(bool)
@@ -141,11 +144,18 @@ class ctkPathLineEdit(qt.QWidget):
 
     def __init__(self, parent=None):
         super().__init__(parent)
-        self.__dict__["_line"] = line = qt.QLineEdit(self)
+        self.__dict__.update(_line=qt.QLineEdit(self), _valid=False)
         layout = qt.QHBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
-        layout.addWidget(line)
-        line.textChanged.connect(self.currentPathChanged)
+        layout.addWidget(self._line)
+        self._line.textChanged.connect(self._onText)
+
+    def _onText(self, text):
+        wasValid, self.__dict__["_valid"] = self._valid, bool(text)
+        if text:
+            self.currentPathChanged.emit(text)
+        if self._valid != wasValid:
+            self.validInputChanged.emit(self._valid)
 
     def setCurrentPath(self, path):
         self._line.setText(path)

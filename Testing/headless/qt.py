@@ -74,6 +74,18 @@ def _install_properties(cls: type) -> None:
         setattr(cls, name, property(_reader(name, getter), _writer(cls, meta)))
 
 
+def _install_truth(cls: type) -> None:
+    """PythonQt's truth of an object: its content, so that an empty layout is false.
+
+    As in its generator, abstractmetalang.cpp: the first of these methods that the class has.
+    """
+    for name, isTrue in (("isEmpty", False), ("isValid", True), ("isNull", False)):
+        told = getattr(cls, name, None)
+        if inspect.isroutine(told):
+            cls.__bool__ = lambda self, told=told, isTrue=isTrue: bool(told(self)) == isTrue
+            return
+
+
 def _take(function, count: int):
     """A slot that gets as many arguments as the signature named and the function takes."""
     code = getattr(inspect.unwrap(function), "__code__", None)
@@ -186,6 +198,8 @@ def _set(self, name: str, value) -> None:
         )
 
 
+_OPEN_FILE_NAME = QtWidgets.QFileDialog.getOpenFileName
+
 globals().update(_names())
 _classes = {c for c in _names().values() if isinstance(c, type) and issubclass(c, QtCore.QObject)}
 _native = {cls: cls.__getattribute__ for cls in _classes}
@@ -193,8 +207,13 @@ for _cls in sorted(_classes, key=lambda c: len(c.__mro__)):
     _install_properties(_cls)
     _cls.__getattribute__ = _getter(_native[_cls])
     _cls.__setattr__ = _set
+for _cls in filter(inspect.isclass, _names().values()):
+    _install_truth(_cls)
 QtCore.QObject.name = QtCore.QObject.objectName
 QtGui.QTextDocument.print = QtGui.QTextDocument.print_  # as Qt and PythonQt call it
+QtWidgets.QFileDialog.getOpenFileName = staticmethod(
+    lambda *told: _OPEN_FILE_NAME(*told)[0]  # PythonQt gives the name alone
+)
 Qt = QtCore.Qt
 
 SETTINGS_FOLDER = Path(tempfile.mkdtemp(prefix="headless-settings-"))

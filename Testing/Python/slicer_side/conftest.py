@@ -14,6 +14,10 @@ import numpy as np
 import pytest
 
 MODULES = Path(__file__).parents[3] / "ContrastDiagnosisSlicer"
+MODULE = MODULES / "ContrastDiagnosis.py"
+LIMIT_S = 90
+POINTS = [(60.0, -10.0, 8.0), (-60.0, -10.0, 8.0)]
+"""Nodules of the phantom that the panel is tried on."""
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "headless"))
 import headless
@@ -118,3 +122,57 @@ def load_module(scene):
     yield load
     for module in reversed(loaded):
         module.unload()
+
+
+@pytest.fixture(scope="session")
+def phantom():
+    """A CT with two nodules."""
+    from contrastdiagnosis.phantom import PhantomNodule, make_phantom
+
+    nodules = [PhantomNodule(POINTS[0], 14.0), PhantomNodule(POINTS[1], 10.0)]
+    return make_phantom(nodules, shape=(60, 150, 180), spacing_mm=(2.5, 1.9, 1.9)).volume
+
+
+@pytest.fixture(scope="session")
+def engine():
+    """With the bundle that comes along, as users have it."""
+    from ContrastDiagnosisLib.EngineProcess import EngineOptions, LocalEngine
+
+    made = LocalEngine(EngineOptions(sys.executable, "", "cpu"), str(MODULES))
+    yield made
+    made.stop()
+
+
+@pytest.fixture
+def widget(load_module, engine, monkeypatch):
+    """The module's widget with the shared engine."""
+    import ContrastDiagnosisLib.Panel as panel
+
+    monkeypatch.setattr(panel.Panel.__init__, "__defaults__", (lambda *_: KeptEngine(engine),))
+    made = load_module(MODULE).widget
+    made.parent.enter()
+    return made
+
+
+def add_ct(volume, name="CT", hu=None):
+    """A CT in the scene."""
+    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", name)
+    node.SetIJKToRASMatrix(slicer.util.vtkMatrixFromArray(volume.ijk_to_ras))
+    slicer.util.updateVolumeFromArray(node, volume.hu if hu is None else hu)
+    node.CreateDefaultDisplayNodes()
+    return node
+
+
+@pytest.fixture
+def click(phantom, wait_until):
+    """Selects the phantom, places points, waits for the answers; gives the IDs."""
+
+    def run(widget, points=(POINTS[0],), wait=True, volume=None):
+        node = widget.logic.getParameterNode()
+        node.inputVolume = volume or node.inputVolume or add_ct(phantom)
+        ids = [widget.logic.addNodule(p) for p in points]
+        if wait:
+            wait_until(lambda: not widget.panel.session.isRunning, LIMIT_S)
+        return ids
+
+    return run

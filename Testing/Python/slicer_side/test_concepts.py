@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import sys
 
 import numpy as np
@@ -80,7 +81,8 @@ class Story:
         return self.boxes[-1]
 
     def reject(self, name, rejected=True):
-        self.panel._cells[NAMES.index(name)][REJECT].setChecked(rejected)
+        ticked = qt.Qt.Checked if rejected else qt.Qt.Unchecked
+        self.panel._cells[NAMES.index(name)][REJECT].setCheckState(ticked)
         self.wait()
 
     def drag(self, box, center):
@@ -99,12 +101,12 @@ def test_a_diagnosis_tells_its_concepts_without_another_request(story):
     assert panel.table.rowCount == 3
     assert story.reading is None
     for cells, row in zip(panel._cells, concepts["concepts"], strict=True):
-        assert cells[PROBABILITY].value == round(1000 * row["presence"])
+        assert cells[PROBABILITY].text() == f"{row['presence']:.2f}"
         assert float(cells[LOGITS].text()) == pytest.approx(row["contribution"], abs=0.006)
     assert f"{concepts['probability']:.2f}" in panel.headline.text
     assert "Vote of the cases" in panel.headline.text
-    assert panel.sentence.text == concepts["sentence"]
-    assert panel.remarks.text == "Not corrected."
+    assert concepts["sentence"] in html.unescape(panel.headline.toolTip)
+    assert "Corrected" not in panel.remarks.text
     disagreement = NoduleScene.documentOf(story.node, story.node.nodule)["disagreement"]
     assert panel.disagreement.text == disagreement
     assert panel.disagreement.isVisibleTo(panel.widget) == bool(disagreement)
@@ -185,7 +187,7 @@ def test_a_rejected_concept_counts_no_more_and_comes_back(story):
     story.reject("calcified")
     row = story.reading["concepts"][2]
     assert row["rejected"] and row["presence"] is None
-    assert story.panel._cells[2][PROBABILITY].format == "rejected"
+    assert story.panel._cells[2][PROBABILITY].text() == "rejected"
     assert "rejected concepts: 1" in story.panel.remarks.text
     total = story.reading["baseline"] + sum(r["contribution"] for r in story.reading["concepts"])
     assert total == pytest.approx(story.reading["logit"], abs=1e-12)
@@ -216,7 +218,7 @@ def test_boxes_are_drawn_dragged_and_reset(story):
     story.wait()
     assert story.boxes == []
     assert story.reading is None
-    assert not story.panel._cells[0][REJECT].checked
+    assert story.panel._cells[0][REJECT].checkState() == qt.Qt.Unchecked
 
 
 def test_a_box_is_about_the_chosen_concept_alone(story):
@@ -361,11 +363,11 @@ def test_two_nodules_keep_their_own_revisions(widget, phantom, wait_until):
     widget.panel.onNoduleSelected(1)
     story.wait()
     assert story.boxes == []
-    assert not story.panel._cells[2][REJECT].checked
+    assert story.panel._cells[2][REJECT].checkState() == qt.Qt.Unchecked
     story.reject("spiculated")
     widget.panel.onNoduleSelected(0)
     story.wait()
-    assert story.panel._cells[2][REJECT].checked
+    assert story.panel._cells[2][REJECT].checkState() == qt.Qt.Checked
     assert len(story.boxes) == 1
     assert Revisions.rejectedOf(node, first) == ["calcified"]
     assert Revisions.rejectedOf(node, second) == ["spiculated"]
@@ -414,7 +416,7 @@ def test_saving_and_loading_brings_corrections_and_map_back_without_asking(story
     assert story.reading == reading
     assert story.panel.headline.text == headline
     assert story.panel.table.currentRow() == 0
-    assert story.panel._cells[2][REJECT].checked
+    assert story.panel._cells[2][REJECT].checkState() == qt.Qt.Checked
     (box,) = story.boxes
     assert not Revisions.isLook(box)
     assert box.GetCenterWorld() == pytest.approx(np.add(POINTS[0], (3.21, 0, 0)), abs=1e-3)

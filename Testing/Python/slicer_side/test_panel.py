@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
 import sys
-from pathlib import Path
+import venv
 
 import numpy as np
 import pytest
@@ -14,48 +15,18 @@ import qt
 import slicer
 from contrastdiagnosis.bundle import load_bundle
 from contrastdiagnosis.patch import DEFAULT_GEOMETRY
-from contrastdiagnosis.phantom import PhantomNodule, make_phantom
 from contrastdiagnosis.pixels import CasePixels
-from ContrastDiagnosisLib import NoduleScene
-from ContrastDiagnosisLib.EngineProcess import EngineOptions, LocalEngine
+from ContrastDiagnosisLib import NoduleScene, Reports
+from ContrastDiagnosisLib.NoduleScene import PointState
 from ContrastDiagnosisLib.Settings import Settings, writeSettings
 from engine.conftest import write_tiny_bundle
 
-from slicer_side.conftest import KeptEngine
-
-MODULE = Path(__file__).parents[3] / "ContrastDiagnosisSlicer" / "ContrastDiagnosis.py"
-NODULES = [PhantomNodule((60.0, -10.0, 8.0), 14.0), PhantomNodule((-60.0, -10.0, 8.0), 10.0)]
-POINTS = [n.center_ras_mm for n in NODULES]
-LIMIT_S = 90
+from slicer_side.conftest import LIMIT_S, MODULE, POINTS, KeptEngine, add_ct
 
 
 @pytest.fixture(scope="module")
 def bundle_folder(tmp_path_factory):
     return write_tiny_bundle(tmp_path_factory.mktemp("bundle") / "tiny")
-
-
-@pytest.fixture(scope="module")
-def phantom():
-    return make_phantom(NODULES, shape=(60, 150, 180), spacing_mm=(2.5, 1.9, 1.9)).volume
-
-
-@pytest.fixture(scope="module")
-def engine():
-    """With the bundle that comes along, as users have it."""
-    made = LocalEngine(EngineOptions(sys.executable, "", "cpu"), str(MODULE.parent))
-    yield made
-    made.stop()
-
-
-@pytest.fixture
-def widget(load_module, engine, monkeypatch):
-    """The module's widget with the shared engine."""
-    import ContrastDiagnosisLib.Panel as panel
-
-    monkeypatch.setattr(panel.Panel.__init__, "__defaults__", (lambda *_: KeptEngine(engine),))
-    made = load_module(MODULE).widget
-    made.parent.enter()
-    return made
 
 
 @pytest.fixture
@@ -65,29 +36,6 @@ def own_widget(load_module, bundle_folder):
     made = load_module(MODULE).widget
     made.parent.enter()
     return made
-
-
-def add_ct(volume, name="CT", hu=None):
-    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", name)
-    node.SetIJKToRASMatrix(slicer.util.vtkMatrixFromArray(volume.ijk_to_ras))
-    slicer.util.updateVolumeFromArray(node, volume.hu if hu is None else hu)
-    node.CreateDefaultDisplayNodes()
-    return node
-
-
-@pytest.fixture
-def click(phantom, wait_until):
-    """Selects the phantom, places points, waits for the answers; gives the IDs."""
-
-    def run(widget, points=(POINTS[0],), wait=True, volume=None):
-        node = widget.logic.getParameterNode()
-        node.inputVolume = volume or node.inputVolume or add_ct(phantom)
-        ids = [widget.logic.addNodule(p) for p in points]
-        if wait:
-            wait_until(lambda: not widget.panel.session.isRunning, LIMIT_S)
-        return ids
-
-    return run
 
 
 def node_count():
@@ -154,6 +102,8 @@ def test_a_moved_point_is_diagnosed_anew_and_undo_brings_the_old_answer(widget, 
     assert after["point_ras_mm"] == pytest.approx(moved, abs=0.01)
     widget.ui.undoButton.click()
     assert NoduleScene.documentOf(node, pointId) == before
+    assert NoduleScene.pointWorld(node, pointId) == pytest.approx(POINTS[0], abs=1e-9)
+    assert NoduleScene.stateOf(node, pointId) is PointState.CURRENT
     widget.ui.undoButton.click()
     assert NoduleScene.documentOf(node, pointId) is None
     assert node.segmentation.GetSegmentation().GetNumberOfSegments() == 0
@@ -356,11 +306,11 @@ def test_the_buttons_ask_where_and_say_what_was_written(
     assert "wrote" in message(widget)
     widget.ui.messageLabel.setText("")
     one = str(tmp_path / "one.html")
-    monkeypatch.setattr(qt.QFileDialog, "getSaveFileName", lambda *_: one)
+    monkeypatch.setattr(Reports, "askSaveFile", lambda *_: one)
     widget.ui.reportButton.click()
     wait_until(lambda: message(widget), LIMIT_S)
     assert "</html>" in (tmp_path / "one.html").read_text()
-    monkeypatch.setattr(qt.QFileDialog, "getSaveFileName", lambda *_: "")
+    monkeypatch.setattr(Reports, "askSaveFile", lambda *_: "")
     widget.ui.messageLabel.setText("")
     widget.ui.reportButton.click()
     assert message(widget) == ""
@@ -445,6 +395,113 @@ def test_a_program_that_is_not_there_is_named(load_module, click):
     click(widget)
     assert "/nowhere/python cannot be started" in message(widget)
     assert widget.ui.applyButton.enabled
+
+
+def test_an_engine_without_its_packages_leads_to_the_set_up(load_module, click, tmp_path):
+    python = tmp_path / "bare" / "bin" / "python"
+    venv.create(tmp_path / "bare", with_pip=False)
+    writeSettings(Settings(python=str(python)))
+    widget = load_module(MODULE).widget
+    widget.parent.enter()
+    click(widget)
+    assert "is missing" in message(widget) and str(python) in message(widget)
+    assert "Traceback" not in message(widget)
+    assert widget.ui.openSetupButton.isVisibleTo(widget.parent)
+    assert widget.ui.setupCollapsibleButton.collapsed
+    widget.ui.openSetupButton.click()
+    assert not widget.ui.setupCollapsibleButton.collapsed
+    assert widget.ui.applyButton.enabled
+
+
+def test_other_messages_do_not_lead_to_the_set_up(widget, click):
+    click(widget, [(5000.0, 0.0, 0.0)])
+    assert message(widget)
+    assert not widget.ui.openSetupButton.isVisibleTo(widget.parent)
+
+
+def test_a_point_without_a_nodule_is_not_benign(widget, click):
+    """In the list, the headline and the table of the scene."""
+    (pointId,) = click(widget)
+    node = widget.logic.getParameterNode()
+    text = NoduleScene.nodeOf("diagnosis", node.inputVolume, pointId)
+    document = json.loads(text.GetText())
+    document["nodule"] |= {"found": False, "long_axis_mm": 0.0, "short_axis_mm": 0.0}
+    document["nodule"]["volume_mm3"] = 0.0
+    document |= {"verdict": "benign", "confident": True}
+    diagnosed = NoduleScene.readDiagnosed(node, pointId)
+    NoduleScene.storeDiagnosis(node, dataclasses.replace(diagnosed, document=document))
+    widget.panel.refresh()
+    shown = widget.panel.result
+    row = [shown.nodules.item(0, c).text() for c in range(shown.nodules.columnCount)]
+    assert row == ["1", "no nodule", "-", "-", "-", "-"]
+    assert shown.headline.text == "No nodule was found at the point."
+    assert "benign" not in shown.confidence.text and shown.confidence.text == ""
+    table = NoduleScene.nodeOf("findings", node.inputVolume, "").GetTable()
+    told = [table.GetColumnByName(c).GetValue(0) for c in ("finding", "probability", "confident")]
+    assert told == ["no nodule", "-", "no"]
+
+
+class TestSize:
+    """The panel of a Slicer window, 420 px wide, on a screen 1,080 px high."""
+
+    @pytest.fixture
+    def shown(self, widget, click, wait_until):
+        click(widget)
+        panel = widget.panel
+        panel.onCaseSelected(0)
+        panel.concepts.onConcept("spiculated")
+        wait_until(lambda: not panel.concepts.isRunning and panel.compare.isShown, LIMIT_S)
+        widget.parent.resize(420, widget.parent.layout().heightForWidth(420))
+        widget.parent.show()
+        slicer.app.processEvents()
+        yield widget
+        widget.parent.hide()
+
+    def test_everything_fits(self, shown):
+        assert shown.parent.minimumSizeHint.width() <= 420
+        assert shown.parent.layout().heightForWidth(420) <= 1080
+
+    def test_no_column_is_cut(self, shown):
+        result, concepts = shown.panel.result, shown.panel.concepts.panel
+        for table in (result.nodules, result.cases, concepts.table):
+            header = table.horizontalHeader()
+            columns = [c for c in range(table.columnCount) if not table.isColumnHidden(c)]
+            assert sum(table.columnWidth(c) for c in columns) <= table.viewport().width
+            for c in columns:
+                wanted = header.fontMetrics().horizontalAdvance(
+                    table.horizontalHeaderItem(c).text()
+                )
+                assert table.columnWidth(c) >= wanted, table.horizontalHeaderItem(c).text()
+                for r in range(table.rowCount):
+                    text = table.item(r, c).text()
+                    wanted = table.fontMetrics().horizontalAdvance(text)
+                    assert table.columnWidth(c) >= wanted, text
+
+    def test_tables_are_as_high_as_their_rows(self, shown):
+        result, concepts = shown.panel.result, shown.panel.concepts.panel
+        for table in (result.nodules, result.cases, concepts.table):
+            rows = sum(table.rowHeight(r) for r in range(table.rowCount))
+            assert table.viewport().height == pytest.approx(rows, abs=2)
+            assert table.verticalScrollBar().maximum == 0
+
+    def test_many_nodules_scroll(self, shown, click):
+        node = shown.logic.getParameterNode()
+        node.live = False
+        click(shown, [tuple(np.add(POINTS[0], (n, 0, 0))) for n in range(1, 10)])
+        slicer.app.processEvents()
+        assert shown.panel.result.nodules.rowCount == 10
+        assert shown.panel.result.nodules.height < 160
+
+    def test_a_stale_row_is_read_whole(self, shown):
+        node = shown.logic.getParameterNode()
+        node.live = False
+        node.points.SetNthControlPointPositionWorld(0, np.add(POINTS[0], (3, 0, 0)))
+        node.points.InvokeEvent(slicer.vtkMRMLMarkupsNode.PointEndInteractionEvent)
+        table = shown.panel.result.nodules
+        told = table.item(0, 1).text()
+        assert "moved" in told
+        width = sum(table.columnWidth(c) for c in range(1, 1 + table.columnSpan(0, 1)))
+        assert width >= table.fontMetrics().horizontalAdvance(told)
 
 
 def test_nothing_is_sent_to_a_server_without_consent(load_module, click):
@@ -555,7 +612,7 @@ def test_a_moved_point_does_not_keep_its_diagnosis(widget, click):
     node.points.InvokeEvent(slicer.vtkMRMLMarkupsNode.PointEndInteractionEvent)
     assert "moved" in widget.panel.result.nodules.item(0, 1).text()
     assert not widget.ui.reportButton.enabled
-    assert "Place a point" in widget.panel.result.headline.text
+    assert "press Diagnose" in widget.panel.result.headline.text
 
 
 def test_numbers_are_those_that_the_views_show(widget, click):

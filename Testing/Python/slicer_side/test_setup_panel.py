@@ -9,7 +9,7 @@ import pytest
 import qt
 import slicer
 import slicer.packaging
-from ContrastDiagnosisLib.EngineProcess import LocalEngine, RemoteEngine, makeEngine
+from ContrastDiagnosisLib.EngineProcess import LocalEngine, RemoteEngine, makeEngine, sentenceOf
 from ContrastDiagnosisLib.Installer import Installer
 from ContrastDiagnosisLib.Settings import Settings, readSettings, writeSettings
 from ContrastDiagnosisLib.SetupPanel import SetupPanel
@@ -69,6 +69,17 @@ def test_an_edit_is_stored_and_told_once(panel, changes, wait_until):
         panel.python.setCurrentPath(typed)
     assert readSettings().python == ""
     wait_until(lambda: readSettings().python == "/some/python", 5)
+    assert len(changes) == 2
+
+
+@pytest.mark.parametrize("field", ["python", "bundle"])
+def test_an_emptied_field_is_stored(panel, changes, wait_until, field):
+    """ctkPathLineEdit does not tell of it by `currentPathChanged`."""
+    path = getattr(panel, field)
+    path.setCurrentPath("/some/where")
+    wait_until(lambda: getattr(readSettings(), field) == "/some/where", 5)
+    path.setCurrentPath("")
+    wait_until(lambda: getattr(readSettings(), field) == "", 5)
     assert len(changes) == 2
 
 
@@ -192,3 +203,38 @@ def test_check_says_why_nothing_answers(panel):
 
 def test_a_token_is_not_shown(panel):
     assert panel.token.echoMode == qt.QLineEdit.Password
+
+
+TRACEBACK = """Traceback (most recent call last):
+  File "/x/contrastdiagnosis/__main__.py", line 3, in <module>
+    from contrastdiagnosis.cli import main
+  File "/x/contrastdiagnosis/cli.py", line 9, in <module>
+    import {name}
+{error}"""
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        TRACEBACK.format(name="tyro", error="ModuleNotFoundError: No module named 'tyro'"),
+        "/usr/bin/python3: No module named tyro",
+        "Error while finding module specification for 'contrastdiagnosis.__main__'"
+        " (ModuleNotFoundError: No module named 'tyro')",
+    ],
+)
+def test_packages_that_are_missing_are_a_sentence_not_a_traceback(said):
+    told = sentenceOf(said.splitlines(), "/some/python")
+    assert "/some/python" in told and "tyro is missing" in told and "set-up" in told
+    assert "Traceback" not in told and "Error" not in told
+    assert "Slicer's own Python" in sentenceOf(said.splitlines(), "")
+
+
+def test_of_any_other_traceback_the_last_line_is_told():
+    lines = TRACEBACK.format(name="x", error="OSError: libcudart.so: not found").splitlines()
+    assert sentenceOf(lines, "") == "OSError: libcudart.so: not found"
+    assert sentenceOf(lines[1:], "") == "OSError: libcudart.so: not found"
+
+
+def test_the_engines_own_words_stay():
+    assert sentenceOf(["contrastdiagnosis: no bundle in /x", ""], "") == "no bundle in /x"
+    assert sentenceOf([], "") == ""

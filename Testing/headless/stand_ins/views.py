@@ -2,18 +2,48 @@
 
 from __future__ import annotations
 
+import types
+import weakref
+
 import qt
 import slicer
 import vtk
 from PySide6.QtCore import Property, Signal
 
 
+class qMRMLSliceView(qt.QWidget):
+    """Where a slice is drawn: a real renderer, which no window draws.
+
+    A vtkRenderWindow would load Mesa with its LLVM, and PyTorch's own LLVM crashes beside it.
+    """
+
+    def __init__(self):
+        super().__init__()
+        renderers = vtk.vtkRendererCollection()
+        renderers.AddItem(vtk.vtkRenderer())
+        self.__dict__["_window"] = types.SimpleNamespace(GetRenderers=lambda: renderers)
+
+    def renderWindow(self):
+        return self._window
+
+    def scheduleRender(self):
+        pass
+
+
 class qMRMLSliceWidget(qt.QWidget):
-    """One slice view: real logic and nodes, no picture."""
+    """One slice view: real logic and nodes, no picture.
+
+    As in Slicer it is set back to the start when the event loop next runs after it was made.
+    """
 
     def __init__(self, logic):
         super().__init__()
-        self.__dict__.update(_logic=logic)
+        self.__dict__.update(_logic=logic, _view=qMRMLSliceView())
+        reference = weakref.ref(self)
+        qt.QTimer.singleShot(0, lambda: _setBack(reference()))
+
+    def sliceView(self):
+        return self._view
 
     def sliceLogic(self):
         return self._logic
@@ -26,6 +56,12 @@ class qMRMLSliceWidget(qt.QWidget):
 
     def fitSliceToBackground(self):
         self._logic.FitSliceToBackground()
+
+
+def _setBack(widget):
+    if widget is not None and qt.shiboken6.isValid(widget):
+        widget.sliceLogic().FitSliceToBackground()
+        widget.mrmlSliceNode().SetSliceOffset(0.0)
 
 
 class qSlicerLayoutManager(qt.QObject):

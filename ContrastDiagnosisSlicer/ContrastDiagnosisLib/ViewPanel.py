@@ -1,0 +1,95 @@
+"""How the CT is shown: its window, and whether the views are zoomed to the nodule."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from slicer.i18n import tr as _
+
+from ContrastDiagnosisLib import NoduleScene
+from ContrastDiagnosisLib.CtWindow import CtWindow, setLungWindowOnce, setWindow, windowOf
+from ContrastDiagnosisLib.SliceViews import NoduleZoom, lookAt, seenVolumes, showVolume
+from ContrastDiagnosisLib.VolumeBridge import InputError, checkVolume
+
+
+class ViewPanel:
+    """Two buttons for windows, one for the zoom; the slice views follow the selected CT."""
+
+    def __init__(self, ui: Any) -> None:
+        """Connects the widgets.
+
+        Args:
+            ui: With `lungButton`, `mediastinumButton` and `zoomButton`, all checkable.
+        """
+        self._ui = ui
+        self._node: Any = None
+        self._zoom = NoduleZoom()
+        self._buttons = {CtWindow.LUNG: ui.lungButton, CtWindow.MEDIASTINUM: ui.mediastinumButton}
+        ui.lungButton.clicked.connect(lambda: self.onWindow(CtWindow.LUNG))
+        ui.mediastinumButton.clicked.connect(lambda: self.onWindow(CtWindow.MEDIASTINUM))
+        ui.zoomButton.clicked.connect(self.onZoom)
+
+    def onVolume(self, parameterNode: Any, isChosen: bool) -> None:
+        """Shows another CT.
+
+        Args:
+            parameterNode: With the CT.
+            isChosen: The user chose it; else it is shown only where no view shows it.
+        """
+        self._node = parameterNode
+        self._zoom.forget()
+        volume = parameterNode.inputVolume
+        try:
+            checkVolume(volume)
+        except InputError:
+            return
+        setLungWindowOnce(volume)
+        if isChosen or volume not in seenVolumes():
+            showVolume(volume)
+
+    def onNodule(self, parameterNode: Any) -> None:
+        """Turns the views to the selected nodule."""
+        self._node = parameterNode
+        point = NoduleScene.pointWorld(parameterNode, parameterNode.nodule)
+        if point is not None:
+            lookAt(point)
+            if self._zoom.isOn:
+                self._zoom.zoomTo(point)
+
+    def refresh(self, parameterNode: Any) -> None:
+        """Brings the buttons up to date."""
+        self._node = parameterNode
+        volume = None if parameterNode is None else parameterNode.inputVolume
+        shown = windowOf(volume)
+        for window, button in self._buttons.items():
+            button.setEnabled(volume is not None)
+            button.setChecked(shown is window)
+        hasPoint = (
+            volume is not None
+            and NoduleScene.pointWorld(parameterNode, parameterNode.nodule) is not None
+        )
+        self._ui.zoomButton.setEnabled(hasPoint or self._zoom.isOn)
+        self._ui.zoomButton.setChecked(self._zoom.isOn)
+        told = _("Zooms the slice views to the selected nodule, and back.")
+        self._ui.zoomButton.setToolTip(told if hasPoint else _("Select a nodule first."))
+
+    def onWindow(self, window: CtWindow) -> None:
+        """Shows the CT in a window."""
+        if self._node is not None and self._node.inputVolume is not None:
+            setWindow(self._node.inputVolume, window)
+        self.refresh(self._node)
+
+    def onZoom(self, _checked: bool = False) -> None:
+        """Zooms to the nodule, or back."""
+        if self._zoom.isOn:
+            self._zoom.zoomBack()
+        elif self._node is not None:
+            point = NoduleScene.pointWorld(self._node, self._node.nodule)
+            if point is not None:
+                self._zoom.zoomTo(point)
+        self.refresh(self._node)
+
+    def clear(self) -> None:
+        """The scene closes."""
+        self._zoom.forget()
+        self.refresh(None)

@@ -1,0 +1,337 @@
+"""What the views show: which CT, in which window, how near, with which maps and legends."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import slicer
+import vtk
+from ContrastDiagnosisLib import ConceptView, NoduleScene
+from ContrastDiagnosisLib.CtWindow import CtWindow, windowOf
+from ContrastDiagnosisLib.MapVolumes import LEGEND_SIZE
+from ContrastDiagnosisLib.OwnNodes import roleOf
+from ContrastDiagnosisLib.SliceViews import CASE_VIEW, QUERY_VIEW, ZOOM_MM, compositeOf, sliceNodeOf
+
+from slicer_side.conftest import LIMIT_S, POINTS, add_ct
+
+RED, GREEN = "Red", "Green"
+
+
+@pytest.fixture
+def two_cts(widget, phantom, click):
+    """Two CTs, the first selected; the second is seen in the green view."""
+    first, second = add_ct(phantom, "first"), add_ct(phantom, "second")
+    node = widget.logic.getParameterNode()
+    node.inputVolume = first
+    compositeOf(GREEN).SetBackgroundVolumeID(second.GetID())
+    return node, first, second
+
+
+def clickIn(view, points, position):
+    """A point at a world position, placed by a mouse that is in a view."""
+    sliceNode = sliceNodeOf(view)
+    sliceNode.JumpSliceByCentering(*position)
+    toXyz = vtk.vtkMatrix4x4()
+    vtk.vtkMatrix4x4.Invert(sliceNode.GetXYToRAS(), toXyz)
+    xyz = toXyz.MultiplyPoint([*position, 1.0])[:3]
+    cursor = slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLCrosshairNode")
+    if cursor is None:
+        cursor = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLCrosshairNode", "default")
+    cursor.SetCursorPositionXYZ(xyz, sliceNode)
+    points.AddControlPointWorld(*position)
+
+
+def shown(view):
+    return compositeOf(view).GetBackgroundVolumeID()
+
+
+class TestWhichCt:
+    def test_selecting_a_ct_shows_it(self, two_cts):
+        node, first, second = two_cts
+        node.inputVolume = second
+        assert {shown(RED), shown(GREEN)} == {second.GetID()}
+        node.inputVolume = first
+        assert {shown(RED), shown(GREEN)} == {first.GetID()}
+
+    def test_a_click_belongs_to_the_ct_that_is_seen(self, widget, two_cts, wait_until):
+        node, first, second = two_cts
+        clickIn(GREEN, node.points, POINTS[1])
+        wait_until(lambda: node.inputVolume is second, LIMIT_S)
+        wait_until(lambda: not widget.panel.session.isRunning, LIMIT_S)
+        (pointId,) = NoduleScene.diagnosedPoints(node)
+        assert NoduleScene.pointWorld(node, pointId) == pytest.approx(POINTS[1])
+        node.inputVolume = first
+        assert NoduleScene.pointIds(node) == []
+
+    def test_a_click_in_a_view_of_the_selected_ct_stays(self, widget, two_cts, wait_until):
+        node, first, _second = two_cts
+        compositeOf(RED).SetBackgroundVolumeID(first.GetID())
+        clickIn(RED, node.points, POINTS[0])
+        wait_until(lambda: not widget.panel.session.isRunning, LIMIT_S)
+        assert node.inputVolume is first
+        assert len(NoduleScene.diagnosedPoints(node)) == 1
+
+    def test_a_script_places_points_in_the_selected_ct(self, widget, two_cts, click):
+        """The cursor rests in a view of the other CT."""
+        node, first, _second = two_cts
+        clickIn(GREEN, node.points, POINTS[1])
+        slicer.app.processEvents()
+        node.inputVolume = first
+        (pointId,) = click(widget, [POINTS[0]])
+        assert node.inputVolume is first
+        assert NoduleScene.documentOf(node, pointId) is not None
+
+    def test_a_click_on_a_cases_picture_is_refused(self, widget, two_cts, wait_until):
+        node, first, second = two_cts
+        second.SetAttribute("ContrastDiagnosis.role", "casePicture")
+        clickIn(GREEN, node.points, POINTS[1])
+        wait_until(lambda: widget.ui.messageLabel.text, LIMIT_S)
+        assert "not a CT" in widget.ui.messageLabel.text
+        assert NoduleScene.pointIds(node) == []
+        assert node.inputVolume is first
+        assert not widget.panel.session.isRunning
+
+    def test_a_map_of_ours_over_the_ct_is_not_what_is_seen(self, widget, two_cts, wait_until):
+        node, first, second = two_cts
+        second.SetAttribute("ContrastDiagnosis.role", "conceptMap")
+        red = compositeOf(RED)
+        red.SetBackgroundVolumeID(first.GetID())
+        red.SetForegroundVolumeID(second.GetID())
+        red.SetForegroundOpacity(0.9)
+        clickIn(RED, node.points, POINTS[0])
+        wait_until(lambda: not widget.panel.session.isRunning, LIMIT_S)
+        assert len(NoduleScene.diagnosedPoints(node)) == 1
+
+    def test_a_ct_that_is_loaded_while_none_is_selected_gets_selected(
+        self, widget, phantom, wait_until
+    ):
+        node = widget.logic.getParameterNode()
+        assert node.inputVolume is None
+        volume = add_ct(phantom)
+        wait_until(lambda: node.inputVolume is volume, LIMIT_S)
+        other = add_ct(phantom, "other")
+        slicer.app.processEvents()
+        assert node.inputVolume is volume is not other
+
+    def test_the_ct_that_is_seen_is_selected_at_first(self, load_module, phantom, scene):
+        from slicer_side.conftest import MODULE
+
+        add_ct(phantom, "first")
+        seen = add_ct(phantom, "seen")
+        slicer.util.setSliceViewerLayers(background=seen, fit=False)
+        widget = load_module(MODULE).widget
+        widget.parent.enter()
+        assert widget.logic.getParameterNode().inputVolume is seen
+
+
+class TestWindow:
+    def test_a_ct_comes_up_in_the_lung_window(self, widget, phantom):
+        volume = add_ct(phantom)
+        assert volume.GetDisplayNode().GetAutoWindowLevel()
+        widget.logic.getParameterNode().inputVolume = volume
+        assert windowOf(volume) is CtWindow.LUNG
+        assert widget.ui.lungButton.checked
+
+    def test_the_switch_goes_to_the_mediastinum_and_back(self, widget, phantom):
+        volume = add_ct(phantom)
+        widget.logic.getParameterNode().inputVolume = volume
+        widget.ui.mediastinumButton.click()
+        assert windowOf(volume) is CtWindow.MEDIASTINUM
+        assert widget.ui.mediastinumButton.checked and not widget.ui.lungButton.checked
+        widget.ui.lungButton.click()
+        assert windowOf(volume) is CtWindow.LUNG
+
+    def test_what_the_user_set_stays(self, widget, phantom):
+        volume, other = add_ct(phantom), add_ct(phantom, "other")
+        display = volume.GetDisplayNode()
+        display.SetAutoWindowLevel(False)
+        display.SetWindowLevel(900, 100)
+        node = widget.logic.getParameterNode()
+        node.inputVolume = volume
+        assert (display.GetWindow(), display.GetLevel()) == (900, 100)
+        node.inputVolume = other
+        other.GetDisplayNode().SetWindowLevel(700, 50)
+        node.inputVolume = volume
+        node.inputVolume = other
+        assert other.GetDisplayNode().GetWindow() == 700
+
+    def test_a_window_of_the_file_is_no_choice_of_the_user(self, widget, phantom):
+        volume = add_ct(phantom)
+        display = volume.GetDisplayNode()
+        display.AddWindowLevelPreset(350, 40)
+        display.SetAutoWindowLevel(False)
+        display.SetWindowLevelFromPreset(0)
+        widget.logic.getParameterNode().inputVolume = volume
+        assert windowOf(volume) is CtWindow.LUNG
+
+    def test_what_holds_no_air_keeps_its_window(self, widget, phantom):
+        volume = add_ct(phantom, "MR", hu=np.abs(phantom.hu) + 100)
+        widget.logic.getParameterNode().inputVolume = volume
+        assert volume.GetDisplayNode().GetAutoWindowLevel()
+
+
+class TestNearness:
+    def test_views_zoom_to_the_nodule_and_back(self, widget, click):
+        click(widget)
+        before = [sliceNodeOf(v).GetFieldOfView() for v in (RED, GREEN)]
+        widget.ui.zoomButton.click()
+        for view in (RED, GREEN):
+            node = sliceNodeOf(view)
+            assert node.GetFieldOfView()[0] == pytest.approx(ZOOM_MM)
+            toRas = slicer.util.arrayFromVTKMatrix(node.GetSliceToRAS())
+            assert toRas[:3, 3] == pytest.approx(POINTS[0], abs=1e-6)
+        widget.ui.zoomButton.click()
+        assert not widget.ui.zoomButton.checked
+        assert [sliceNodeOf(v).GetFieldOfView() for v in (RED, GREEN)] == before
+
+    def test_zoomed_views_follow_the_selected_nodule(self, widget, click):
+        click(widget, POINTS)
+        widget.panel.onNoduleSelected(0)
+        widget.ui.zoomButton.click()
+        widget.panel.onNoduleSelected(1)
+        toRas = slicer.util.arrayFromVTKMatrix(sliceNodeOf(RED).GetSliceToRAS())
+        assert toRas[:3, 3] == pytest.approx(POINTS[1], abs=1e-6)
+
+    def test_the_camera_turns_around_the_nodule(self, widget, click):
+        click(widget, POINTS)
+        camera = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLCameraNode")
+        widget.panel.onNoduleSelected(1)
+        assert camera.GetFocalPoint() == pytest.approx(POINTS[1])
+        assert camera.GetPosition() != pytest.approx(POINTS[1])
+
+    def test_zooming_waits_for_a_nodule(self, widget, phantom):
+        widget.logic.getParameterNode().inputVolume = add_ct(phantom)
+        assert not widget.ui.zoomButton.enabled
+        assert "Select a nodule" in widget.ui.zoomButton.toolTip
+
+
+class TestMaps:
+    @pytest.fixture
+    def compared(self, widget, click, wait_until):
+        """A nodule beside its nearest case."""
+        click(widget)
+        node = widget.logic.getParameterNode()
+        widget.panel.result.cases.selectRow(0)
+        wait_until(lambda: roleOf(node, "queryMap") is not None, LIMIT_S)
+        return node
+
+    def test_the_first_comparison_is_aimed_after_slicer_set_its_views_back(
+        self, widget, compared, wait_until
+    ):
+        sliceNode = sliceNodeOf(QUERY_VIEW)
+        aimed = sliceNode.GetFieldOfView()[0], sliceNode.GetSliceOffset()
+        assert aimed[1] == pytest.approx(POINTS[0][2], abs=15)
+        for _ in range(5):
+            slicer.app.processEvents()
+        assert (sliceNode.GetFieldOfView()[0], sliceNode.GetSliceOffset()) == aimed
+        assert aimed[0] == pytest.approx(48.0)
+
+    def test_a_legend_is_made_once_its_map_is_in_a_view(self, widget, click, wait_until):
+        """Slicer decides then whether to draw it."""
+        isInView = []
+
+        @vtk.calldata_type(vtk.VTK_OBJECT)
+        def onAdded(_scene, _event, added):
+            if added.IsA("vtkMRMLColorLegendDisplayNode"):
+                node = widget.logic.getParameterNode()
+                maps = {
+                    roleOf(node, r).GetID()
+                    for r in ("queryMap", "conceptMap")
+                    if roleOf(node, r) is not None
+                }
+                composites = slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode")
+                shownMaps = {c.GetForegroundVolumeID() for c in composites}
+                isInView.append(bool(maps & shownMaps))
+
+        slicer.mrmlScene.AddObserver(slicer.vtkMRMLScene.NodeAddedEvent, onAdded)
+        click(widget)
+        node = widget.logic.getParameterNode()
+        widget.panel.result.cases.selectRow(0)
+        wait_until(lambda: roleOf(node, "queryMap") is not None, LIMIT_S)
+        widget.panel.concepts.onConcept("spiculated")
+        wait_until(lambda: roleOf(node, "conceptMap") is not None, LIMIT_S)
+        assert isInView == [True, True]
+
+    def test_a_legend_is_narrow_and_small(self, compared):
+        logic = slicer.modules.colors.logic()
+        legend = logic.GetColorLegendDisplayNode(roleOf(compared, "queryMap"))
+        width, height = legend.GetSize()
+        assert width <= 0.1 and height <= 0.4
+        assert (width, height) == LEGEND_SIZE
+        assert legend.GetPosition()[0] > 0.95
+        assert legend.GetTitleText() == ""
+        assert legend.GetLabelTextProperty().GetFontSize() <= 12
+
+    def test_a_case_without_a_picture_is_told_of_in_its_view(self, widget, compared):
+        document = NoduleScene.documentOf(compared, compared.nodule)
+        told = noteIn(CASE_VIEW)
+        case = document["cases"][0]
+        assert case["case_id"] in told and case["label"] in told
+        assert f"{case['diameter_mm']:.1f} mm" in told
+        assert "spiculation" in told
+        assert "No picture" in told and "add-pixels" in told
+
+    def test_what_is_told_of_a_case_comes_back_with_the_scene(self, widget, compared, tmp_path):
+        told = noteIn(CASE_VIEW)
+        file = str(tmp_path / "scene.mrb")
+        assert slicer.mrmlScene.WriteToMRB(file, None, None)
+        slicer.mrmlScene.Clear(False)
+        assert slicer.mrmlScene.ReadFromMRB(file, True)
+        slicer.app.layoutManager().setLayout(20403)
+        assert noteIn(CASE_VIEW) == told
+
+    def test_another_ct_shows_nothing_of_the_comparison(self, widget, compared, phantom):
+        second = add_ct(phantom, "second")
+        compared.inputVolume = second
+        assert roleOf(compared, "queryMap") is None
+        assert compositeOf(QUERY_VIEW).GetBackgroundVolumeID() == second.GetID()
+        assert compositeOf(CASE_VIEW).GetBackgroundVolumeID() is None
+        assert noteIn(CASE_VIEW) == ""
+
+    def test_segments_are_outlines_while_a_map_is_shown(self, widget, click, wait_until):
+        click(widget)
+        node = widget.logic.getParameterNode()
+        display = node.segmentation.GetDisplayNode()
+        assert display.GetVisibility2DFill()
+        widget.panel.concepts.onConcept("spiculated")
+        wait_until(lambda: roleOf(node, "conceptMap") is not None, LIMIT_S)
+        assert not display.GetVisibility2DFill() and display.GetVisibility2DOutline()
+        widget.panel.concepts.onConcept("")
+        wait_until(lambda: display.GetVisibility2DFill(), LIMIT_S)
+
+    def test_a_concept_map_leaves_the_margin_to_be_seen(self, widget, click, wait_until):
+        click(widget)
+        node = widget.logic.getParameterNode()
+        widget.panel.concepts.onConcept("spiculated")
+        wait_until(lambda: roleOf(node, "conceptMap") is not None, LIMIT_S)
+        display = roleOf(node, "conceptMap").GetDisplayNode()
+        assert display.GetApplyThreshold()
+        assert display.GetLowerThreshold() == pytest.approx(ConceptView.WEAKEST_SHOWN)
+        assert ConceptView.WEAKEST_SHOWN >= 0.2
+
+    def test_points_and_boxes_are_small_and_told_apart_by_more_than_colour(self, widget, click):
+        click(widget)
+        node = widget.logic.getParameterNode()
+        assert node.points.GetDisplayNode().GetGlyphScale() < 2
+        section = widget.panel.concepts
+        section.onBox(True, True)
+        section.onBox(False, True)
+        look, ignore = slicer.util.getNodesByClass("vtkMRMLMarkupsROINode")
+        assert look.GetName()[0] == "+" and ignore.GetName()[0] == "\N{MINUS SIGN}"
+        assert (
+            look.GetDisplayNode().GetFillOpacity() < 0.01 < ignore.GetDisplayNode().GetFillOpacity()
+        )
+        for box in (look, ignore):
+            assert box.GetDisplayNode().GetInteractionHandleScale() < 2
+            assert box.GetDisplayNode().GetPropertiesLabelVisibility()
+
+
+def noteIn(view):
+    """What stands in the upper left corner of a slice view."""
+    widget = slicer.app.layoutManager().sliceWidget(view)
+    renderer = widget.sliceView().renderWindow().GetRenderers().GetFirstRenderer()
+    props = renderer.GetViewProps()
+    for n in range(props.GetNumberOfItems()):
+        if props.GetItemAsObject(n).IsA("vtkCornerAnnotation"):
+            return props.GetItemAsObject(n).GetText(2) or ""
+    return ""
