@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,13 @@ import slicer
 from slicer.i18n import tr as _
 
 from ContrastDiagnosisLib.AtlasTable import AtlasTable
-from ContrastDiagnosisLib.BundleRebuild import BundleRebuild, bundleFolderOf, newFolderIn
+from ContrastDiagnosisLib.BundleRebuild import (
+    BundleRebuild,
+    addPixelsCommand,
+    bundleFolderOf,
+    newFolderIn,
+)
+from ContrastDiagnosisLib.Dialogs import askSaveFile
 from ContrastDiagnosisLib.Prunings import (
     Key,
     PruningError,
@@ -55,9 +62,11 @@ class AtlasPanel:
         self._writing: Any = None
         self.table = AtlasTable(self.refresh)
         self.rebuild = BundleRebuild(self._onRebuilt, self._onRebuildError)
-        ui.galleryLayout.addWidget(self.table.widget)
+        # An empty layout is false in PythonQt, so that `ui` has none: the widget gives it.
+        ui.gallery.layout().addWidget(self.table.widget)
         ui.loadButton.clicked.connect(self.onLoad)
         ui.conceptComboBox.currentIndexChanged.connect(self.onConcept)
+        ui.copyButton.clicked.connect(self.onCopy)
         ui.openButton.clicked.connect(self.onOpen)
         ui.saveButton.clicked.connect(self.onSave)
         ui.rebuildButton.clicked.connect(self.onRebuild)
@@ -66,7 +75,7 @@ class AtlasPanel:
 
     def cleanup(self) -> None:
         """Leaves no process behind."""
-        if self._question:
+        if self._question is not None:
             self._question.cancel()
         self.rebuild.stop()
         self._forgetWriting()
@@ -75,6 +84,7 @@ class AtlasPanel:
         """Brings buttons and status up to date with what is ticked."""
         ui, running = self.ui, self.rebuild.isRunning
         ui.statusLabel.setText(self._statusText())
+        self._showHint()
         for button in (ui.openButton, ui.saveButton):
             button.setEnabled(bool(self._prototypes))
         reason = self._whyNotRebuild()
@@ -82,7 +92,7 @@ class AtlasPanel:
         ui.rebuildButton.setText(_("Cancel") if running else _("Rebuild..."))
         ui.rebuildButton.setToolTip(reason or _("Makes a new bundle; the old one stays."))
         ui.progressBar.setVisible(running)
-        ui.loadButton.setEnabled(not self._question and not running)
+        ui.loadButton.setEnabled(self._question is None and not running)
         ui.useButton.setVisible(self._made != Path())
 
     def onLoad(self, _checked: bool = False) -> None:
@@ -98,9 +108,14 @@ class AtlasPanel:
         names = self._concepts()
         self.table.showConcept(names[index - 1] if 0 < index <= len(names) else "")
 
+    def onCopy(self, _checked: bool = False) -> None:
+        """Puts the command that adds pictures on the clipboard."""
+        slicer.app.clipboard().setText(self.ui.commandLineEdit.text)
+
     def onOpen(self, _checked: bool = False) -> None:
         """Asks for a pruning file."""
-        file = _nameOf(qt.QFileDialog.getOpenFileName, self.ui.openButton, _("Open pruning file"))
+        told = _("Open pruning file")
+        file = qt.QFileDialog.getOpenFileName(self.ui.openButton, told, "", FILTER)
         if file:
             self.openFile(file)
 
@@ -117,9 +132,8 @@ class AtlasPanel:
 
     def onSave(self, _checked: bool = False) -> None:
         """Writes the choices; unlike rebuilding, this may leave a concept bare."""
-        file = _nameOf(
-            qt.QFileDialog.getSaveFileName, self.ui.saveButton, _("Save pruning file"), PRUNING_NAME
-        )
+        told = _("Save pruning file")
+        file = askSaveFile(self.ui.saveButton, told, PRUNING_NAME, {"JSON": ".json"})
         if file and self._write(Path(file)):
             self._say(_("wrote {file}").format(file=file))
 
@@ -214,7 +228,7 @@ class AtlasPanel:
         return True
 
     def _forgetWriting(self) -> None:
-        if self._writing:
+        if self._writing is not None:
             self._writing.cleanup()
         self._writing = None
 
@@ -224,11 +238,29 @@ class AtlasPanel:
     def _statusText(self) -> str:
         if not self._prototypes:
             return ""
-        removed = sum(choice.remove for choice in self.table.choices().values())
-        told = _("{count} prototypes of {concepts} concepts, {removed} to be removed.")
-        return told.format(
-            count=len(self._prototypes), concepts=len(self._concepts()), removed=removed
+        kept = [p for p in self._prototypes if p["kept"]]
+        gone = len(self._prototypes) - len(kept)
+        told = _("{count} prototypes of {concepts} concepts, {removed} to be removed")
+        told = told.format(
+            count=len(kept),
+            concepts=len({p["concept"] for p in kept}),
+            removed=sum(choice.remove for choice in self.table.choices().values()),
         )
+        return told + (_("; {count} were removed before").format(count=gone) if gone else "") + "."
+
+    def _showHint(self) -> None:
+        """Says which pictures are missing and how to get them."""
+        settings = readSettings()
+        there = sum(p["has_pixels"] for p in self._prototypes)
+        self.ui.picturesWidget.setVisible(there < len(self._prototypes))
+        parts = [_haveText(there, len(self._prototypes)), _howText(settings.location == "remote")]
+        self.ui.picturesLabel.setText(" ".join(parts))
+        command = addPixelsCommand(settings, self._modulePath, self._folder)
+        if command != self.ui.commandLineEdit.text:
+            self.ui.commandLineEdit.setText(command)
+            # Else the end of a long line is shown.
+            self.ui.commandLineEdit.setCursorPosition(0)
+            self.ui.commandLineEdit.setToolTip(command)
 
     def _whyNotRebuild(self) -> str:
         """Why a bundle cannot be made; empty if it can."""
@@ -248,8 +280,20 @@ class AtlasPanel:
         self.ui.messageLabel.setText(message)
 
 
-def _nameOf(ask: Callable[..., Any], parent: Any, title: str, name: str = "") -> str:
-    """The file that the user names; empty if none."""
-    answer = ask(parent, title, name, FILTER)
-    # PySide gives a pair, PythonQt the name.
-    return answer[0] if isinstance(answer, tuple) else answer
+def _haveText(there: int, count: int) -> str:
+    """How many prototypes have pictures."""
+    if there:
+        told = _("{there} of {count} prototypes have a picture of their case.")
+        return told.format(there=there, count=count)
+    return _("This bundle comes without the images of its cases; they stay with their archive.")
+
+
+def _howText(isRemote: bool) -> str:
+    """How the user gets the others; the line for the terminal follows."""
+    local = _("in the Command Prompt") if os.name == "nt" else _("in a terminal")
+    told = _(
+        "`contrastdiagnosis cases add-pixels --from FOLDER` adds pictures from a local copy of"
+        " LIDC-IDRI, a case folder with nodules.csv, image/ and votes/ or mask/. Run it {where} as"
+        " follows, with the folder's full path for FOLDER, then load the prototypes again:"
+    )
+    return told.format(where=_("on the server") if isRemote else local)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shlex
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +13,7 @@ from typing import Any
 import qt
 from slicer.i18n import tr as _
 
-from ContrastDiagnosisLib.EngineProcess import processEnvironment
+from ContrastDiagnosisLib.EngineProcess import processEnvironment, sentenceOf
 from ContrastDiagnosisLib.Settings import Settings
 
 END_LIMIT_MS = 3000
@@ -29,6 +32,20 @@ def newFolderIn(parent: Path, bundle: Path) -> Path:
     """A folder that does not exist yet, named after the bundle."""
     names = [f"{bundle.name}-pruned", *(f"{bundle.name}-pruned-{n}" for n in range(2, 1000))]
     return next(parent / name for name in names if not (parent / name).exists())
+
+
+def addPixelsCommand(settings: Settings, modulePath: str, bundle: Path) -> str:
+    """The line for a terminal that adds pictures of the bundle's cases; FOLDER is the user's.
+
+    Another Python need not have the engine installed: `-m` finds it in the current folder.
+    """
+    if settings.location == "remote":
+        return "contrastdiagnosis cases add-pixels --from FOLDER"
+    arguments = [settings.python or sys.executable, "-m", "contrastdiagnosis", "cases"]
+    arguments += ["add-pixels", "--bundle", str(bundle), "--from", "FOLDER"]
+    if os.name == "nt":
+        return f'cd /d "{modulePath}" && {subprocess.list2cmdline(arguments)}'
+    return f"cd {shlex.quote(modulePath)} && {shlex.join(arguments)}"
 
 
 class BundleRebuild:
@@ -60,7 +77,7 @@ class BundleRebuild:
         process.setProcessEnvironment(processEnvironment(settings.python, modulePath))
         process.connect(
             "finished(int,QProcess::ExitStatus)",
-            lambda code, status: self._onFinished(process, code, status),
+            lambda code, status: self._onFinished(process, code, status, settings.python),
         )
         process.connect(
             "errorOccurred(QProcess::ProcessError)",
@@ -72,7 +89,8 @@ class BundleRebuild:
 
     def cancel(self) -> None:
         """Ends the process; the engine puts a bundle in place only when it is complete."""
-        if process := self._forget():
+        process = self._forget()
+        if process is not None:
             # PythonSlicer is a launcher: asked to end, it may take its child along.
             process.terminate()
 
@@ -88,11 +106,11 @@ class BundleRebuild:
         """The process, no longer listened to; it must not be deleted by its own signal."""
         process, self._process = self._process, None
         self._ended = [p for p in self._ended if p.state() != qt.QProcess.NotRunning]
-        if process:
+        if process is not None:
             self._ended.append(process)
         return process
 
-    def _onFinished(self, process: Any, code: int, status: Any) -> None:
+    def _onFinished(self, process: Any, code: int, status: Any, python: str) -> None:
         if process is not self._process:
             return
         self._forget()
@@ -100,9 +118,10 @@ class BundleRebuild:
             self._onDone(self._out)
             return
         text = process.readAllStandardError().data().decode(errors="replace")
-        lines = [line for line in text.splitlines() if line.strip()]
+        said = sentenceOf(text.splitlines(), python).splitlines()
         told = _("The engine ended with code {code}.").format(code=code)
-        self._onError(lines[-1].removeprefix("contrastdiagnosis: ") if lines else told)
+        # What comes before the last line is progress.
+        self._onError(said[-1] if said else told)
 
     def _onFailed(self, process: Any, error: Any, program: str) -> None:
         if process is self._process and error == qt.QProcess.FailedToStart:

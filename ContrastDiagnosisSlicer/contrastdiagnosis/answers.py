@@ -79,7 +79,7 @@ def concepts_body(engine: Engine, request: NoduleRequest) -> bytes:
     """Tensor `maps` (K, d, h, w) float32 in [0, 1]: where each concept is seen, cell by cell.
 
     The JSON is `summarise`'s "concepts", with `cells_ijk_to_ras` (4x4, cells' centres to RAS),
-    `examples` (case_id and has_pixels of each concept's prototype that fired), `disagreement` and
+    `examples` (`prototype_row` of each concept's prototype that fired), `disagreement` and
     `notice`.
     """
     diagnosis, bundle = engine.revised(request), engine.bundle
@@ -100,9 +100,18 @@ def concepts_body(engine: Engine, request: NoduleRequest) -> bytes:
 
 
 def prototype_row(bundle: Bundle, prototype: Prototype) -> dict[str, Any]:
-    """One line of the atlas."""
-    has_pixels = bundle.pixels.has(prototype.case_id)
-    return {**asdict(prototype), "has_pixels": has_pixels}
+    """One line of the atlas, with what is known of the prototype's case.
+
+    `label`, `diameter_mm` and `ratings` are None where the case is not in the library.
+    """
+    cases = bundle.library.cases
+    case = next((case for case in cases if case.case_id == prototype.case_id), None)
+    known = case_summary(case) if case else {}
+    return {
+        **asdict(prototype),
+        "has_pixels": bundle.pixels.has(prototype.case_id),
+        **{name: known.get(name) for name in ("label", "diameter_mm", "ratings")},
+    }
 
 
 def atlas_document(bundle: Bundle) -> dict[str, Any]:

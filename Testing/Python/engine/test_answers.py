@@ -22,6 +22,7 @@ from contrastdiagnosis.answers import (
 )
 from contrastdiagnosis.atlas import Prototype
 from contrastdiagnosis.bundle import CONCEPTS_FILE, sha256
+from contrastdiagnosis.cases import RATINGS
 from contrastdiagnosis.engine_queue import Engine
 from contrastdiagnosis.errors import InputError
 from contrastdiagnosis.explanation import NO_PICTURE, SIGNS
@@ -229,6 +230,7 @@ def test_concepts_with_their_maps(engine, asked, revision):
     for row, example in zip(told["concepts"], told["examples"], strict=True):
         assert (example["concept"], example["number"]) == (row["name"], row["prototype"])
         assert example["has_pixels"] == engine.bundle.pixels.has(example["case_id"])
+        assert example["label"] in ("malignant", "benign")
 
 
 def test_a_revision_changes_what_is_told_of_concepts(engine, asked):
@@ -268,6 +270,28 @@ def test_the_atlas_names_the_head_that_it_is_of(engine):
         assert row["has_pixels"] == engine.bundle.pixels.has(p.case_id)
         assert row["kept"] is True
     json.dumps(document, allow_nan=False)
+
+
+def test_the_atlas_tells_what_is_known_of_each_case(engine):
+    cases = {case.case_id: case for case in engine.bundle.library.cases}
+    labels = set()
+    for row in atlas_document(engine.bundle)["prototypes"]:
+        case = cases[row["case_id"]]
+        labels.add(row["label"])
+        assert row["label"] == ("malignant" if case.malignant else "benign")
+        assert row["diameter_mm"] == round(case.diameter_mm, 1)
+        assert row["ratings"] == pytest.approx(case.ratings, abs=0.005)
+        assert len(row["ratings"]) == len(RATINGS)
+    assert labels == {"malignant", "benign"}
+
+
+def test_a_prototype_of_an_unknown_case_tells_nothing_of_it(engine):
+    part = engine.bundle.concepts
+    atlas = tuple(replace(p, case_id="nobody") for p in part.atlas)
+    strange = replace(engine.bundle, concepts=replace(part, atlas=atlas))
+    for row in atlas_document(strange)["prototypes"]:
+        assert row["label"] is row["diameter_mm"] is row["ratings"] is None
+        assert row["has_pixels"] is False
 
 
 @pytest.mark.parametrize("cell", [(0, 0, 0), (2, 3, 5), (7, 7, 7)])

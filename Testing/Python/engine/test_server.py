@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from contrastdiagnosis import RESEARCH_USE_NOTICE
 from contrastdiagnosis.bundle import CONCEPTS_FILE, sha256
+from contrastdiagnosis.cases import RATINGS
 from contrastdiagnosis.diagnoser import Diagnoser
 from contrastdiagnosis.engine_queue import OUT_OF_MEMORY, Engine, EngineQueue, Limits
 from contrastdiagnosis.pixels import PixelStore
@@ -575,6 +576,9 @@ def test_the_atlas(app, bundle):
     ]
     shown = [row["case_id"] for row in document["prototypes"] if row["has_pixels"]]
     assert set(shown) == {"P0_0"}
+    first = document["prototypes"][0]
+    assert (first["case_id"], first["label"], first["diameter_mm"]) == ("P0_0", "malignant", 4.0)
+    assert len(first["ratings"]) == len(RATINGS)
 
 
 def test_a_prototypes_picture(app, bundle):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -11,11 +12,26 @@ import qt
 import slicer
 from contrastdiagnosis.answers import atlas_document
 from contrastdiagnosis.bundle import load_bundle
-from ContrastDiagnosisLib.AtlasTable import CONCEPT, HITS, KEEP, NOTE, PICTURE
-from ContrastDiagnosisLib.BundleRebuild import bundleFolderOf, newFolderIn
+from contrastdiagnosis.phantom import make_phantom
+from ContrastDiagnosisLib import AtlasPanel
+from ContrastDiagnosisLib.AtlasTable import (
+    CASE,
+    COLUMNS,
+    DIAMETER,
+    HITS,
+    KEEP,
+    LABEL,
+    NOTE,
+    NUMBER,
+    PICTURE,
+    PICTURE_PIXELS,
+    SIMILARITY,
+)
+from ContrastDiagnosisLib.BundleRebuild import addPixelsCommand, bundleFolderOf, newFolderIn
 from ContrastDiagnosisLib.Prunings import Choice, PruningError, bareConcepts, keyOf, readPruning
 from ContrastDiagnosisLib.Settings import Settings, readSettings, writeSettings
-from engine.conftest import CONCEPTS, PROTOTYPES
+from engine.conftest import CONCEPTS, NODULE, PROTOTYPES, write_tiny_bundle
+from engine.test_cli import write_case_folder
 
 FOLDER = Path(__file__).parents[3] / "ContrastDiagnosisSlicer"
 NAMES = [c.name for c in CONCEPTS]
@@ -39,15 +55,43 @@ def widget(modules, wait_until):
     return made
 
 
+@pytest.fixture
+def shipped():
+    """What the engine tells of the bundle that comes along, which has no pictures."""
+    return atlas_document(load_bundle(bundleFolderOf(Settings(), str(FOLDER))))
+
+
+@pytest.fixture
+def unasked(modules, monkeypatch):
+    """The module's widget without an engine: `show(widget, document)` gives it its answer."""
+    monkeypatch.setattr(modules[0].widget.panel.client, "ask", lambda *_: None)
+    made = modules[1].widget
+    made.parent.enter()
+    return made
+
+
+def show(widget, document):
+    widget.panel._onAtlas(json.dumps(document).encode())
+
+
 def tick(widget, concept, number, keep, note=""):
-    items = widget.panel.table._items[rowOf(widget, concept, number)]
-    items[NOTE].setText(note)
-    items[KEEP].setCheckState(qt.Qt.Checked if keep else qt.Qt.Unchecked)
+    row = rowOf(widget, concept, number)
+    item(widget, row, NOTE).setText(note)
+    item(widget, row, KEEP).setCheckState(qt.Qt.Checked if keep else qt.Qt.Unchecked)
 
 
 def rowOf(widget, concept, number):
-    keys = [keyOf(prototype) for prototype in widget.panel.table._prototypes]
-    return keys.index((concept, number))
+    return widget.panel.table.rowOf((concept, number))
+
+
+def item(widget, row, column):
+    return widget.panel.table.widget.item(row, column)
+
+
+def textsOf(widget, row):
+    table = widget.panel.table.widget
+    columns = [c for c in range(PICTURE + 1, KEEP) if not table.isColumnHidden(c)]
+    return [item(widget, row, c).text() for c in columns]
 
 
 def message(widget):
@@ -66,43 +110,214 @@ def test_nothing_is_started_before_it_is_asked_for(modules):
 
 
 def test_the_gallery_shows_all_prototypes_with_their_pictures(widget, wait_until):
-    table = widget.panel.table
-    assert table.widget.rowCount == 3 * PROTOTYPES
-    row = rowOf(widget, "spiculated", 0)
-    told = [table._items[row][c].text() for c in range(1, 6)]
-    assert told == ["spiculated", "0", "P0_0", "0.90", "0"]
-    pictured = [r for r, p in enumerate(table._prototypes) if p["has_pixels"]]
-    assert 0 < len(pictured) < 12
-    wait_until(lambda: not table._items[pictured[-1]][PICTURE].icon().isNull(), LIMIT_S)
-    assert not table.widget.isColumnHidden(PICTURE)
+    table = widget.panel.table.widget
+    assert table.rowCount == 3 * (1 + PROTOTYPES)
+    told = textsOf(widget, rowOf(widget, "spiculated", 0))
+    assert told == ["0", "P0_0\nmalignant\n4.0 mm", "0.90", "0"]
+    rows = {rowOf(widget, *keyOf(p)): p["has_pixels"] for p in widget.panel._prototypes}
+    assert set(rows.values()) == {True, False}
+    pictured = [r for r, there in rows.items() if there]
+    wait_until(lambda: not item(widget, pictured[-1], PICTURE).icon().isNull(), LIMIT_S)
+    assert not table.isColumnHidden(PICTURE)
+    for row, there in rows.items():
+        assert (table.rowHeight(row) == PICTURE_PIXELS + 4) == there
+    assert widget.ui.statusLabel.text == "12 prototypes of 3 concepts, 0 to be removed."
+
+
+def test_one_concept_is_shown_alone_below_its_title(widget):
+    table = widget.panel.table.widget
+    rows = range(3 * (1 + PROTOTYPES))
+    titles = [r for r in rows if table.columnSpan(r, 0) == len(COLUMNS)]
+    assert titles == [0, 5, 10]
+    assert [item(widget, r, 0).text() for r in titles] == [f"{name} (4)" for name in NAMES]
     widget.ui.conceptComboBox.setCurrentIndex(2)
-    shown = [r for r in range(12) if not table.widget.isRowHidden(r)]
-    assert shown == [4, 5, 6, 7]
+    assert [r for r in rows if not table.isRowHidden(r)] == [5, 6, 7, 8, 9]
     widget.ui.conceptComboBox.setCurrentIndex(0)
-    assert not any(table.widget.isRowHidden(r) for r in range(12))
-    assert "12 prototypes of 3 concepts, 0 to be removed" in widget.ui.statusLabel.text
+    assert not any(table.isRowHidden(r) for r in rows)
+
+
+def test_the_shipped_bundle_says_how_to_get_pictures_and_what_is_known(unasked, shipped):
+    assert not isShown(unasked.ui.picturesWidget)
+    show(unasked, shipped)
+    ui, table = unasked.ui, unasked.panel.table.widget
+    assert isShown(ui.picturesWidget)
+    assert "comes without the images" in ui.picturesLabel.text
+    assert "contrastdiagnosis cases add-pixels --from FOLDER" in ui.picturesLabel.text
+    assert "nodules.csv" in ui.picturesLabel.text
+    layout = ui.prototypesCollapsibleButton.layout()
+    assert layout.indexOf(ui.picturesWidget) < layout.indexOf(ui.gallery)
+    ui.copyButton.click()
+    copied = slicer.app.clipboard().text()
+    assert copied == ui.commandLineEdit.text == commandOf(unasked)
+    assert table.isColumnHidden(PICTURE)
+    row = rowOf(unasked, "15 mm or more", 6)
+    assert textsOf(unasked, row) == ["6", "0061_5", "malignant", "32.5", "0.78", "92"]
+    assert table.rowHeight(row) <= 24
+    tip = item(unasked, row, CASE).toolTip()
+    assert "LIDC-IDRI-0061_5\nmalignant as the readers suspected\n32.5 mm" in tip
+    assert "\nspiculation " in tip
+    for column in range(NOTE + 1):
+        assert len(table.horizontalHeaderItem(column).toolTip()) > len(list(COLUMNS)[column])
+
+
+def isShown(widget):
+    return widget.isVisibleTo(widget.parent())
+
+
+def commandOf(widget):
+    return addPixelsCommand(readSettings(), str(FOLDER), widget.panel._folder)
+
+
+def test_some_pictures_are_counted_and_all_need_no_word(unasked, shipped):
+    for count in (1, 90):
+        for prototype in shipped["prototypes"][:count]:
+            prototype["has_pixels"] = True
+        show(unasked, shipped)
+        assert isShown(unasked.ui.picturesWidget) == (count < 90)
+        assert f"{count} of 90 prototypes have a picture" in unasked.ui.picturesLabel.text
+
+
+def test_pictures_of_a_remote_bundle_are_added_there(unasked, shipped):
+    writeSettings(Settings(location="remote", remoteUrl="https://example.org"))
+    show(unasked, shipped)
+    assert "Run it on the server" in unasked.ui.picturesLabel.text
+    told = unasked.ui.commandLineEdit.text
+    assert told == "contrastdiagnosis cases add-pixels --from FOLDER"
+
+
+def test_the_command_adds_pictures_as_it_stands(tmp_path, monkeypatch):
+    bundle = write_tiny_bundle(tmp_path / "a bundle" / "tiny")
+    phantom = make_phantom([NODULE], shape=(60, 150, 180), spacing_mm=(2.5, 1.9, 1.9))
+    write_case_folder(tmp_path / "cases", phantom)
+    command = addPixelsCommand(Settings(python=sys.executable), str(FOLDER), bundle)
+    assert "contrastdiagnosis cases add-pixels" in command
+    command = command.replace("FOLDER", str(tmp_path / "cases"))
+    monkeypatch.chdir(tmp_path)
+    subprocess.run(command, shell=True, check=True, capture_output=True, timeout=LIMIT_S)
+    assert load_bundle(bundle).pixels.has("P3_1")
+
+
+def test_the_command_of_windows_changes_the_drive_too(monkeypatch):
+    settings = Settings(python="C:/a b/PythonSlicer.exe")
+    with monkeypatch.context() as patched:
+        patched.setattr("os.name", "nt")
+        told = addPixelsCommand(settings, "D:/modules", "D:/a bundle")
+    assert told == (
+        'cd /d "D:/modules" && "C:/a b/PythonSlicer.exe" -m contrastdiagnosis cases add-pixels'
+        ' --bundle "D:/a bundle" --from FOLDER'
+    )
+
+
+def test_an_older_engine_tells_less_and_is_shown_all_the_same(unasked, shipped):
+    for prototype in shipped["prototypes"]:
+        for name in ("label", "diameter_mm", "ratings"):
+            del prototype[name]
+    show(unasked, shipped)
+    table = unasked.panel.table.widget
+    assert table.isColumnHidden(LABEL) and table.isColumnHidden(DIAMETER)
+    row = rowOf(unasked, "15 mm or more", 6)
+    assert item(unasked, row, CASE).toolTip() == "LIDC-IDRI-0061_5"
+    assert textsOf(unasked, row) == ["6", "0061_5", "0.78", "92"]
+    for prototype in shipped["prototypes"]:
+        prototype.update(has_pixels=True, label=None, diameter_mm=None, ratings=None)
+    show(unasked, shipped)
+    assert textsOf(unasked, rowOf(unasked, "15 mm or more", 6))[1] == "0061_5"
+
+
+@pytest.mark.parametrize("pictured", [False, True])
+def test_the_gallery_fits_a_narrow_panel_and_uses_its_height(unasked, shipped, pictured):
+    for prototype in shipped["prototypes"]:
+        prototype["has_pixels"] = pictured
+        prototype["kept"] = prototype["number"] != 1  # its word needs more room than a tick
+    show(unasked, shipped)
+    table, panel = unasked.panel.table.widget, unasked.parent
+    item(unasked, 1, NOTE).setText("a vessel that runs along the fissure, not a spicule at all")
+    heights = []
+    for height in (800, 1100):
+        panel.resize(420, height)
+        panel.show()
+        slicer.app.processEvents()
+        heights.append(table.height)
+        assert panel.width == 420
+        assert table.horizontalScrollBar().maximum == 0
+        header = table.horizontalHeader()
+        for column in (c for c in COLUMN_NUMBERS if not table.isColumnHidden(c)):
+            assert header.sectionSize(column) >= header.sectionSizeHint(column)
+    panel.hide()
+    assert heights[0] > 400
+    assert heights[1] - heights[0] == 300
+
+
+COLUMN_NUMBERS = (PICTURE, NUMBER, CASE, LABEL, DIAMETER, SIMILARITY, HITS, KEEP, NOTE)
+
+
+def test_prototypes_that_were_removed_before_are_told_apart(unasked, shipped):
+    gone = [p for p in shipped["prototypes"] if p["concept"] == "calcified" or p["number"] == 1]
+    for prototype in gone:
+        prototype["kept"] = False
+    show(unasked, shipped)
+    told = unasked.ui.statusLabel.text
+    assert told == "72 prototypes of 8 concepts, 0 to be removed; 18 were removed before."
+    tick(unasked, "spiculated", 2, False)
+    assert "72 prototypes of 8 concepts, 1 to be removed; 18" in unasked.ui.statusLabel.text
+
+
+def test_no_object_of_qt_is_asked_whether_it_is_true(unasked, shipped, monkeypatch, tmp_path):
+    """In PythonQt an object that is empty or not valid is false."""
+    for cls in (qt.QProcess, qt.QVBoxLayout, qt.QTableWidget, qt.QTableWidgetItem):
+        monkeypatch.setattr(cls, "__bool__", refuseTruth, raising=False)
+    show(unasked, shipped)
+    tick(unasked, "spiculated", 2, False)
+    unasked.panel.startRebuild(tmp_path)
+    assert unasked.panel.rebuild.isRunning
+    unasked.ui.rebuildButton.click()
+    unasked.panel.cleanup()
+
+
+@pytest.mark.parametrize(
+    ("ids", "shown"),
+    [
+        (["LIDC-IDRI-0001_0", "LIDC-IDRI-0011_2"], ["0001_0", "0011_2"]),
+        (["LIDC-IDRI-0001_0"] * 2, ["0001_0"] * 2),
+        (["A-1", "B-1"], ["A-1", "B-1"]),
+        (["A-1", "A-1-2"], ["1", "1-2"]),
+        (["P0_0", "P0_1"], ["P0_0", "P0_1"]),
+    ],
+)
+def test_what_all_cases_are_called_is_told_in_the_tip_alone(unasked, shipped, ids, shown):
+    shipped["prototypes"] = shipped["prototypes"][:2]
+    for prototype, caseId in zip(shipped["prototypes"], ids, strict=True):
+        prototype["case_id"] = caseId
+    show(unasked, shipped)
+    for prototype, caseId, text in zip(shipped["prototypes"], ids, shown, strict=True):
+        row = rowOf(unasked, *keyOf(prototype))
+        assert item(unasked, row, CASE).text() == text
+        assert item(unasked, row, CASE).toolTip().startswith(caseId)
+
+
+def refuseTruth(asked):
+    raise AssertionError(f"{asked} was asked whether it is true")
 
 
 def test_prototypes_that_fire_most_come_first_in_their_concept(widget):
-    table = widget.panel.table
-    shown = [
-        (table._items[r][CONCEPT].text(), int(table._items[r][HITS].text()))
-        for r in range(table.widget.rowCount)
-    ]
-    assert [name for name, _ in shown] == [name for name in NAMES for _ in range(PROTOTYPES)]
-    for name in NAMES:
-        hits = [count for concept, count in shown if concept == name]
+    for place, name in enumerate(NAMES):
+        rows = sorted(rowOf(widget, name, number) for number in range(PROTOTYPES))
+        first = place * (1 + PROTOTYPES) + 1
+        assert rows == list(range(first, first + PROTOTYPES))
+        hits = [int(item(widget, row, HITS).text()) for row in rows]
         assert hits == sorted(hits, reverse=True)
-    assert len({count for _, count in shown}) > 1
+        assert len(set(hits)) > 1
 
 
 def test_choices_are_saved_and_read_back(widget, tmp_path, monkeypatch):
     file = tmp_path / "pruning.json"
-    monkeypatch.setattr(qt.QFileDialog, "getSaveFileName", lambda *_: str(file))
-    monkeypatch.setattr(qt.QFileDialog, "getOpenFileName", lambda *_: (str(file), ""))
+    asked = []
+    monkeypatch.setattr(AtlasPanel, "askSaveFile", lambda *told: asked.append(told) or str(file))
+    monkeypatch.setattr(qt.QFileDialog, "getOpenFileName", lambda *_: str(file))
     tick(widget, "ill-defined margin", 3, False, "a vessel")
     assert "1 to be removed" in widget.ui.statusLabel.text
     widget.ui.saveButton.click()
+    assert asked == [(widget.ui.saveButton, "Save pruning file", "pruning.json", {"JSON": ".json"})]
     document = json.loads(file.read_text())
     assert document["head_sha256"] == widget.panel._head
     assert document["prototypes"] == [
@@ -113,9 +328,13 @@ def test_choices_are_saved_and_read_back(widget, tmp_path, monkeypatch):
     widget.ui.openButton.click()
     removed = {k: c for k, c in widget.panel.table.choices().items() if c != Choice()}
     assert removed == {("ill-defined margin", 3): Choice(True, "a vessel")}
-    monkeypatch.setattr(qt.QFileDialog, "getSaveFileName", lambda *_: str(tmp_path / "no" / "x"))
+    monkeypatch.setattr(AtlasPanel, "askSaveFile", lambda *_: str(tmp_path / "no" / "x"))
     widget.ui.saveButton.click()
     assert "cannot write" in message(widget)
+    before = message(widget)
+    monkeypatch.setattr(AtlasPanel, "askSaveFile", lambda *_: "")
+    widget.ui.saveButton.click()
+    assert message(widget) == before
     assert sorted(f.name for f in tmp_path.iterdir()) == ["pruning.json"]
 
 
@@ -192,7 +411,8 @@ def test_a_new_bundle_is_made_and_used(widget, modules, tmp_path, monkeypatch, w
     assert readSettings().bundle == panel.setup.bundle.currentPath == str(made)
     widget.panel._onAtlas(json.dumps(atlas_document(load_bundle(made))).encode())
     row = rowOf(widget, "spiculated", 2)
-    assert widget.panel.table._items[row][KEEP].text() == "removed before"
+    assert item(widget, row, KEEP).text() == "gone"
+    assert "1 were removed before" in widget.ui.statusLabel.text
     assert not any(c.remove for c in widget.panel.table.choices().values())
 
 
