@@ -9,6 +9,10 @@ READY := $(VENV)/.ready
 OUT ?= out/demo
 
 SLICER ?=
+# The Python with the engine's packages that Slicer's tests use; this folder's own if not named.
+ENGINE ?=
+ENGINE_PYTHON = $(or $(ENGINE),$(CURDIR)/$(BIN)/python)
+STORY_OUT ?= out/story
 MODULES := ContrastDiagnosis ContrastDiagnosisAtlas
 FOLDER := ContrastDiagnosisSlicer
 
@@ -18,7 +22,13 @@ define check_slicer
 		[ -z "$(SLICER)" ] || echo "'$(SLICER)' is not a program that can be run." >&2; exit 1; }
 endef
 
-.PHONY: demo test bench pictures lint slicer slicer-test clean
+define check_engine
+	@"$(ENGINE_PYTHON)" -c "import torch" 2>/dev/null || { \
+		echo "'$(ENGINE_PYTHON)' is no Python with the engine's packages:" \
+			"make $@ SLICER=... ENGINE=/path/to/python" >&2; exit 1; }
+endef
+
+.PHONY: demo test bench pictures lint slicer slicer-test slicer-story clean
 
 demo: $(READY)  ## diagnose a nodule of the phantom CT with the bundled weights; report in out/demo
 	$(BIN)/contrastdiagnosis demo --out $(OUT)
@@ -41,16 +51,24 @@ slicer:  ## Slicer with the modules of this folder: make slicer SLICER=/path/to/
 	$(check_slicer)
 	"$(SLICER)" --additional-module-paths "$(CURDIR)/$(FOLDER)"
 
-slicer-test:  ## each module's self test in Slicer, with its window and without
+slicer-test: $(if $(ENGINE),,$(READY))  ## each module's self test in Slicer, with its window and without
 	$(check_slicer)
+	$(check_engine)
 	@failed=; for module in $(MODULES); do for window in "" --no-main-window; do \
 		echo "== $$module $$window"; \
-		"$(SLICER)" --no-splash --testing $$window \
+		CONTRASTDIAGNOSIS_ENGINE="$(ENGINE_PYTHON)" "$(SLICER)" --no-splash --testing $$window \
 			--additional-module-paths "$(CURDIR)/$(FOLDER)" \
 			--python-code "import slicer.testing; slicer.testing.runUnitTest([], '$$module')" \
 			|| failed="$$failed $$module$${window:+ ($$window)}"; \
 	done; done; \
 	[ -z "$$failed" ] || { echo "failed in Slicer:$$failed" >&2; exit 1; }
+
+slicer-story: $(if $(ENGINE),,$(READY))  ## the user's story in Slicer's window, with pictures in out/story
+	$(check_slicer)
+	$(check_engine)
+	CONTRASTDIAGNOSIS_ENGINE="$(ENGINE_PYTHON)" CONTRASTDIAGNOSIS_STORY="$(abspath $(STORY_OUT))" \
+		"$(SLICER)" --no-splash --testing --additional-module-paths "$(CURDIR)/$(FOLDER)" \
+		--python-script "$(CURDIR)/Testing/slicer_story.py"
 
 $(READY): pyproject.toml
 	@$(or $(PYTHON),false) -c '$(NEW_ENOUGH)' || \

@@ -16,6 +16,36 @@ from ContrastDiagnosisLib.SamplePhantom import NODULE_CENTERS_RAS, loadPhantom
 ANSWER_LIMIT_S = 180
 """The first answer waits for the engine to start."""
 
+ENGINE_VARIABLE = "CONTRASTDIAGNOSIS_ENGINE"
+"""Names the Python that has the engine's packages: `--testing` has settings of its own."""
+
+
+class SelfTestSuite(unittest.TestSuite):
+    """The tests of one module; a run in which all of them skip is no success."""
+
+    def run(self, result: Any, debug: bool = False) -> Any:
+        """Runs the tests, and one that fails if none of them ran."""
+        super().run(result, debug)
+        if result.testsRun == len(result.skipped):
+            unittest.FunctionTestCase(_nothingRan).run(result)
+        return result
+
+
+def suiteOf(testClass: type[unittest.TestCase]) -> SelfTestSuite:
+    """The tests of a class alone.
+
+    A module's `load_tests` gives them: unittest would also run, and count, the base class that
+    the module imports, whose `runTest` tests nothing.
+    """
+    return SelfTestSuite(unittest.defaultTestLoader.loadTestsFromTestCase(testClass))
+
+
+def _nothingRan() -> None:
+    raise AssertionError(
+        "every test was skipped: nothing was tested. Name the Python that has the engine's"
+        f" packages in the environment variable {ENGINE_VARIABLE} (make slicer-test ENGINE=...)"
+    )
+
 
 def diagnosisWidget() -> Any:
     """The widget of the module ContrastDiagnosis.
@@ -24,6 +54,9 @@ def diagnosisWidget() -> Any:
         SkipTest: The engine's packages are not installed.
     """
     widget = slicer.util.getModuleWidget("ContrastDiagnosis")
+    engine = os.environ.get(ENGINE_VARIABLE)
+    if engine and slicer.app.testingEnabled():
+        widget.panel.setup.selectPython(engine)
     settings, missing = widget.panel.setup.settings(), widget.panel.setup.missingPackages()
     if settings.location == "local" and not settings.python and missing:
         raise unittest.SkipTest(f"not installed in Slicer's Python: {', '.join(missing)}")

@@ -144,6 +144,7 @@ def fake_slicer(tmp_path) -> Path:
     program.parent.mkdir()
     program.write_text(
         f'#!/bin/sh\nprintf "%s\\n" "$@" end >> "{tmp_path}/calls"\n'
+        f'echo "$CONTRASTDIAGNOSIS_ENGINE" >> "{tmp_path}/engines"\n'
         'for a in "$@"; do [ "$a" != "$FAIL_ON" ] || exit 3; done\n'
     )
     program.chmod(0o755)
@@ -189,6 +190,29 @@ def test_make_slicer_test_runs_every_module_with_and_without_window(fake_slicer)
                 ["--no-splash", "--testing", *window, *MODULE_PATHS, "--python-code", code]
             )
     assert calls(fake_slicer) == wanted
+    engines = (fake_slicer.parents[1] / "engines").read_text().splitlines()
+    assert engines == 4 * [str(ROOT / ".venv" / "bin" / "python")]
+
+
+@needs_make
+@pytest.mark.parametrize("target", ["slicer-test", "slicer-story"])
+def test_make_tells_slicer_which_engine_to_test_with(fake_slicer, target):
+    done = make(target, f"SLICER={fake_slicer}", f"ENGINE={sys.executable}", "STORY_OUT=/tmp/s")
+    assert done.returncode == 0, done.stderr
+    engines = (fake_slicer.parents[1] / "engines").read_text().splitlines()
+    assert set(engines) == {sys.executable}
+
+
+@needs_make
+@pytest.mark.parametrize("target", ["slicer-test", "slicer-story"])
+def test_an_engine_without_its_packages_is_refused(fake_slicer, tmp_path, target):
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\nexit 1\n")
+    python.chmod(0o755)
+    done = make(target, f"SLICER={fake_slicer}", f"ENGINE={python}")
+    assert done.returncode != 0
+    assert "no Python with the engine's packages" in done.stderr
+    assert not (fake_slicer.parents[1] / "calls").exists()
 
 
 @needs_make
