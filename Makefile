@@ -63,12 +63,18 @@ slicer-test: $(if $(ENGINE),,$(READY))  ## each module's self test in Slicer, wi
 	done; done; \
 	[ -z "$$failed" ] || { echo "failed in Slicer:$$failed" >&2; exit 1; }
 
-slicer-story: $(if $(ENGINE),,$(READY))  ## the user's story in Slicer's window, with pictures in out/story
+slicer-story: $(if $(ENGINE),,$(READY))  ## the user's story in Slicer, with its window (pictures in out/story) and without
 	$(check_slicer)
 	$(check_engine)
-	CONTRASTDIAGNOSIS_ENGINE="$(ENGINE_PYTHON)" CONTRASTDIAGNOSIS_STORY="$(abspath $(STORY_OUT))" \
-		"$(SLICER)" --no-splash --testing --additional-module-paths "$(CURDIR)/$(FOLDER)" \
-		--python-script "$(CURDIR)/Testing/slicer_story.py"
+	@failed=; for window in "" --no-main-window; do \
+		echo "== story $$window"; \
+		CONTRASTDIAGNOSIS_ENGINE="$(ENGINE_PYTHON)" CONTRASTDIAGNOSIS_STORY="$(abspath $(STORY_OUT))" \
+		"$(SLICER)" --no-splash --testing $$window \
+			--additional-module-paths "$(CURDIR)/$(FOLDER)" \
+			--python-script "$(CURDIR)/Testing/slicer_story.py" \
+			|| failed="$$failed story$${window:+ ($$window)}"; \
+	done; \
+	[ -z "$$failed" ] || { echo "failed in Slicer:$$failed" >&2; exit 1; }
 
 $(READY): pyproject.toml
 	@$(or $(PYTHON),false) -c '$(NEW_ENOUGH)' || \
