@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import slicer
 
-from ContrastDiagnosisLib.OwnNodes import ROLES, nodesOfVolume, roleOf
+from ContrastDiagnosisLib.OwnNodes import RESULT_CLASSES, ROLES, nodesOfVolume, roleOf
 from ContrastDiagnosisLib.VolumeBridge import pointInVolume
 
 FRAME_ATTRIBUTE = "ContrastDiagnosis.frame"
@@ -29,7 +29,7 @@ def keepWithVolume(parameterNode: Any) -> None:
             if node.GetAttribute(FRAME_ATTRIBUTE) is None:
                 putInFrame(volume, node)
     followers = [
-        *(n for name in (*MARKUPS, "vtkMRMLSegmentationNode") for n in nodesOfVolume(name, volume)),
+        *(node for name in RESULT_CLASSES for node in nodesOfVolume(name, volume)),
         *(roleOf(parameterNode, role) for role in ROLES),
     ]
     for node in followers:

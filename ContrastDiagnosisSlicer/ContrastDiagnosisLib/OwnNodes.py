@@ -28,8 +28,12 @@ CLASSES = {
 }
 """What a node of each kind is."""
 
-RESULT_CLASSES = ("vtkMRMLMarkupsFiducialNode", "vtkMRMLSegmentationNode")
-"""Of the two nodes that hold something of every nodule of a volume."""
+RESULT_CLASSES = (
+    "vtkMRMLMarkupsFiducialNode",
+    "vtkMRMLMarkupsROINode",
+    "vtkMRMLSegmentationNode",
+)
+"""Of what is seen of a volume's nodules in the views."""
 
 ROLES = ("queryMap", "queryContour", "casePicture", "caseMap", "caseContour", "conceptMap")
 """What the panel shows at present, one node each."""

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import slicer
 
-from ContrastDiagnosisLib.OwnNodes import isOurs
+from ContrastDiagnosisLib.OwnNodes import RESULT_CLASSES, VOLUME_REFERENCE, isOurs
 
 ZOOM_MM = 64.0
 """Width of a view that is zoomed to a nodule."""
@@ -63,6 +63,19 @@ def showVolume(volume: Any) -> None:
         logic = slicer.app.applicationLogic().GetSliceLogic(node)
         if logic is not None:
             logic.FitSliceToBackground()
+
+
+def showResultsOf(volume: Any) -> None:
+    """Shows points, segments and boxes of a volume, and hides those of every other one.
+
+    Two scans of a patient lie at the same place: results of one would be seen over the other.
+    """
+    for className in RESULT_CLASSES:
+        for node in slicer.util.getNodesByClass(className):
+            owner = node.GetNodeReferenceID(VOLUME_REFERENCE)
+            display = node.GetDisplayNode()
+            if owner and display is not None:
+                display.SetVisibility(owner == volume.GetID())
 
 
 def seenVolume(sliceNode: Any) -> Any:

@@ -8,7 +8,13 @@ from slicer.i18n import tr as _
 
 from ContrastDiagnosisLib import NoduleScene
 from ContrastDiagnosisLib.CtWindow import CtWindow, setLungWindowOnce, setWindow, windowOf
-from ContrastDiagnosisLib.SliceViews import NoduleZoom, lookAt, seenVolumes, showVolume
+from ContrastDiagnosisLib.SliceViews import (
+    NoduleZoom,
+    lookAt,
+    seenVolumes,
+    showResultsOf,
+    showVolume,
+)
 from ContrastDiagnosisLib.VolumeBridge import InputError, checkVolume
 
 
@@ -44,6 +50,8 @@ class ViewPanel:
         except InputError:
             return
         setLungWindowOnce(volume)
+        if isChosen:
+            showResultsOf(volume)
         if isChosen or volume not in seenVolumes():
             showVolume(volume)
 

@@ -22,6 +22,7 @@ FAKE_SLICER = {
         """,
     "USE_FILE.cmake": """
         set(BUILD_TESTING ON)
+        enable_testing()
         set(Slicer_QTSCRIPTEDMODULES_LIB_DIR "@BUILT_MODULES@")
         set(modules "${CMAKE_BINARY_DIR}/${Slicer_QTSCRIPTEDMODULES_LIB_DIR}")
 
@@ -77,6 +78,7 @@ def installed(tmp_path_factory) -> Path:
     ]
     build, prefix = folder / "build", folder / "installed"
     where = [f"-DSlicer_DIR={folder / 'slicer'}", f"-DCMAKE_INSTALL_PREFIX={prefix}"]
+    where += [f"-DContrastDiagnosis_TEST_ENGINE={sys.executable}"]
     for step in (
         ["-S", ROOT, "-B", build, *where, *no_compiler],
         ["--build", build],
@@ -96,6 +98,11 @@ def test_the_build_registers_the_module_and_its_tests(installed):
         tests += [f"test {name} {file}", f"test nomainwindow_{name} {file} --no-main-window"]
     wanted = ["module ContrastDiagnosis TRUE", *tests, "extension PyTorch"]
     assert [line.strip() for line in record] == wanted
+
+
+def test_ctest_tells_slicer_which_engine_to_test_with(installed):
+    registered = (installed / "build" / "Testing" / "CTestTestfile.cmake").read_text()
+    assert registered.count(f"CONTRASTDIAGNOSIS_ENGINE={sys.executable}") == 4
 
 
 def test_the_installed_module_is_the_tree_and_the_bundle(installed):

@@ -53,6 +53,17 @@ class TestWhichCt:
         node.inputVolume = first
         assert {shown(RED), shown(GREEN)} == {first.GetID()}
 
+    def test_results_of_another_ct_are_not_drawn_over_this_one(self, widget, two_cts, click):
+        node, first, second = two_cts
+        click(widget, [POINTS[0]])
+        widget.panel.concepts.onBox(True, True)
+        (box,) = slicer.util.getNodesByClass("vtkMRMLMarkupsROINode")
+        mine = [node.points, node.segmentation, box]
+        node.inputVolume = second
+        assert not any(n.GetDisplayNode().GetVisibility() for n in mine)
+        node.inputVolume = first
+        assert all(n.GetDisplayNode().GetVisibility() for n in mine)
+
     def test_a_click_belongs_to_the_ct_that_is_seen(self, widget, two_cts, wait_until):
         node, first, second = two_cts
         clickIn(GREEN, node.points, POINTS[1])
