@@ -170,9 +170,8 @@ def aim(sliceNode: Any, pointWorld: Sequence[float], widthMm: float) -> None:
     sliceNode.JumpSliceByCentering(*pointWorld)
 
 
-def lookAt(pointWorld: Sequence[float]) -> None:
-    """Turns the slices to a point and the cameras of the 3-D views around it."""
-    slicer.vtkMRMLSliceNode.JumpAllSlices(slicer.mrmlScene, *pointWorld)
+def turnCameras(pointWorld: Sequence[float]) -> None:
+    """Centres the 3-D views on a point, from where they looked."""
     for camera in slicer.util.getNodesByClass("vtkMRMLCameraNode"):
         direction = np.subtract(camera.GetPosition(), camera.GetFocalPoint())
         direction = direction / (np.linalg.norm(direction) or 1.0)

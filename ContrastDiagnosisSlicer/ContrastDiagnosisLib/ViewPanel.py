@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
+import slicer
 from slicer.i18n import tr as _
 
 from ContrastDiagnosisLib import NoduleScene
 from ContrastDiagnosisLib.CtWindow import CtWindow, setLungWindowOnce, setWindow, windowOf
 from ContrastDiagnosisLib.SliceViews import (
     NoduleZoom,
-    lookAt,
     seenVolumes,
     showResultsOf,
     showVolume,
+    turnCameras,
 )
 from ContrastDiagnosisLib.VolumeBridge import InputError, checkVolume
 
@@ -30,6 +31,7 @@ class ViewPanel:
         self._ui = ui
         self._node: Any = None
         self._zoom = NoduleZoom()
+        self._shown: tuple[str, str] | None = None
         self._buttons = {CtWindow.LUNG: ui.lungButton, CtWindow.MEDIASTINUM: ui.mediastinumButton}
         ui.lungButton.clicked.connect(lambda: self.onWindow(CtWindow.LUNG))
         ui.mediastinumButton.clicked.connect(lambda: self.onWindow(CtWindow.MEDIASTINUM))
@@ -60,26 +62,34 @@ class ViewPanel:
         self._node = parameterNode
         point = NoduleScene.pointWorld(parameterNode, parameterNode.nodule)
         if point is not None:
-            lookAt(point)
+            slicer.vtkMRMLSliceNode.JumpAllSlices(slicer.mrmlScene, *point)
+            turnCameras(point)
             if self._zoom.isOn:
                 self._zoom.zoomTo(point)
 
     def refresh(self, parameterNode: Any) -> None:
-        """Brings the buttons up to date."""
+        """Brings the buttons up to date; the 3-D views turn to a nodule that is new."""
         self._node = parameterNode
         volume = None if parameterNode is None else parameterNode.inputVolume
         shown = windowOf(volume)
         for window, button in self._buttons.items():
             button.setEnabled(volume is not None)
             button.setChecked(shown is window)
-        hasPoint = (
-            volume is not None
-            and NoduleScene.pointWorld(parameterNode, parameterNode.nodule) is not None
-        )
+        point = None
+        if volume is not None:
+            point = NoduleScene.pointWorld(parameterNode, parameterNode.nodule)
+            self._followNodule((volume.GetID(), parameterNode.nodule), point)
+        hasPoint = point is not None
         self._ui.zoomButton.setEnabled(hasPoint or self._zoom.isOn)
         self._ui.zoomButton.setChecked(self._zoom.isOn)
         told = _("Zooms the slice views to the selected nodule, and back.")
         self._ui.zoomButton.setToolTip(told if hasPoint else _("Select a nodule first."))
+
+    def _followNodule(self, shown: tuple[str, str], point: Any) -> None:
+        # A loaded scene brings its cameras along.
+        if self._shown not in (None, shown) and point is not None:
+            turnCameras(point)
+        self._shown = shown
 
     def onWindow(self, window: CtWindow) -> None:
         """Shows the CT in a window."""
@@ -100,4 +110,5 @@ class ViewPanel:
     def clear(self) -> None:
         """The scene closes."""
         self._zoom.forget()
+        self._shown = None
         self.refresh(None)
