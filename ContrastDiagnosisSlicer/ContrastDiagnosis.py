@@ -68,6 +68,10 @@ class ContrastDiagnosisWidget(ScriptedLoadableModuleWidget, VTKObservationMixin)
         ScriptedLoadableModuleWidget.setup(self)
         from ContrastDiagnosisLib.Panel import Panel
 
+        # A widget may be deleted without `cleanup`. Children go in their order: this one goes
+        # while those that `cleanup` needs are still there.
+        self._guard = qt.QObject(self.parent)
+        self._guard.connect("destroyed()", self.cleanup)
         uiWidget = slicer.util.loadUI(self.resourcePath("UI/ContrastDiagnosis.ui"))
         self.layout.addWidget(uiWidget)
         self.ui = slicer.util.childWidgetVariables(uiWidget)
@@ -86,14 +90,14 @@ class ContrastDiagnosisWidget(ScriptedLoadableModuleWidget, VTKObservationMixin)
         self.initializeParameterNode()
 
     def cleanup(self) -> None:
-        """The application closes, or the module is reloaded."""
+        """The application closes, the module is reloaded, or the widget is deleted."""
         try:
             self.setParameterNode(None)
         finally:
             self.removeObservers()
-            if self.panel is not None:
-                self.panel.cleanup()
-                self.panel = None
+            panel, self.panel = self.panel, None
+            if panel is not None:
+                panel.cleanup()
 
     def enter(self) -> None:
         """The user opens the module."""

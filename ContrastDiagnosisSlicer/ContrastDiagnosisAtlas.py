@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import qt
 import slicer
 from slicer.i18n import tr as _
 from slicer.i18n import translate
@@ -52,6 +53,10 @@ class ContrastDiagnosisAtlasWidget(ScriptedLoadableModuleWidget):
         ScriptedLoadableModuleWidget.setup(self)
         from ContrastDiagnosisLib.AtlasPanel import AtlasPanel
 
+        # A widget may be deleted without `cleanup`. Children go in their order: this one goes
+        # while those that `cleanup` needs are still there.
+        self._guard = qt.QObject(self.parent)
+        self._guard.connect("destroyed()", self.cleanup)
         uiWidget = slicer.util.loadUI(self.resourcePath("UI/ContrastDiagnosisAtlas.ui"))
         self.layout.addWidget(uiWidget)
         self.ui = slicer.util.childWidgetVariables(uiWidget)

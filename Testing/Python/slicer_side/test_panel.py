@@ -504,6 +504,31 @@ class TestSize:
         assert width >= table.fontMetrics().horizontalAdvance(told)
 
 
+def test_a_second_widget_that_is_deleted_leaves_nothing_behind(
+    load_module, engine, monkeypatch, click, no_error_in_slots
+):
+    import ContrastDiagnosisLib.Panel as panel
+
+    monkeypatch.setattr(panel.Panel.__init__, "__defaults__", (lambda *_: KeptEngine(engine),))
+    module = load_module(MODULE)
+    module.widget.parent.enter()
+    click(module.widget)
+    second = module.parent.createNewWidgetRepresentation()
+    other = second.self()
+    assert other.panel is not None
+    second.delete()
+    assert other.panel is None
+    node = module.widget.logic.getParameterNode()
+    node.mapOpacity = 0.7
+    node.inputVolume.Modified()
+    slicer.app.processEvents()
+    slicer.mrmlScene.Clear(False)
+    slicer.app.processEvents()
+    assert not no_error_in_slots
+    (pointId,) = click(module.widget)
+    assert NoduleScene.documentOf(module.widget.logic.getParameterNode(), pointId) is not None
+
+
 def test_nothing_is_sent_to_a_server_without_consent(load_module, click):
     writeSettings(
         Settings(location="remote", remoteUrl="https://example.org", remoteToken="t" * 32)
