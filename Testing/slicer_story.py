@@ -148,8 +148,7 @@ class Story:
         slicer.util.forceRenderAllViews()
         slicer.app.processEvents()
         place = self.window.geometry
-        screen = qt.QGuiApplication.primaryScreen()
-        shot = screen.grabWindow(0, place.x(), place.y(), place.width(), place.height())
+        shot = self.window.screen().grabWindow(0, place.x(), place.y(), place.width(), place.height())
         shot.save(str(self.out / f"{name}.png"))
 
     def place(self, pointRas: Any, view: str = "Red") -> str:
@@ -406,6 +405,9 @@ def save_and_load(story: Story) -> None:
     node = story.node
     documents = [story.scene.documentOf(node, p) for p in story.scene.pointIds(node)]
     story.selfTest.saveAndLoad()
+    if story.window is None:
+        # Without a window no module is entered.
+        story.widget.initializeParameterNode()
     story.settle()
     node = story.node
     assert [story.scene.documentOf(node, p) for p in story.scene.pointIds(node)] == documents

@@ -38,7 +38,9 @@ def askSaveFile(parent: Any, title: str, name: str, filters: Mapping[str, str]) 
 
     dialog.connect("filterSelected(QString)", onFilter)
     try:
-        if not dialog.exec_():
+        # Named `exec_` in Slicer with Qt 5, `exec` with Qt 6.
+        run = dialog.exec if hasattr(dialog, "exec") else dialog.exec_
+        if not run():
             return ""
         typed = dialog.selectedFiles()[0]
         chosen = suffixes[shown.index(dialog.selectedNameFilter())]

@@ -20,6 +20,9 @@ LOCATIONS = ("local", "remote")
 
 TYPING_MS = 800
 
+FOLDERS, FILES = 1, 2
+"""Of ctkPathLineEdit::Filter; with Qt 6 PythonQt does not have the names."""
+
 PRIVACY = _(
     "A remote server gets the voxels in a box of about 50 mm around each point, for a report also"
     " three thinned slices, and nothing else: no name, no identifier, no date. Nothing is sent"
@@ -62,9 +65,9 @@ class SetupPanel:
                 " Slicer's own. Slicer's packages then stay as they are."
             )
         )
-        self.python.filters = ctk.ctkPathLineEdit.Files
+        self.python.filters = FILES
         self.bundle = ctk.ctkPathLineEdit()
-        self.bundle.filters = ctk.ctkPathLineEdit.Dirs
+        self.bundle.filters = FOLDERS
         self.bundle.setToolTip(_("Folder of a bundle; empty for the one that comes along."))
         self.device = _combo([_("GPU if there is one"), _("CPU"), _("GPU (CUDA)")])
         self.url = qt.QLineEdit()

@@ -129,7 +129,8 @@ class ctkSliderWidget(qt.QWidget):
 class ctkPathLineEdit(qt.QWidget):
     """A line for a path; the browse button opens nothing here.
 
-    As in CTK an empty line is no valid input: it is told by `validInputChanged` alone.
+    As in CTK an empty line is no valid input: it is told by `validInputChanged` alone. The names of
+    its filters are missing with Qt 6.
     """
 
     currentPathChanged = Signal(str)
@@ -140,7 +141,6 @@ class ctkPathLineEdit(qt.QWidget):
     settingKey = stored(str, "settingKey", "")
     showBrowseButton = stored(bool, "showBrowseButton", True)
     showHistoryButton = stored(bool, "showHistoryButton", True)
-    Dirs, Files, Readable, Writable, Executable = 1, 2, 16, 32, 64
 
     def __init__(self, parent=None):
         super().__init__(parent)

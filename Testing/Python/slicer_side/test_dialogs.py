@@ -27,7 +27,7 @@ def answered(monkeypatch, scene, tmp_path):
                 dialog.selectFile(name)
             return qt.QDialog.Accepted
 
-        monkeypatch.setattr(qt.QFileDialog, "exec_", accept)
+        monkeypatch.setattr(qt.QFileDialog, "exec", accept)
         return askSaveFile(qt.QWidget(), "Save report", suggested, KINDS)
 
     return run
