@@ -111,6 +111,8 @@ class ContrastDiagnosisWidget(ScriptedLoadableModuleWidget, VTKObservationMixin)
 
     def onSceneStartClose(self, caller: Any, event: Any) -> None:
         """What is on its way is dropped."""
+        if self._parameterNode is not None:
+            self.panel.compare.release(self._parameterNode)
         self.setParameterNode(None)
 
     def onSceneEndClose(self, caller: Any, event: Any) -> None:

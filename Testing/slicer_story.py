@@ -148,7 +148,9 @@ class Story:
         slicer.util.forceRenderAllViews()
         slicer.app.processEvents()
         place = self.window.geometry
-        shot = self.window.screen().grabWindow(0, place.x(), place.y(), place.width(), place.height())
+        shot = self.window.screen().grabWindow(
+            0, place.x(), place.y(), place.width(), place.height()
+        )
         shot.save(str(self.out / f"{name}.png"))
 
     def place(self, pointRas: Any, view: str = "Red") -> str:
@@ -400,7 +402,9 @@ def save_and_load(story: Story) -> None:
     """All comes back, without asking the engine."""
     story.panel.onNoduleSelected(0)
     story.panel.result.cases.selectRow(1)
-    story.wait(lambda: story.panel.compare.node(story.node, "queryMap") is not None)
+    if story.window is not None:
+        story.wait(lambda: story.panel.compare.isShown)
+    story.wait(lambda: "distance" in story.panel.ui.remarksLabel.text)
     story.settle()
     node = story.node
     documents = [story.scene.documentOf(node, p) for p in story.scene.pointIds(node)]
@@ -416,6 +420,11 @@ def save_and_load(story: Story) -> None:
         for p in story.scene.pointIds(node)
     )
     assert story.panel.compare.node(node, "queryMap") is not None
+    if story.window is not None:
+        assert story.panel.compare.isShown
+        view = slicer.app.layoutManager().sliceWidget("ContrastQuery").mrmlSliceNode()
+        assert abs(view.GetSliceOffset() - story.points[0][2]) < 10
+        legend_pixels("ContrastQuery")
     story.picture("10_reloaded")
 
 
@@ -504,8 +513,9 @@ def own_ct(story: Story) -> None:
     file, _colon, place = os.environ[CT_VARIABLE].rpartition(":")
     point = tuple(float(v) for v in place.split(","))
     volume = slicer.util.loadVolume(file)
-    story.wait(lambda: story.node.inputVolume is not None)
-    story.node.inputVolume = volume
+    if story.window is None:
+        story.widget.initializeParameterNode()
+    story.wait(lambda: story.node.inputVolume is volume)
     story.diagnosed(story.place(point))
     times, blocks = [], []
     for _ in range(WARM_CLICKS):

@@ -177,6 +177,17 @@ class CompareView:
             if composite is not None:
                 composite.SetForegroundOpacity(opacity)
 
+    def release(self, parameterNode: Any) -> None:
+        """The scene is about to close: contours and segments no longer tell of their views' going.
+
+        A display node that loses its view while the scene closes is modified, and Slicer's subject
+        hierarchy, empty by then, complains that it does not know the segmentation.
+        """
+        contours = (roleOf(parameterNode, role) for role in ("queryContour", "caseContour"))
+        for node in (parameterNode.segmentation, *contours):
+            if node is not None and node.GetDisplayNode() is not None:
+                node.GetDisplayNode().SetDisableModifiedEvent(True)
+
     def clear(self, parameterNode: Any) -> None:
         """Removes all nodes of the comparison; the nodule's view shows the CT alone."""
         self._timer.stop()

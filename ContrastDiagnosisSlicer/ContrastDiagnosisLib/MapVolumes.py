@@ -12,9 +12,10 @@ from ContrastDiagnosisLib.OwnNodes import keepRole, roleOf
 MAP_COLOURS = "vtkMRMLColorTableNodeFileColdToHotRainbow.txt"
 
 LEGEND_POSITION = (0.99, 0.5)
-LEGEND_SIZE = (0.08, 0.35)
-"""Shares of the view, (width, height): a narrow strip at the right edge, numbers included."""
-LEGEND_FONT_POINTS = 11
+LEGEND_SIZE = (0.055, 0.3)
+"""Shares of the view, (width, height): a narrow strip at the right edge. Slicer makes the numbers
+as large as the width allows, whatever font size is set.
+"""
 
 
 def putVolume(
@@ -60,8 +61,5 @@ def addLegend(node: Any) -> None:
     legend.SetNumberOfLabels(3)
     legend.SetPosition(*LEGEND_POSITION)
     legend.SetSize(*LEGEND_SIZE)
-    for text in (legend.GetLabelTextProperty(), legend.GetTitleTextProperty()):
-        text.SetFontSize(LEGEND_FONT_POINTS)
-        text.SetFontFamilyToArial()
     legend.EndModify(wasModifying)
     legend.Modified()

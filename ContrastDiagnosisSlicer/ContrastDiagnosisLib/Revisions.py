@@ -247,8 +247,8 @@ def readingOf(parameterNode: Any, pointId: str) -> dict[str, Any] | None:
 
 
 def _newBox(volume: Any, pointId: str, look: bool, concept: str, number: int) -> Any:
-    told = _("look here: {what} (nodule {number})") if look else ""
-    told = told or _("ignore here: {what} (nodule {number})")
+    # Short: the views show it.
+    told = _("look, nodule {number}: {what}") if look else _("ignore, nodule {number}: {what}")
     name = told.format(what=concept or _("all concepts"), number=number)
     node = newNode(BOX, volume, pointId, f"{SIGNS[look]} {name}")
     node.SetAttribute(LOOK_ATTRIBUTE, "1" if look else "0")

@@ -62,13 +62,10 @@ class ViewPanel:
         self._node = parameterNode
         point = NoduleScene.pointWorld(parameterNode, parameterNode.nodule)
         if point is not None:
-            slicer.vtkMRMLSliceNode.JumpAllSlices(slicer.mrmlScene, *point)
-            turnCameras(point)
-            if self._zoom.isOn:
-                self._zoom.zoomTo(point)
+            self._lookAt(point)
 
     def refresh(self, parameterNode: Any) -> None:
-        """Brings the buttons up to date; the 3-D views turn to a nodule that is new."""
+        """Brings the buttons up to date; the views turn to a nodule that is new."""
         self._node = parameterNode
         volume = None if parameterNode is None else parameterNode.inputVolume
         shown = windowOf(volume)
@@ -86,10 +83,16 @@ class ViewPanel:
         self._ui.zoomButton.setToolTip(told if hasPoint else _("Select a nodule first."))
 
     def _followNodule(self, shown: tuple[str, str], point: Any) -> None:
-        # A loaded scene brings its cameras along.
+        # A loaded scene brings its views along.
         if self._shown not in (None, shown) and point is not None:
-            turnCameras(point)
+            self._lookAt(point)
         self._shown = shown
+
+    def _lookAt(self, point: Any) -> None:
+        slicer.vtkMRMLSliceNode.JumpAllSlices(slicer.mrmlScene, *point)
+        turnCameras(point)
+        if self._zoom.isOn:
+            self._zoom.zoomTo(point)
 
     def onWindow(self, window: CtWindow) -> None:
         """Shows the CT in a window."""
