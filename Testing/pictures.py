@@ -1,6 +1,6 @@
 """The pictures of `Resources` made anew: `make pictures`.
 
-The report's need Chromium on the path; the panels' are drawn offscreen by the headless stand-ins.
+The report's need Chromium on the path; those of Slicer come from `make slicer-story`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from PIL import Image
 
 ROOT = Path(__file__).parents[1]
 RESOURCES = ROOT / "Resources"
-sys.path[:0] = [str(ROOT / "Testing" / "headless"), str(ROOT / "ContrastDiagnosisSlicer")]
+sys.path.insert(0, str(ROOT / "ContrastDiagnosisSlicer"))
 
 REPORT = {
     "demo_report.png": ("header, section.columns", 1180, None),
@@ -26,14 +26,16 @@ REPORT = {
 }
 """What of the report each picture shows, its width, and its height if not all is shown."""
 
+STORY = {"panel.png": "08_boxes", "compare.png": "06_compare"}
+"""Chapter of the story that each picture of Slicer shows."""
+
 TALL = 4000
-PANEL_SIZE = (600, 1480)
 LIMIT_S = 120
 
 
 def main() -> None:
     """Draws all of them."""
-    draw_panels()
+    take_story()
     chromium = shutil.which("chromium") or shutil.which("chromium-browser")
     if chromium is None:
         sys.exit("no Chromium on the path: the pictures of the report stay as they are")
@@ -69,42 +71,14 @@ def without_rest(image: Image.Image, margin: int = 12) -> Image.Image:
     return image.crop((0, 0, image.width, min(int(drawn[-1]) + margin, image.height)))
 
 
-def draw_panels() -> None:
-    """The panel with the phantom's nodules; of the first a concept is rejected and a box drawn."""
-    import headless
-
-    headless.start()
-    headless.reset()
-    from ContrastDiagnosisLib import SamplePhantom
-    from ContrastDiagnosisLib.Settings import Settings, writeSettings
-
-    writeSettings(Settings(python=sys.executable, device="cpu"))
-    folder = ROOT / "ContrastDiagnosisSlicer"
-    module = headless.load_module(folder / "ContrastDiagnosis.py")
-    widget = module.widget
-    widget.parent.enter()
-    node = widget.logic.getParameterNode()
-    node.inputVolume = SamplePhantom.loadPhantom()
-
-    def settled() -> bool:
-        return not widget.panel.session.isRunning and not widget.panel.concepts.isRunning
-
-    for point in SamplePhantom.NODULE_CENTERS_RAS:
-        widget.logic.addNodule(point)
-        headless.wait_until(settled, LIMIT_S)
-    widget.panel.onNoduleSelected(0)
-    widget.panel.onCaseSelected(0)
-    headless.wait_until(settled, LIMIT_S)
-    widget.panel.concepts.onReject("non-spherical", True)
-    widget.panel.concepts.onBox(True, True)
-    widget.panel.concepts.onConcept("spiculated")
-    headless.wait_until(settled, LIMIT_S)
-    widget.parent.resize(*PANEL_SIZE)
-    file = RESOURCES / "panel.png"
-    widget.parent.grab().save(str(file))
-    without_rest(Image.open(file).convert("RGB")).save(file, optimize=True)
-    print(f"wrote {file}")
-    module.unload()
+def take_story() -> None:
+    """What the story in the real application left in `out/story`."""
+    for name, chapter in STORY.items():
+        shot = ROOT / "out" / "story" / f"{chapter}.png"
+        if not shot.is_file():
+            sys.exit(f"no {shot}: run make slicer-story SLICER=/path/to/Slicer first")
+        Image.open(shot).convert("RGB").save(RESOURCES / name, optimize=True)
+        print(f"wrote {RESOURCES / name}")
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from slicer.i18n import tr as _
 
 from ContrastDiagnosisLib.MapVolumes import addLegend, colourAsMap, putVolume
 from ContrastDiagnosisLib.OwnNodes import POINT_ATTRIBUTE, removeRole, roleOf
+from ContrastDiagnosisLib.SliceViews import compositeOf, sliceNodes
 
 ROLE = "conceptMap"
 CONCEPT_ATTRIBUTE = "ContrastDiagnosis.concept"
@@ -75,9 +76,6 @@ def removeMap(parameterNode: Any) -> None:
 
 
 def _viewsOf(volume: Any) -> list[Any]:
-    """The slice views with the CT as background; a case's picture is another volume."""
-    return [
-        composite
-        for composite in slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode")
-        if composite.GetBackgroundVolumeID() == volume.GetID()
-    ]
+    """The slice views with the CT as background, but for those of the comparison."""
+    composites = [compositeOf(node.GetLayoutName()) for node in sliceNodes()]
+    return [c for c in composites if c is not None and c.GetBackgroundVolumeID() == volume.GetID()]

@@ -65,9 +65,8 @@ class ResultPanel:
         self.confidence = makeLabel()
         self.cases = makeTable(CASE_COLUMNS, CASE_TIPS, stretched=1)
         self.cases.setIconSize(qt.QSize(PICTURE_PIXELS, PICTURE_PIXELS))
-        self.ratings = makeLabel()
         for widget in (
-            self.nodules, self.headline, self.confidence, self.notices, self.cases, self.ratings,
+            self.nodules, self.headline, self.confidence, self.notices, self.cases,
         ):  # fmt: skip
             layout.addWidget(widget)
         self._items: dict[str, list[Any]] = {}
@@ -128,7 +127,9 @@ class ResultPanel:
         self.cases.setColumnHidden(0, not any(c["has_pixels"] for c in self._shown))
         self.cases.setVisible(bool(self._shown))
         fitRows(self.cases)
-        self._showRatings(case)
+        for row, shown in enumerate(self._shown):
+            for column in range(len(CASE_COLUMNS)):
+                self.cases.item(row, column).setToolTip(_ratingsOf(shown))
 
     def showPicture(self, caseId: str, png: bytes) -> None:
         """Puts a picture beside a case of the gallery."""
@@ -167,17 +168,7 @@ class ResultPanel:
     def _onCaseSelected(self) -> None:
         row = selectedRow(self.cases)
         if not self._filling and row >= 0:
-            self._showRatings(row)
             self._onCase(row)
-
-    def _showRatings(self, row: int) -> None:
-        if not 0 <= row < len(self._shown):
-            self.ratings.setText("")
-        else:
-            case = self._shown[row]
-            told = _("Readers' ratings of {case}: {ratings}")
-            self.ratings.setText(told.format(case=case["case_id"], ratings=ratingsText(case)))
-        self.ratings.setVisible(bool(self.ratings.text))
 
 
 def selectedRow(table: Any) -> int:
@@ -186,9 +177,10 @@ def selectedRow(table: Any) -> int:
     return items[0].row() if items else -1
 
 
-def ratingsText(case: dict[str, Any]) -> str:
-    """The readers' mean ratings of a case."""
-    return ", ".join(f"{name} {value:.1f}" for name, value in case["ratings"].items())
+def _ratingsOf(case: dict[str, Any]) -> str:
+    """What the readers said of a case."""
+    text = ", ".join(f"{name} {value:.1f}" for name, value in case["ratings"].items())
+    return _("Readers' ratings of {case}: {ratings}").format(case=case["case_id"], ratings=text)
 
 
 def _noduleTexts(document: dict[str, Any] | None, state: PointState) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import html
 import json
 import os
 import signal
@@ -73,6 +74,7 @@ def test_a_click_brings_segment_score_and_cases_into_the_scene(widget, click, ph
     panel = widget.panel.result
     assert document["verdict"] in panel.headline.text
     assert panel.cases.rowCount == 6
+    assert "Readers' ratings" in html.unescape(panel.cases.item(0, 1).toolTip())
     assert panel.nodules.rowCount == 1
     assert widget.ui.applyButton.text == "Diagnose"
     assert message(widget) == ""

@@ -303,6 +303,34 @@ class TestMaps:
         assert compositeOf(CASE_VIEW).GetBackgroundVolumeID() is None
         assert noteIn(CASE_VIEW) == ""
 
+    def test_a_concept_map_does_not_take_the_place_of_the_comparison(
+        self, widget, compared, wait_until
+    ):
+        for view in (QUERY_VIEW, CASE_VIEW):
+            # As Slicer does with every view when a volume is loaded.
+            compositeOf(view).SetBackgroundVolumeID(compared.inputVolume.GetID())
+        before = compositeOf(QUERY_VIEW).GetForegroundVolumeID()
+        widget.panel.concepts.onConcept("spiculated")
+        wait_until(lambda: roleOf(compared, "conceptMap") is not None, LIMIT_S)
+        shownMap = roleOf(compared, "conceptMap").GetID()
+        assert compositeOf(RED).GetForegroundVolumeID() == shownMap
+        assert compositeOf(QUERY_VIEW).GetForegroundVolumeID() == before != shownMap
+        assert compositeOf(CASE_VIEW).GetForegroundVolumeID() != shownMap
+
+    def test_segmentations_are_silent_while_the_scene_closes(self, widget, compared):
+        """Slicer's subject hierarchy, empty by then, would complain of displays that lose views."""
+        nodes = (compared.segmentation, roleOf(compared, "queryContour"))
+        displays = [node.GetDisplayNode() for node in nodes]
+        told = []
+        tag = slicer.mrmlScene.AddObserver(
+            slicer.vtkMRMLScene.StartCloseEvent,
+            lambda *_: told.extend(d.GetDisableModifiedEvent() for d in displays),
+            -1.0,
+        )
+        slicer.mrmlScene.Clear(False)
+        slicer.mrmlScene.RemoveObserver(tag)
+        assert told == [1, 1]
+
     def test_segments_are_outlines_while_a_map_is_shown(self, widget, click, wait_until):
         click(widget)
         node = widget.logic.getParameterNode()
