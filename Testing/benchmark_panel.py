@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-sys.path[:0] = [str(ROOT / "Testing" / "headless"), str(ROOT / "ContrastDiagnosisSlicer")]
+sys.path[:0] = [str(ROOT / p) for p in ("Testing", "Testing/headless", "ContrastDiagnosisSlicer")]
 
 import headless
 
@@ -23,31 +23,10 @@ headless.reset()
 import qt
 from ContrastDiagnosisLib import NoduleScene, SamplePhantom
 from ContrastDiagnosisLib.Settings import Settings, writeSettings
+from loop_watch import LoopWatch
 
 CLICKS = 15
 WARM_UP = 3
-TIMER_MS = 5
-
-
-class LoopWatch:
-    """The longest pause between two ticks of a timer."""
-
-    def __init__(self) -> None:
-        self.longest_s = 0.0
-        self._last = time.perf_counter()
-        self._timer = qt.QTimer()
-        self._timer.setInterval(TIMER_MS)
-        self._timer.connect("timeout()", self._tick)
-        self._timer.start()
-
-    def restart(self) -> None:
-        """Forgets what was between two diagnoses."""
-        self._last = time.perf_counter()
-
-    def _tick(self) -> None:
-        now = time.perf_counter()
-        self.longest_s = max(self.longest_s, now - self._last)
-        self._last = now
 
 
 def main() -> None:

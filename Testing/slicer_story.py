@@ -14,7 +14,7 @@ import statistics
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +24,15 @@ import slicer
 import slicer.util
 import vtk
 
+# Slicer runs the file as text: it has no folder of its own.
+sys.path.append(str(Path(slicer.modules.contrastdiagnosis.path).parents[1] / "Testing"))
+from loop_watch import LoopWatch
+
 OUT_VARIABLE = "CONTRASTDIAGNOSIS_STORY"
 CT_VARIABLE = "CONTRASTDIAGNOSIS_STORY_CT"
 """`file:R,A,S`: a CT of one's own and a nodule in it, for the times and a picture."""
 
 LIMIT_S = 180
-TIMER_MS = 5
 WARM_CLICKS = 5
 PANEL_PIXELS = 420
 WINDOW_PIXELS = (1440, 900)
@@ -70,29 +73,6 @@ class Failures:
             if not any(known in text for known in OF_SLICER):
                 found.append(f"{level}: {text}")
         return found
-
-
-class LoopWatch:
-    """The longest time in which the event loop did not turn."""
-
-    def __init__(self) -> None:
-        self.longest_s = 0.0
-        self._last = time.perf_counter()
-        self._timer = qt.QTimer()
-        self._timer.setInterval(TIMER_MS)
-        self._timer.connect("timeout()", self._tick)
-        self._timer.start()
-
-    def stop(self) -> float:
-        """Gives the longest pause, s."""
-        self._tick()
-        self._timer.stop()
-        return self.longest_s
-
-    def _tick(self) -> None:
-        now = time.perf_counter()
-        self.longest_s = max(self.longest_s, now - self._last)
-        self._last = now
 
 
 class Story:
@@ -174,6 +154,22 @@ class Story:
         x, y = (round(v) for v in toXy.MultiplyPoint([*pointRas, 1.0])[:2])
         slicer.util.clickAndDrag(widget, button="None", start=(x - 3, y), end=(x, y), steps=3)
         slicer.util.clickAndDrag(widget, start=(x, y), end=(x, y), steps=0)
+
+    def timed(self, name: str, points: Sequence[Any], before: Callable[[], None]) -> None:
+        """Notes the median time from a click to the scene, and the longest block meanwhile."""
+        times, blocks = [], []
+        for point in points:
+            before()
+            self.settle()
+            watch, began = LoopWatch(), time.perf_counter()
+            pointId = self.place(point)
+            self.wait(lambda pointId=pointId: self.scene.documentOf(self.node, pointId))
+            slicer.app.processEvents()
+            times.append(time.perf_counter() - began)
+            blocks.append(watch.stop())
+        self.settle()
+        self.figures[f"warm click to scene, {name}, median (s)"] = statistics.median(times)
+        self.figures[f"longest block, {name}, median (s)"] = statistics.median(blocks)
 
     def diagnosed(self, pointId: str) -> dict[str, Any]:
         """What the engine says of a point."""
@@ -360,18 +356,7 @@ def move_and_undo(story: Story) -> None:
 
 def several_points(story: Story) -> None:
     """More nodules, one of them nothing, one removed; warm clicks are timed."""
-    times, blocks = [], []
-    for point in story.points[1:4]:
-        watch, began = LoopWatch(), time.perf_counter()
-        pointId = story.place(point)
-        story.wait(lambda pointId=pointId: story.scene.documentOf(story.node, pointId))
-        story.wait(lambda: not story.panel.session.isRunning)
-        slicer.app.processEvents()
-        times.append(time.perf_counter() - began)
-        blocks.append(watch.stop())
-        story.settle()
-    story.figures["warm click to scene, phantom, median (s)"] = statistics.median(times)
-    story.figures["longest block, phantom, median (s)"] = statistics.median(blocks)
+    story.timed("phantom", story.points[1:4], lambda: None)
     rows = story.panel.result.nodules.rowCount
     assert rows == 4
     air = story.place((-72.0, 22.0, 84.0))
@@ -517,19 +502,7 @@ def own_ct(story: Story) -> None:
         story.widget.initializeParameterNode()
     story.wait(lambda: story.node.inputVolume is volume)
     story.diagnosed(story.place(point))
-    times, blocks = [], []
-    for _ in range(WARM_CLICKS):
-        story.node.points.RemoveAllControlPoints()
-        story.settle()
-        watch, began = LoopWatch(), time.perf_counter()
-        pointId = story.place(point)
-        story.wait(lambda pointId=pointId: story.scene.documentOf(story.node, pointId))
-        slicer.app.processEvents()
-        times.append(time.perf_counter() - began)
-        blocks.append(watch.stop())
-        story.settle()
-    story.figures["warm click to scene, own CT, median (s)"] = statistics.median(times)
-    story.figures["longest block, own CT, median (s)"] = statistics.median(blocks)
+    story.timed("own CT", WARM_CLICKS * [point], lambda: story.node.points.RemoveAllControlPoints())
     story.panel.onNoduleSelected(0)
     story.picture("15_own_ct")
     story.panel.concepts.panel.table.selectRow(0)

@@ -12,7 +12,7 @@ import slicer
 from contrastdiagnosis.phantom import PhantomNodule, make_phantom
 from contrastdiagnosis.revision import Box
 from ContrastDiagnosisLib import ConceptView, NoduleScene, Revisions
-from ContrastDiagnosisLib.ConceptPanel import LOGITS, PROBABILITY, REJECT
+from ContrastDiagnosisLib.ConceptPanel import BAR_COLOURS, LOGITS, PROBABILITY, REJECT
 from ContrastDiagnosisLib.OwnNodes import roleOf
 from ContrastDiagnosisLib.Settings import Settings, writeSettings
 from ContrastDiagnosisLib.VolumeBridge import InputError
@@ -111,6 +111,19 @@ def test_a_diagnosis_tells_its_concepts_without_another_request(story):
     assert panel.disagreement.text == disagreement
     assert panel.disagreement.isVisibleTo(panel.widget) == bool(disagreement)
     assert not panel.resetButton.enabled
+
+
+def test_a_share_is_a_drawn_bar_not_a_widget(story):
+    """A widget in each cell repaints at every value; a box that is dragged sets them all."""
+    table = story.panel.table
+    shares = []
+    for row in range(table.rowCount):
+        assert all(table.cellWidget(row, column) is None for column in range(table.columnCount))
+        image = table.item(row, PROBABILITY).data(qt.Qt.DecorationRole).toImage()
+        colours = [image.pixelColor(x, 5).name() for x in range(image.width())]
+        shares.append(colours.count(BAR_COLOURS[0]) / len(colours))
+    told = [float(table.item(row, PROBABILITY).text()) for row in range(table.rowCount)]
+    assert shares == pytest.approx(told, abs=0.02)
 
 
 def test_disagreement_of_cases_and_concepts_is_told(story):
