@@ -19,6 +19,8 @@ from slicer.ScriptedLoadableModule import (
 )
 from slicer.util import VTKObservationMixin
 
+FILE_LOADED = "newFileLoaded(qSlicerIO::IOProperties)"
+
 
 class ContrastDiagnosis(ScriptedLoadableModule):
     """What Slicer shows of the module before it is opened."""
@@ -87,6 +89,7 @@ class ContrastDiagnosisWidget(ScriptedLoadableModuleWidget, VTKObservationMixin)
             (slicer.mrmlScene.NodeAddedEvent, self.onNodeAdded),
         ):
             self.addObserver(slicer.mrmlScene, event, method)
+        slicer.app.ioManager().connect(FILE_LOADED, self.onFileLoaded)
         self.initializeParameterNode()
 
     def cleanup(self) -> None:
@@ -95,6 +98,7 @@ class ContrastDiagnosisWidget(ScriptedLoadableModuleWidget, VTKObservationMixin)
             self.setParameterNode(None)
         finally:
             self.removeObservers()
+            slicer.app.ioManager().disconnect(FILE_LOADED, self.onFileLoaded)
             panel, self.panel = self.panel, None
             if panel is not None:
                 panel.cleanup()
@@ -132,6 +136,15 @@ class ContrastDiagnosisWidget(ScriptedLoadableModuleWidget, VTKObservationMixin)
         isWanted = self.parent.isEntered and node is not None and node.inputVolume is None
         if isWanted and not slicer.mrmlScene.IsBatchProcessing():
             qt.QTimer.singleShot(0, self.selectVolume)
+
+    def onFileLoaded(self, properties: Any) -> None:
+        """While a volume was loaded, the event loop ran before it had its display and window."""
+        if self.parent.isEntered:
+            self.selectVolume()
+        node = self._parameterNode
+        volume = None if node is None else node.inputVolume
+        if volume is not None and volume.GetID() in properties.get("nodeIDs", ()):
+            self.panel.views.onLoaded(volume)
 
     def initializeParameterNode(self) -> None:
         """The CT that is seen, else the first, is selected to save a click."""

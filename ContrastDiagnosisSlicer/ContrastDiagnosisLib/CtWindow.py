@@ -35,18 +35,26 @@ def windowOf(volume: Any) -> CtWindow | None:
 
 
 def setLungWindowOnce(volume: Any) -> None:
-    """The lung window for a CT that is selected for the first time, unless the user chose one.
+    """The lung window for a CT that is shown for the first time, unless the user chose one.
 
     Slicer's automatic window shows lung in one grey. A window that the file brought along is no
     choice of the user: DICOM's are kept as presets. What holds no air is no CT of a chest.
     """
     display = volume.GetDisplayNode()
-    if display is None or volume.GetAttribute(SET_ATTRIBUTE) or not holdsAir(volume):
+    if display is None or volume.GetAttribute(SET_ATTRIBUTE):
         return
     volume.SetAttribute(SET_ATTRIBUTE, "1")
+    if not holdsAir(volume):
+        return
     presets = [
         (display.GetWindowPreset(n), display.GetLevelPreset(n))
         for n in range(display.GetNumberOfWindowLevelPresets())
     ]
     if display.GetAutoWindowLevel() or (display.GetWindow(), display.GetLevel()) in presets:
         setWindow(volume, CtWindow.LUNG)
+
+
+def setWindowAfterLoading(volume: Any) -> None:
+    """A file was loaded to its end: what was set before, Slicer has replaced."""
+    volume.RemoveAttribute(SET_ATTRIBUTE)
+    setLungWindowOnce(volume)

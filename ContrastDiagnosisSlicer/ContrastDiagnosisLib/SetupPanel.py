@@ -114,7 +114,7 @@ class SetupPanel:
         # A path changes with every letter that is typed: the engine waits for the last one.
         self.allowed.toggled.connect(self._onAllowed)
         self.allowed.toggled.connect(self._onEdited)
-        self._typing = qt.QTimer()
+        self._typing = qt.QTimer(self.widget)
         self._typing.setSingleShot(True)
         self._typing.setInterval(TYPING_MS)
         self._typing.connect("timeout()", self._onEdited)

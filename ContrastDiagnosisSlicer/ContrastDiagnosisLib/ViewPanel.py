@@ -8,7 +8,13 @@ import slicer
 from slicer.i18n import tr as _
 
 from ContrastDiagnosisLib import NoduleScene
-from ContrastDiagnosisLib.CtWindow import CtWindow, setLungWindowOnce, setWindow, windowOf
+from ContrastDiagnosisLib.CtWindow import (
+    CtWindow,
+    setLungWindowOnce,
+    setWindow,
+    setWindowAfterLoading,
+    windowOf,
+)
 from ContrastDiagnosisLib.SliceViews import (
     NoduleZoom,
     seenVolumes,
@@ -47,15 +53,18 @@ class ViewPanel:
         self._node = parameterNode
         self._zoom.forget()
         volume = parameterNode.inputVolume
-        try:
-            checkVolume(volume)
-        except InputError:
+        if not _isCt(volume):
             return
-        setLungWindowOnce(volume)
         if isChosen:
             showResultsOf(volume)
         if isChosen or volume not in seenVolumes():
             showVolume(volume)
+
+    def onLoaded(self, volume: Any) -> None:
+        """The selected volume is loaded to its end."""
+        if _isCt(volume):
+            setWindowAfterLoading(volume)
+            self.refresh(self._node)
 
     def onNodule(self, parameterNode: Any) -> None:
         """Turns the views to the selected nodule."""
@@ -68,6 +77,9 @@ class ViewPanel:
         """Brings the buttons up to date; the views turn to a nodule that is new."""
         self._node = parameterNode
         volume = None if parameterNode is None else parameterNode.inputVolume
+        if _isCt(volume):
+            # A large volume is selected while it is still being loaded, and has no display yet.
+            setLungWindowOnce(volume)
         shown = windowOf(volume)
         for window, button in self._buttons.items():
             button.setEnabled(volume is not None)
@@ -115,3 +127,12 @@ class ViewPanel:
         self._zoom.forget()
         self._shown = None
         self.refresh(None)
+
+
+def _isCt(volume: Any) -> bool:
+    """Whether a volume can be a CT, by its kind."""
+    try:
+        checkVolume(volume)
+    except InputError:
+        return False
+    return True

@@ -108,7 +108,8 @@ def _signal(sender, signature: str):
     methods = [meta_object.method(i) for i in range(meta_object.methodCount())]
     kind = QtCore.QMetaMethod.MethodType.Signal
     methods = [m.methodSignature().data().decode() for m in methods if m.methodType() == kind]
-    if re.sub(r"vtk\w+\*", "PyObject", normal) not in methods:
+    asQt = normal.replace("qSlicerIO::IOProperties", "QVariantMap")
+    if re.sub(r"vtk\w+\*", "PyObject", asQt) not in methods:
         raise ValueError(f"{meta_object.className()} has no signal {normal}, only {methods}")
     name, types = normal.rstrip(")").split("(")
     signal = getattr(sender, name)

@@ -143,6 +143,32 @@ class TestWindow:
         assert windowOf(volume) is CtWindow.LUNG
         assert widget.ui.lungButton.checked
 
+    def test_a_ct_that_is_selected_while_it_is_loaded_comes_up_in_it_too(
+        self, widget, phantom, wait_until
+    ):
+        """Slicer runs its event loop before a large volume has a display."""
+        volume = add_ct(phantom)
+        volume.RemoveAllDisplayNodeIDs()
+        widget.logic.getParameterNode().inputVolume = volume
+        volume.CreateDefaultDisplayNodes()
+        wait_until(lambda: windowOf(volume) is CtWindow.LUNG, LIMIT_S)
+
+    def test_a_ct_from_a_file_comes_up_in_it(self, widget, phantom, wait_until, tmp_path):
+        """Slicer sets its own window at the end of loading, when the CT is selected already."""
+        file = str(tmp_path / "ct.nrrd")
+        assert slicer.util.saveNode(add_ct(phantom), file)
+        slicer.mrmlScene.Clear(False)
+        volume = slicer.util.loadVolume(file)
+        node = widget.logic.getParameterNode()
+        wait_until(lambda: node.inputVolume is volume, LIMIT_S)
+        slicer.app.processEvents()
+        assert windowOf(volume) is CtWindow.LUNG
+        volume.GetDisplayNode().SetAutoWindowLevel(True)
+        other = slicer.util.loadVolume(file)
+        slicer.app.processEvents()
+        assert node.inputVolume is volume is not other
+        assert volume.GetDisplayNode().GetAutoWindowLevel()
+
     def test_the_switch_goes_to_the_mediastinum_and_back(self, widget, phantom):
         volume = add_ct(phantom)
         widget.logic.getParameterNode().inputVolume = volume

@@ -133,9 +133,13 @@ class qSlicerModuleManager(qt.QObject):
         return getattr(slicer.modules, name.lower(), None)
 
 
-class qSlicerCoreIOManager:
-    """Loads and saves scenes, scalar volumes and what has a storage node."""
+class qSlicerCoreIOManager(qt.QObject):
+    """Loads and saves scenes, scalar volumes and what has a storage node.
 
+    As in Slicer the event loop runs while a volume is loaded, and its window is set at the end.
+    """
+
+    newFileLoaded = Signal("QVariantMap")
     CLASSES = types.MappingProxyType(
         {"VolumeFile": "vtkMRMLScalarVolumeNode", "SegmentationFile": "vtkMRMLSegmentationNode"}
     )
@@ -167,8 +171,13 @@ class qSlicerCoreIOManager:
             return False
         scene.AddNode(storage)
         node.SetAndObserveStorageNodeID(storage.GetID())
+        qt.QCoreApplication.processEvents()
         node.CreateDefaultDisplayNodes()
+        qt.QCoreApplication.processEvents()
+        if filetype == "VolumeFile":
+            node.GetDisplayNode().SetAutoWindowLevel(True)
         nodes.AddItem(node)
+        self.newFileLoaded.emit({**properties, "fileType": filetype, "nodeIDs": [node.GetID()]})
         return True
 
     def saveNodes(self, filetype, properties, messages):
