@@ -28,13 +28,29 @@ def keepWithVolume(parameterNode: Any) -> None:
         for node in nodesOfVolume(className, volume):
             if node.GetAttribute(FRAME_ATTRIBUTE) is None:
                 putInFrame(volume, node)
-    followers = [
-        *(node for name in RESULT_CLASSES for node in nodesOfVolume(name, volume)),
-        *(roleOf(parameterNode, role) for role in ROLES),
-    ]
-    for node in followers:
-        if node is not None and node.GetTransformNodeID() != volume.GetTransformNodeID():
+    for node in followersOf(parameterNode):
+        if node.GetTransformNodeID() != volume.GetTransformNodeID():
             node.SetAndObserveTransformNodeID(volume.GetTransformNodeID())
+
+
+def moveAlong(parameterNode: Any, moved: np.ndarray) -> None:
+    """Moves all of ours in the selected CT's own frame, as its grid was.
+
+    Hardening a transform moves the grid, and so does centring the volume.
+
+    Args:
+        parameterNode: With the CT.
+        moved: (4, 4) from old to new coordinates, RAS mm.
+    """
+    for node in followersOf(parameterNode):
+        node.ApplyTransformMatrix(slicer.util.vtkMatrixFromArray(moved))
+
+
+def followersOf(parameterNode: Any) -> list[Any]:
+    """Points, segments, boxes and maps of the selected CT."""
+    results = [n for c in RESULT_CLASSES for n in nodesOfVolume(c, parameterNode.inputVolume)]
+    shown = [roleOf(parameterNode, role) for role in ROLES]
+    return [*results, *(node for node in shown if node is not None)]
 
 
 def putInFrame(volume: Any, markups: Any) -> None:

@@ -9,10 +9,12 @@ from slicer.i18n import tr as _
 
 from ContrastDiagnosisLib import NoduleScene
 from ContrastDiagnosisLib.CompareView import CompareView
+from ContrastDiagnosisLib.OwnNodes import roleOf
 from ContrastDiagnosisLib.Parameter import Sign
 
 SIGNS = (Sign.SIMILAR, Sign.DIFFERENT)
 
+NOTHING = _("Select a case above to compare it with the nodule.")
 NO_PICTURE = _(
     "No picture of this case: the cases' images stay with their\n"
     "archive. With a local copy of it, the command\n"
@@ -38,12 +40,15 @@ class ComparePanel:
         self._ui, self._session, self._view = ui, session, view
         self._node: Any = None
         self._maps: tuple[Any, Any] | None = None
-        self._updating = False
+        self._updating = self._isAsking = False
         ui.signComboBox.currentIndexChanged.connect(self.onSign)
 
     def setParameterNode(self, parameterNode: Any) -> None:
         """Another scene's choices; None while a scene closes."""
         self._node, self._maps = parameterNode, None
+        self._isAsking = False
+        self._ui.remarksLabel.setText(NOTHING)
+        self._view.note("")
 
     def follow(self) -> None:
         """Shows the choices as they stand in the scene."""
@@ -51,8 +56,24 @@ class ComparePanel:
         self._ui.signComboBox.setCurrentIndex(SIGNS.index(self._node.sign))
         self._updating = False
         self._view.setOpacity(self._node.mapOpacity)
-        if self._view.isShown:
+        if not self._node.caseId:
+            self._clear()
+        elif self._view.isShown:
             self._view.note(_noteOf(self._node))
+
+    def refresh(self) -> None:
+        """Maps that were asked for and will not come can be asked for again."""
+        if self._isAsking and not self._session.isAskingMaps:
+            self._isAsking = False
+            self._node.caseId = ""
+
+    def _clear(self) -> None:
+        """Nothing is compared: no map of what was compared before stays."""
+        self.forget()
+        self._ui.remarksLabel.setText(NOTHING)
+        if roleOf(self._node, "queryMap") is not None:
+            self._view.clear(self._node)
+            self._onMapChanged()
 
     def forget(self) -> None:
         """The maps are of another CT."""
@@ -63,6 +84,7 @@ class ComparePanel:
         self._maps = None
         self._ui.remarksLabel.setText(_("asking for the maps..."))
         self._session.requestMaps(self._node.caseId, self._onMaps)
+        self._isAsking = self._session.isAskingMaps
 
     def onSign(self, index: int) -> None:
         """Switches between what is alike and what differs."""
@@ -75,7 +97,7 @@ class ComparePanel:
             self.request()
 
     def _onMaps(self, pair: Any, tensors: Any) -> None:
-        self._maps = (pair, tensors)
+        self._maps, self._isAsking = (pair, tensors), False
         self._view.showLayout()
         self._show()
 

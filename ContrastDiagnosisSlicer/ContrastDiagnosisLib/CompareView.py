@@ -109,7 +109,7 @@ class CompareView:
         """Writes into the corner of the case's view; nothing where there is no such view."""
         manager = slicer.app.layoutManager()
         widget = None if manager is None else manager.sliceWidget(CASE_VIEW)
-        if widget is None:
+        if widget is None or not (text or self._note is not None):
             return
         view = widget.sliceView()
         # Slicer's own annotation is written anew by its module DataProbe.

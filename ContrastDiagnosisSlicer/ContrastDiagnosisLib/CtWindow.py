@@ -28,7 +28,10 @@ def setWindow(volume: Any, window: CtWindow) -> None:
 def windowOf(volume: Any) -> CtWindow | None:
     """The window that a volume is shown in; None if another."""
     display = None if volume is None else volume.GetDisplayNode()
-    if display is None or display.GetAutoWindowLevel():
+    # A label map's display has no window.
+    if display is None or not display.IsA("vtkMRMLScalarVolumeDisplayNode"):
+        return None
+    if display.GetAutoWindowLevel():
         return None
     shown = display.GetWindow(), display.GetLevel()
     return next((w for w in CtWindow if w.value == shown), None)

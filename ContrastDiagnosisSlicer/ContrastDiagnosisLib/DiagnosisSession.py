@@ -85,6 +85,11 @@ class DiagnosisSession:
         return bool(self._running or self._queue)
 
     @property
+    def isAskingMaps(self) -> bool:
+        """Whether the maps of a comparison are awaited."""
+        return self._mapsQuestion is not None
+
+    @property
     def progress(self) -> tuple[int, int]:
         """How many are done of how many."""
         return self._done, self._total
@@ -134,7 +139,7 @@ class DiagnosisSession:
         self._steps = [s for s in self._steps if (s.volumeId, s.pointId) != gone]
         NoduleScene.removeDiagnosis(self.parameterNode, pointId)
         if self.parameterNode.nodule == pointId:
-            self.parameterNode.nodule = ""
+            self._show("")
 
     def undo(self) -> None:
         """Takes back the last diagnosis: the one before it returns, and the point to its place."""
@@ -151,12 +156,12 @@ class DiagnosisSession:
             NoduleScene.selectVolume(self.parameterNode)
         if step.before is None:
             NoduleScene.removeDiagnosis(self.parameterNode, step.pointId)
-            self.parameterNode.nodule = ""
+            self._show("")
         else:
             NoduleScene.putPointBack(self.parameterNode, step.before)
             NoduleScene.storeDiagnosis(self.parameterNode, step.before)
             self._showSurfacesSoon()
-            self.parameterNode.nodule = step.pointId
+            self._show(step.pointId)
         self._onChanged()
 
     def requestMaps(
@@ -179,8 +184,12 @@ class DiagnosisSession:
             onMaps({**pair, "n": 0, "patch_ijk_to_ras": document["patch_ijk_to_ras"]}, tensors)
 
         self._mapsQuestion = self.client.ask(
-            "/maps", requestBody(volume, asked.crop, [caseId]), onAnswer, self._onError
+            "/maps", requestBody(volume, asked.crop, [caseId]), onAnswer, self._onNoMaps
         )
+
+    def _onNoMaps(self, message: str, reached: bool) -> None:
+        self._mapsQuestion = None
+        self._onError(message, reached)
 
     def requestReport(self, pointId: str, forPaper: bool, onHtml: Callable[[bytes], None]) -> None:
         """Asks for the HTML report of a nodule, for the screen or plain enough for Qt to print."""
@@ -228,9 +237,7 @@ class DiagnosisSession:
         try:
             crop = cropAround(volume, point)
         except InputError as error:
-            number = NoduleScene.numberOfPoint(self.parameterNode, pointId)
-            told = _("Nodule {number}: {reason}")
-            self._onError(told.format(number=number, reason=error), True)
+            self._onError(self._ofPoint(pointId, str(error)), True)
             return None
         return Asked(pointId, volume.GetID(), volume.GetImageData().GetMTime(), crop)
 
@@ -257,10 +264,13 @@ class DiagnosisSession:
         NoduleScene.storeDiagnosis(node, diagnosed)
         self._showSurfacesSoon()
         self._steps.append(Step(asked.volumeId, asked.pointId, before))
+        self._show(asked.pointId)
+
+    def _show(self, pointId: str) -> None:
+        """Another nodule, or another diagnosis of it: it is compared with no case yet."""
         # One event, so that the panel follows once.
-        with slicer.util.NodeModify(node.parameterNode):
-            node.nodule = asked.pointId
-            node.caseId = ""
+        with slicer.util.NodeModify(self.parameterNode.parameterNode):
+            self.parameterNode.nodule, self.parameterNode.caseId = pointId, ""
 
     def _showSurfacesSoon(self) -> None:
         """After the slices and the tables are drawn: it takes as long as all the rest of these."""
@@ -269,12 +279,18 @@ class DiagnosisSession:
 
     def _onFailure(self, message: str, reached: bool) -> None:
         """The other points go on, unless the engine is lost."""
-        self._question, self._running = None, ""
+        pointId, self._running, self._question = self._running, "", None
         self._done += 1
         if not reached:
             self._queue.clear()
+        else:
+            message = self._ofPoint(pointId, message)
         self._onError(message, reached)
         self._next()
+
+    def _ofPoint(self, pointId: str, message: str) -> str:
+        number = NoduleScene.numberOfPoint(self.parameterNode, pointId)
+        return _("Nodule {number}: {message}").format(number=number, message=message)
 
     def stillFits(self, asked: Asked) -> bool:
         """Whether the volume and the point are as they were when it was asked."""

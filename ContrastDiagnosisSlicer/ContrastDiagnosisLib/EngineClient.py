@@ -68,18 +68,21 @@ class EngineClient:
         self._send(question)
         return question
 
-    def cancelAll(self) -> None:
-        """Drops everything that is on its way, silently."""
+    def cancelAll(self, told: str = "") -> None:
+        """Drops everything that is on its way; whoever still waits is told, or nothing is said."""
         questions, self._open = self._open, []
+        waiting = [question for question in questions if not question.done]
         for question in questions:
             question.cancel()
+        for question in waiting if told else ():
+            question.onError(told, True)
 
     def replaceEngine(self, engine: Any) -> None:
         """Cancels everything and asks another engine from now on; the old one ends by itself."""
-        self.cancelAll()
         self.engine.retire()
         self._retired.append(self.engine)
         self.engine = engine
+        self.cancelAll(_("The set-up changed before the engine answered: ask again."))
 
     def stop(self) -> None:
         """Cancels everything and ends local engines."""

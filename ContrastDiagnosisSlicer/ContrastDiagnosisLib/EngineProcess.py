@@ -161,7 +161,8 @@ class LocalEngine:
         """What the user is told when no answer came."""
         told = _("The engine stopped or does not answer: {reason}").format(reason=reason)
         said = sentenceOf(self._lines, self.options.python)
-        return f"{told}\n\n{said}" if said else told
+        # What the engine says comes first: it tells what to do.
+        return f"{said}\n\n{told}" if said else told
 
     def retire(self) -> None:
         """Asks the process to end, without waiting for it; keep this object until then."""

@@ -75,8 +75,9 @@ def newNode(kind: str, volume: Any, pointId: str, name: str = "") -> Any:
         pointId: ID of the nodule's control point; empty for all of them.
         name: Of the node; made of the volume and the kind if empty.
     """
-    name = name or _("{volume} {kind}").format(volume=volume.GetName(), kind=kind)
-    name = slicer.mrmlScene.GenerateUniqueName(name)
+    if not name:
+        name = _("{volume} {kind}").format(volume=volume.GetName(), kind=kind)
+        name = slicer.mrmlScene.GenerateUniqueName(name)
     node = slicer.mrmlScene.AddNewNodeByClass(CLASSES[kind], name)
     node.SetAttribute(KIND_ATTRIBUTE, kind)
     node.SetAttribute(POINT_ATTRIBUTE, pointId)
@@ -139,6 +140,18 @@ def keepRole(parameterNode: Any, role: str, node: Any) -> None:
 def isOurs(node: Any) -> bool:
     """Whether a node is a map or a picture that the panel shows."""
     return node is not None and bool(node.GetAttribute(ROLE_ATTRIBUTE))
+
+
+def removeLostRoles(parameterNode: Any) -> None:
+    """Takes maps and pictures out of the scene that no longer play a role.
+
+    A scene that is added to an open one brings a parameter node that replaces the one before.
+    """
+    for className in ("vtkMRMLScalarVolumeNode", "vtkMRMLSegmentationNode"):
+        for node in slicer.util.getNodesByClass(className):
+            role = node.GetAttribute(ROLE_ATTRIBUTE)
+            if role and roleOf(parameterNode, role) is not node:
+                slicer.mrmlScene.RemoveNode(node)
 
 
 def removeRole(parameterNode: Any, role: str) -> None:

@@ -11,7 +11,7 @@ from slicer.i18n import tr as _
 
 from ContrastDiagnosisLib import ConceptView, NoduleScene
 from ContrastDiagnosisLib.CasePictures import CasePictures
-from ContrastDiagnosisLib.CommonFrame import keepWithVolume
+from ContrastDiagnosisLib.CommonFrame import keepWithVolume, moveAlong
 from ContrastDiagnosisLib.ComparePanel import ComparePanel
 from ContrastDiagnosisLib.CompareView import CompareView
 from ContrastDiagnosisLib.ConceptSection import ConceptSection
@@ -20,7 +20,7 @@ from ContrastDiagnosisLib.EngineClient import EngineClient
 from ContrastDiagnosisLib.EngineProcess import makeEngine
 from ContrastDiagnosisLib.Installer import Installer
 from ContrastDiagnosisLib.NoduleScene import PointState
-from ContrastDiagnosisLib.OwnNodes import isOurs
+from ContrastDiagnosisLib.OwnNodes import isOurs, removeLostRoles
 from ContrastDiagnosisLib.PointSection import PointSection
 from ContrastDiagnosisLib.Reports import ReportButtons, ReportWriter
 from ContrastDiagnosisLib.ResultPanel import ResultPanel
@@ -72,8 +72,10 @@ class Panel:
         self._pictures = CasePictures(self.session, self.result.showPicture)
         self._shortcuts: list[Any] = []
         self.views = ViewPanel(ui)
-        self.points = PointSection(ui.placeWidget, self.session, self.say, self._onPointsChanged)
-        self._volumeWatch = VolumeWatch(self._onVolumeMoved, self.refresh)
+        self.points = PointSection(
+            ui.placeWidget, self.session, self.say, self._onPointsChanged, self.views.lookSoon
+        )
+        self._volumeWatch = VolumeWatch(self._onVolumeMoved, self._onGridMoved, self.refresh)
         self._volumeId = ""
         for button, widget in (
             (ui.setupCollapsibleButton, self.setup.widget),
@@ -87,9 +89,9 @@ class Panel:
     def cleanup(self) -> None:
         """Leaves nothing behind: no process, no observer."""
         self.setup.cleanup()
-        self.compare.cleanup()
         self.client.stop()
         self.setParameterNode(None)
+        self.compare.cleanup()
         for shortcut in self._shortcuts:
             shortcut.setParent(None)
         self._shortcuts.clear()
@@ -104,6 +106,7 @@ class Panel:
         self.concepts.clear()
         self._volumeId = ""
         if parameterNode is not None:
+            removeLostRoles(parameterNode)
             self._onParametersChanged()
         else:
             self.say("")
@@ -129,6 +132,7 @@ class Panel:
         self._showProgress()
         self._checkCanApply()
         self.views.refresh(node)
+        self._pair.refresh()
         self._fillSegments()
         self.ui.undoButton.enabled = self.session.canUndo and not self.session.isRunning
         self._reportButtons.follow(node, document is not None, any(documents))
@@ -241,6 +245,10 @@ class Panel:
     def _followVolume(self) -> None:
         """Another CT: what was asked of the last one and its maps are not of this one."""
         node = self._parameterNode
+        isGone = self._volumeWatch.isDeleted
+        if isGone:
+            # Slicer's selector takes a map for the next CT while there is one.
+            self._dropMaps()
         volume = node.inputVolume
         volumeId = "" if volume is None else volume.GetID()
         self._volumeWatch.follow(volume)
@@ -250,17 +258,25 @@ class Panel:
         if isChosen:
             self.say("")
             self.session.cancel()
-            self._pair.forget()
             node.caseId = ""
-        if isChosen and not isOurs(volume):
-            self.compare.clear(node)
-            self.concepts.onVolumeChanged()
+        if isChosen and not isGone and not isOurs(volume):
+            self._dropMaps()
         self.views.onVolume(node, isChosen)
+
+    def _dropMaps(self) -> None:
+        self._pair.forget()
+        self.compare.clear(self._parameterNode)
+        self.concepts.onVolumeChanged()
 
     def _onVolumeMoved(self) -> None:
         """Results go where their CT goes."""
         if self._parameterNode is not None and not slicer.mrmlScene.IsBatchProcessing():
             keepWithVolume(self._parameterNode)
+
+    def _onGridMoved(self, moved: Any) -> None:
+        """As when its transform is hardened; the diagnoses are of another CT all the same."""
+        if self._parameterNode is not None and not slicer.mrmlScene.IsBatchProcessing():
+            moveAlong(self._parameterNode, moved)
 
     def _onPointsChanged(self) -> None:
         if not slicer.mrmlScene.IsBatchProcessing():

@@ -25,6 +25,7 @@ class PointSection:
         session: Any,
         say: Callable[[str], None],
         onChanged: Callable[[], None],
+        onAsked: Callable[[Any], None],
     ) -> None:
         """Follows nothing yet.
 
@@ -33,9 +34,10 @@ class PointSection:
             session: The `DiagnosisSession`.
             say: Shows a message.
             onChanged: Called when points came, went or moved without a diagnosis being asked.
+            onAsked: Called with the place of a point, world RAS, whose diagnosis was asked.
         """
         self._placeWidget, self._session = placeWidget, session
-        self._say, self._onChanged = say, onChanged
+        self._say, self._onChanged, self._onAsked = say, onChanged, onAsked
         self._node: Any = None
         self._watch = PointWatch(self._onPlaced, self._onRemoved)
 
@@ -93,6 +95,7 @@ class PointSection:
         here = [p for p in here if NoduleScene.stateOf(node, p) in waiting]
         if here and node.live:
             self._session.diagnose(here)
+            self._onAsked(NoduleScene.pointWorld(node, here[-1]))
         else:
             self._onChanged()
 
@@ -112,7 +115,10 @@ class PointSection:
         node = self._node
         if node is None or points.GetScene() is None or volume.GetScene() is None:
             return
-        points.RemoveNthControlPoint(points.GetNthControlPointIndexByID(pointId))
+        index = points.GetNthControlPointIndexByID(pointId)
+        if index < 0:
+            return
+        points.RemoveNthControlPoint(index)
         try:
             checkVolume(volume)
         except InputError as error:

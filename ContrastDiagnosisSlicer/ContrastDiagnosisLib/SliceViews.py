@@ -28,9 +28,8 @@ QUERY_VIEW, CASE_VIEW = "ContrastQuery", "ContrastCase"
 class Look:
     """Where a slice view looked, to return to it."""
 
-    fieldOfViewMm: tuple[float, float, float]
+    widthMm: float
     originXyz: tuple[float, float, float]
-    offsetMm: float
 
 
 def sliceNodes() -> list[Any]:
@@ -141,7 +140,7 @@ class NoduleZoom:
             look = self._before.get(node.GetLayoutName())
             if look is not None:
                 offset = node.GetSliceOffset()
-                node.SetFieldOfView(*look.fieldOfViewMm)
+                setWidth(node, look.widthMm)
                 node.SetXYZOrigin(*look.originXyz)
                 node.SetSliceOffset(offset)
         self.forget()
@@ -153,21 +152,22 @@ class NoduleZoom:
 
 def lookOf(sliceNode: Any) -> Look:
     """Where a view looks."""
-    return Look(
-        tuple(sliceNode.GetFieldOfView()),
-        tuple(sliceNode.GetXYZOrigin()),
-        sliceNode.GetSliceOffset(),
-    )
+    return Look(sliceNode.GetFieldOfView()[0], tuple(sliceNode.GetXYZOrigin()))
 
 
 def aim(sliceNode: Any, pointWorld: Sequence[float], widthMm: float) -> None:
     """Centres a view on a point, some millimetres wide."""
+    setWidth(sliceNode, widthMm)
+    sliceNode.SetXYZOrigin(0.0, 0.0, 0.0)
+    sliceNode.JumpSliceByCentering(*pointWorld)
+
+
+def setWidth(sliceNode: Any, widthMm: float) -> None:
+    """Makes a view some millimetres wide; its height follows from its size on the screen now."""
     width, height, depth = sliceNode.GetFieldOfView()
     # A view that was never drawn has no width yet.
     ratio = height / width if width else 1.0
     sliceNode.SetFieldOfView(widthMm, widthMm * ratio, depth)
-    sliceNode.SetXYZOrigin(0.0, 0.0, 0.0)
-    sliceNode.JumpSliceByCentering(*pointWorld)
 
 
 def turnCameras(pointWorld: Sequence[float]) -> None:

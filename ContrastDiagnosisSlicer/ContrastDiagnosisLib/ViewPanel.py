@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import qt
 import slicer
 from slicer.i18n import tr as _
 
@@ -97,8 +98,16 @@ class ViewPanel:
     def _followNodule(self, shown: tuple[str, str], point: Any) -> None:
         # A loaded scene brings its views along.
         if self._shown not in (None, shown) and point is not None:
-            self._lookAt(point)
+            self.lookSoon(point)
         self._shown = shown
+
+    def lookSoon(self, point: Any) -> None:
+        """Turns the views to a point in the next turn of the event loop.
+
+        Slicer cuts three slices anew at once (80 ms, software rendering): after a click while the
+        engine is busy, so that nobody waits for it.
+        """
+        qt.QTimer.singleShot(0, lambda: self._lookAt(point))
 
     def _lookAt(self, point: Any) -> None:
         slicer.vtkMRMLSliceNode.JumpAllSlices(slicer.mrmlScene, *point)

@@ -139,6 +139,24 @@ class TestTransforms:
 
 
 class TestChanges:
+    def test_results_go_along_when_a_transform_is_hardened(self, widget, diagnosed):
+        node, asked = diagnosed
+        segment = NoduleScene.segmentIdOf(node.nodule)
+        before = np.array(node.segmentation.GetSegmentCenterRAS(segment))
+        widget.panel.concepts.onBox(True, True)
+        (box,) = Revisions.boxesOf(node, node.nodule)
+        asked.clear()
+        node.inputVolume.SetAndObserveTransformNodeID(transform(TURN).GetID())
+        node.inputVolume.HardenTransform()
+        assert node.inputVolume.GetTransformNodeID() is None
+        point = NoduleScene.pointWorld(node, node.nodule)
+        assert point == pytest.approx(moved(TURN, POINTS[0]), abs=1e-6)
+        after = np.array(node.segmentation.GetSegmentCenterRAS(segment))
+        assert after == pytest.approx(moved(TURN, before), abs=0.7)
+        assert box.GetCenterWorld() == pytest.approx(moved(TURN, POINTS[0]), abs=1e-6)
+        assert state(widget) is PointState.CT_CHANGED
+        assert "/diagnose" not in asked
+
     @pytest.mark.parametrize("kind", ["voxels", "hardened", "shifted"])
     def test_a_ct_that_changed_is_told_at_once_and_waits_for_the_button(
         self, widget, diagnosed, wait_until, kind

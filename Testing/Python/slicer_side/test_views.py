@@ -201,6 +201,14 @@ class TestWindow:
         widget.logic.getParameterNode().inputVolume = volume
         assert windowOf(volume) is CtWindow.LUNG
 
+    def test_a_label_map_has_no_window(self, widget, phantom):
+        volume = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode", "labels")
+        slicer.util.updateVolumeFromArray(volume, (phantom.hu > 0).astype(np.uint8))
+        volume.CreateDefaultDisplayNodes()
+        widget.logic.getParameterNode().inputVolume = volume
+        assert "LabelMap" in widget.ui.applyButton.toolTip
+        assert windowOf(volume) is None
+
     def test_what_holds_no_air_keeps_its_window(self, widget, phantom):
         volume = add_ct(phantom, "MR", hu=np.abs(phantom.hu) + 100)
         widget.logic.getParameterNode().inputVolume = volume
@@ -233,6 +241,7 @@ class TestNearness:
         widget.logic.getParameterNode().inputVolume = add_ct(phantom)
         camera = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLCameraNode")
         click(widget, POINTS)
+        slicer.app.processEvents()
         assert camera.GetFocalPoint() == pytest.approx(POINTS[1])
         assert camera.GetPosition() != pytest.approx(POINTS[1])
         widget.panel.onNoduleSelected(0)
@@ -240,6 +249,16 @@ class TestNearness:
         camera.SetFocalPoint(1, 2, 3)
         widget.panel.refresh()
         assert camera.GetFocalPoint() == (1, 2, 3)
+
+    def test_zooming_back_keeps_pixels_square_in_a_view_that_was_resized(self, widget, click):
+        click(widget)
+        widget.ui.zoomButton.click()
+        node = sliceNodeOf(RED)
+        width, height, depth = node.GetFieldOfView()
+        node.SetFieldOfView(width, 0.4 * height, depth)  # as Slicer does with a lower view
+        widget.ui.zoomButton.click()
+        after = node.GetFieldOfView()
+        assert after[1] / after[0] == pytest.approx(0.4 * height / width)
 
     def test_zooming_waits_for_a_nodule(self, widget, phantom):
         widget.logic.getParameterNode().inputVolume = add_ct(phantom)
@@ -320,6 +339,52 @@ class TestMaps:
         assert slicer.mrmlScene.ReadFromMRB(file, True)
         slicer.app.layoutManager().setLayout(20403)
         assert noteIn(CASE_VIEW) == told
+
+    @pytest.mark.parametrize("how", ["moved", "other nodule", "removed", "undone"])
+    def test_a_comparison_goes_with_what_it_is_about(self, widget, compared, click, how):
+        panel = widget.panel
+        if how == "moved":
+            compared.points.SetNthControlPointPositionWorld(0, np.add(POINTS[0], (2, 0, 0)))
+            compared.points.InvokeEvent(slicer.vtkMRMLMarkupsNode.PointEndInteractionEvent)
+            click(widget, [])
+        elif how == "other nodule":
+            click(widget, [POINTS[1]])
+        elif how == "removed":
+            compared.points.RemoveNthControlPoint(0)
+        else:
+            widget.ui.undoButton.click()
+        assert compared.caseId == ""
+        assert roleOf(compared, "queryMap") is None and roleOf(compared, "queryContour") is None
+        assert "Select a case" in widget.ui.remarksLabel.text
+        assert noteIn(CASE_VIEW) == ""
+        assert panel.compare.isShown
+
+    def test_a_closed_scene_shows_nothing_of_the_comparison(self, widget, compared):
+        slicer.mrmlScene.Clear(False)
+        assert noteIn(CASE_VIEW) == ""
+        assert "Select a case" in widget.ui.remarksLabel.text
+
+    def test_maps_that_do_not_come_can_be_asked_for_again(self, widget, click, wait_until):
+        click(widget)
+        node = widget.logic.getParameterNode()
+        widget.panel.result.cases.selectRow(0)
+        assert "asking" in widget.ui.remarksLabel.text
+        widget.panel.onEngineChanged()
+        assert "Select a case" in widget.ui.remarksLabel.text and node.caseId == ""
+        widget.panel.result.cases.selectRow(0)
+        wait_until(lambda: roleOf(node, "queryMap") is not None, LIMIT_S)
+
+    def test_a_removed_ct_takes_its_maps_along_and_none_of_them_is_the_next_ct(
+        self, widget, compared, phantom, wait_until
+    ):
+        widget.panel.concepts.onConcept("spiculated")
+        wait_until(lambda: roleOf(compared, "conceptMap") is not None, LIMIT_S)
+        slicer.mrmlScene.RemoveNode(compared.inputVolume)
+        slicer.app.processEvents()
+        assert compared.inputVolume is None
+        assert slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode") == []
+        volume = add_ct(phantom, "next")
+        wait_until(lambda: compared.inputVolume is volume, LIMIT_S)
 
     def test_another_ct_shows_nothing_of_the_comparison(self, widget, compared, phantom):
         second = add_ct(phantom, "second")
