@@ -425,9 +425,13 @@ def two_cts(story: Story) -> None:
     if story.window is None:
         story.node.inputVolume = second
     else:
-        assert story.node.inputVolume is first
-        red = slicer.app.layoutManager().sliceWidget("Red").mrmlSliceCompositeNode()
-        assert red.GetBackgroundVolumeID() == second.GetID()
+        # Slicer shows what it loads in every view: then that is the selected CT.
+        assert story.node.inputVolume is second
+        yellow = slicer.app.layoutManager().sliceWidget("Yellow").mrmlSliceCompositeNode()
+        yellow.SetBackgroundVolumeID(first.GetID())
+        story.settle()
+        story.node.inputVolume = first
+        story.settle()
         story.panel.ui.placeWidget.setPlaceModeEnabled(True)
         story.click(story.points[1], "Red")
         story.wait(lambda: story.node.inputVolume is second)

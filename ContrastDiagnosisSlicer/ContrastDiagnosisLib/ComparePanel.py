@@ -9,7 +9,7 @@ from slicer.i18n import tr as _
 
 from ContrastDiagnosisLib import NoduleScene
 from ContrastDiagnosisLib.CompareView import CompareView
-from ContrastDiagnosisLib.OwnNodes import roleOf
+from ContrastDiagnosisLib.OwnNodes import isOurs, roleOf
 from ContrastDiagnosisLib.Parameter import Sign
 
 SIGNS = (Sign.SIMILAR, Sign.DIFFERENT)
@@ -56,7 +56,7 @@ class ComparePanel:
         self._ui.signComboBox.setCurrentIndex(SIGNS.index(self._node.sign))
         self._updating = False
         self._view.setOpacity(self._node.mapOpacity)
-        if not self._node.caseId:
+        if not self._node.caseId and not isOurs(self._node.inputVolume):
             self._clear()
         elif self._view.isShown:
             self._view.note(_noteOf(self._node))

@@ -164,7 +164,7 @@ class CompareView:
         self._aimAll()
         # Slicer sets a view that is new to a layout back when its event loop next runs.
         self._timer.start()
-        self._hideFromCaseView(parameterNode)
+        self.followLayout(parameterNode)
 
     def node(self, parameterNode: Any, role: str) -> Any:
         """The node that plays a role, None if there is none."""
@@ -262,11 +262,18 @@ class CompareView:
             if node is not None:
                 aim(node, point, FIELD_MM)
 
-    def _hideFromCaseView(self, parameterNode: Any) -> None:
-        for name in ("points", "segmentation"):
-            hideFromCaseView(getattr(parameterNode, name))
-        for box in nodesOfVolume(CLASSES[BOX], parameterNode.inputVolume):
-            hideFromCaseView(box)
+    def followLayout(self, parameterNode: Any) -> None:
+        """Nothing of the nodule shows over the case; in other layouts it shows in every view.
+
+        Slicer keeps a list of the views that show a node: one that is made later is not in it.
+        """
+        nodes = [parameterNode.points, parameterNode.segmentation]
+        nodes += nodesOfVolume(CLASSES[BOX], parameterNode.inputVolume)
+        for node in nodes:
+            if self.isShown:
+                hideFromCaseView(node)
+            elif node is not None and node.GetDisplayNode() is not None:
+                node.GetDisplayNode().RemoveAllViewNodeIDs()
 
 
 def _targetsOf(
@@ -308,6 +315,8 @@ def hideFromCaseView(node: Any) -> None:
         for view in slicer.util.getNodesByClass(className)
         if view is not caseNode
     ]
+    if list(display.GetViewNodeIDs() or ()) == views:
+        return
     wasModifying = display.StartModify()
     display.RemoveAllViewNodeIDs()
     for view in views:

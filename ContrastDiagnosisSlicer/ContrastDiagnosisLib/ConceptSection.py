@@ -12,9 +12,9 @@ import slicer
 from slicer.i18n import tr as _
 
 from ContrastDiagnosisLib import ConceptView, NoduleScene, Revisions
-from ContrastDiagnosisLib.BoxWatch import BoxWatch
 from ContrastDiagnosisLib.CompareView import hideFromCaseView
 from ContrastDiagnosisLib.ConceptPanel import NO_CONCEPTS, NOT_DIAGNOSED, ConceptPanel, Shown
+from ContrastDiagnosisLib.NodeWatch import NodeWatch
 from ContrastDiagnosisLib.Tensors import unpackTensors
 from ContrastDiagnosisLib.VolumeBridge import InputError, requestBody
 
@@ -43,7 +43,7 @@ class ConceptSection:
         self._maps: dict[str, Any] = {}
         self._refused: Any = None
         self._pictures: dict[tuple[str, int], bytes] = {}
-        self._watch = BoxWatch(self._follow)
+        self._watch = NodeWatch(self._follow)
 
     @property
     def isRunning(self) -> bool:

@@ -14,6 +14,7 @@ from ContrastDiagnosisLib.SliceViews import compositeOf, sliceNodes
 
 ROLE = "conceptMap"
 CONCEPT_ATTRIBUTE = "ContrastDiagnosis.concept"
+BEFORE_REFERENCE = "ContrastDiagnosis.foreground"
 
 WEAKEST_SHARE, WEAKEST = 0.5, 0.1
 """Cells below half of the map's maximum, or that are hardly like a prototype, are transparent.
@@ -41,6 +42,7 @@ def showMap(
     node.SetAttribute(CONCEPT_ATTRIBUTE, concept)
     colourAsMap(node, max(WEAKEST, WEAKEST_SHARE * float(values.max())))
     for composite in _viewsOf(parameterNode.inputVolume):
+        _keepForeground(composite, node)
         composite.SetForegroundVolumeID(node.GetID())
         composite.SetForegroundOpacity(parameterNode.mapOpacity)
     addLegend(node)
@@ -71,8 +73,24 @@ def removeMap(parameterNode: Any) -> None:
         return
     for composite in slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode"):
         if composite.GetForegroundVolumeID() == node.GetID():
-            composite.SetForegroundVolumeID(None)
+            _restoreForeground(composite)
     removeRole(parameterNode, ROLE)
+
+
+def _keepForeground(composite: Any, ours: Any) -> None:
+    """What a user blends over the CT comes back after the map."""
+    before = composite.GetForegroundVolumeID()
+    if before and before != ours.GetID():
+        composite.SetNodeReferenceID(BEFORE_REFERENCE, before)
+        composite.SetAttribute(BEFORE_REFERENCE, str(composite.GetForegroundOpacity()))
+
+
+def _restoreForeground(composite: Any) -> None:
+    before = composite.GetNodeReferenceID(BEFORE_REFERENCE)
+    composite.SetForegroundVolumeID(before)
+    if before:
+        composite.SetForegroundOpacity(float(composite.GetAttribute(BEFORE_REFERENCE)))
+    composite.SetNodeReferenceID(BEFORE_REFERENCE, None)
 
 
 def _viewsOf(volume: Any) -> list[Any]:

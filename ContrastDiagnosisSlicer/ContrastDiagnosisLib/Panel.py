@@ -19,6 +19,7 @@ from ContrastDiagnosisLib.DiagnosisSession import DiagnosisSession
 from ContrastDiagnosisLib.EngineClient import EngineClient
 from ContrastDiagnosisLib.EngineProcess import makeEngine
 from ContrastDiagnosisLib.Installer import Installer
+from ContrastDiagnosisLib.NodeWatch import NodeWatch
 from ContrastDiagnosisLib.NoduleScene import PointState
 from ContrastDiagnosisLib.OwnNodes import isOurs, removeLostRoles
 from ContrastDiagnosisLib.PointSection import PointSection
@@ -26,6 +27,7 @@ from ContrastDiagnosisLib.Reports import ReportButtons, ReportWriter
 from ContrastDiagnosisLib.ResultPanel import ResultPanel
 from ContrastDiagnosisLib.Settings import Settings, readSettings
 from ContrastDiagnosisLib.SetupPanel import SetupPanel
+from ContrastDiagnosisLib.SliceViews import seenVolumes, viewNodes
 from ContrastDiagnosisLib.ViewPanel import ViewPanel
 from ContrastDiagnosisLib.VolumeBridge import InputError, checkVolume
 from ContrastDiagnosisLib.VolumeWatch import VolumeWatch
@@ -76,7 +78,8 @@ class Panel:
             ui.placeWidget, self.session, self.say, self._onPointsChanged, self.views.lookSoon
         )
         self._volumeWatch = VolumeWatch(self._onVolumeMoved, self._onGridMoved, self.refresh)
-        self._volumeId = ""
+        self._viewWatch = NodeWatch(self._onViewsChanged)
+        self._volumeId, self._ct = "", None
         for button, widget in (
             (ui.setupCollapsibleButton, self.setup.widget),
             (ui.resultCollapsibleButton, self.result.widget),
@@ -99,6 +102,7 @@ class Panel:
     def setParameterNode(self, parameterNode: Any) -> None:
         """Shows another scene's state; None while a scene closes."""
         self._volumeWatch.follow(None)
+        self._viewWatch.follow([])
         self._parameterNode = parameterNode
         self.session.setParameterNode(parameterNode)
         self.points.setParameterNode(parameterNode)
@@ -238,6 +242,7 @@ class Panel:
             keepWithVolume(node)
             self._pair.follow()
             ConceptView.setOpacity(node)
+            self._viewWatch.follow(viewNodes())
         finally:
             self._updating = False
         self.refresh()
@@ -245,10 +250,6 @@ class Panel:
     def _followVolume(self) -> None:
         """Another CT: what was asked of the last one and its maps are not of this one."""
         node = self._parameterNode
-        isGone = self._volumeWatch.isDeleted
-        if isGone:
-            # Slicer's selector takes a map for the next CT while there is one.
-            self._dropMaps()
         volume = node.inputVolume
         volumeId = "" if volume is None else volume.GetID()
         self._volumeWatch.follow(volume)
@@ -259,14 +260,37 @@ class Panel:
             self.say("")
             self.session.cancel()
             node.caseId = ""
-        if isChosen and not isGone and not isOurs(volume):
+        if isOurs(volume):
+            qt.QTimer.singleShot(0, self._leaveMap)
+        else:
+            self._ct = volume
+            if isChosen:
+                self._dropMaps()
+        self.views.onVolume(node)
+
+    def _leaveMap(self) -> None:
+        """Slicer's selector takes a map for the next CT when the CT is removed: the maps go too."""
+        node = self._parameterNode
+        isGone = self._ct is not None and self._ct.GetScene() is None
+        if node is not None and isOurs(node.inputVolume) and isGone:
             self._dropMaps()
-        self.views.onVolume(node, isChosen)
 
     def _dropMaps(self) -> None:
         self._pair.forget()
         self.compare.clear(self._parameterNode)
         self.concepts.onVolumeChanged()
+
+    def _onViewsChanged(self) -> None:
+        """A CT that no view shows any more gives way to the one that is seen."""
+        node = self._parameterNode
+        if node is None or slicer.mrmlScene.IsBatchProcessing():
+            return
+        self._viewWatch.follow(viewNodes())
+        self.compare.followLayout(node)
+        self._fillSegments()
+        seen = [volume for volume in seenVolumes() if not isOurs(volume)]
+        if len(seen) == 1 and node.inputVolume is not None and node.inputVolume not in seen:
+            node.inputVolume = seen[0]
 
     def _onVolumeMoved(self) -> None:
         """Results go where their CT goes."""

@@ -97,7 +97,14 @@ class SetupPanel:
             ("", self.checkButton),
             (_("Status:"), self.status),
         ):
-            form.addRow(label, field)
+            if label != "":
+                form.addRow(label, field)
+            else:
+                form.addRow(field)
+        for field in (self.packages, self.status, privacy, self.python, self.bundle):
+            # They wrap or scroll; the panel is no wider for them.
+            field.setMinimumWidth(1)
+            field.setSizePolicy(qt.QSizePolicy.Ignored, qt.QSizePolicy.Preferred)
         self._agreedUrl = ""
         self._localOnly = (self.python, self.bundle, self.device)
         self._remoteOnly = (urlLabel, self.url, tokenLabel, self.token, self.allowed, privacy)

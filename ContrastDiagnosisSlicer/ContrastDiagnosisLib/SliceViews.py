@@ -92,6 +92,12 @@ def seenVolume(sliceNode: Any) -> Any:
     return scene.GetNodeByID(composite.GetBackgroundVolumeID() or "")
 
 
+def viewNodes() -> list[Any]:
+    """Nodes that tell when the views show something else: a view's volumes, the layout."""
+    classes = ("vtkMRMLSliceCompositeNode", "vtkMRMLLayoutNode")
+    return [node for name in classes for node in slicer.util.getNodesByClass(name)]
+
+
 def seenVolumes() -> list[Any]:
     """What the slice views show, each once."""
     seen = [seenVolume(node) for node in sliceNodes()]

@@ -39,26 +39,23 @@ class ViewPanel:
         self._node: Any = None
         self._zoom = NoduleZoom()
         self._shown: tuple[str, str] | None = None
+        self._volumeId = ""
         self._buttons = {CtWindow.LUNG: ui.lungButton, CtWindow.MEDIASTINUM: ui.mediastinumButton}
         ui.lungButton.clicked.connect(lambda: self.onWindow(CtWindow.LUNG))
         ui.mediastinumButton.clicked.connect(lambda: self.onWindow(CtWindow.MEDIASTINUM))
         ui.zoomButton.clicked.connect(self.onZoom)
 
-    def onVolume(self, parameterNode: Any, isChosen: bool) -> None:
-        """Shows another CT.
-
-        Args:
-            parameterNode: With the CT.
-            isChosen: The user chose it; else it is shown only where no view shows it.
-        """
+    def onVolume(self, parameterNode: Any) -> None:
+        """Shows another CT where no view shows it, and its results alone."""
         self._node = parameterNode
-        self._zoom.forget()
         volume = parameterNode.inputVolume
+        if volume is None or volume.GetID() != self._volumeId:
+            self._volumeId = "" if volume is None else volume.GetID()
+            self._zoom.zoomBack()
         if not _isCt(volume):
             return
-        if isChosen:
-            showResultsOf(volume)
-        if isChosen or volume not in seenVolumes():
+        showResultsOf(volume)
+        if volume not in seenVolumes():
             showVolume(volume)
 
     def onLoaded(self, volume: Any) -> None:
@@ -135,6 +132,7 @@ class ViewPanel:
         """The scene closes."""
         self._zoom.forget()
         self._shown = None
+        self._volumeId = ""
         self.refresh(None)
 
 

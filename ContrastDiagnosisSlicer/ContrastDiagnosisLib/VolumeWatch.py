@@ -39,11 +39,6 @@ class VolumeWatch:
         self._timer.setInterval(0)
         self._timer.connect("timeout()", onChanged)
 
-    @property
-    def isDeleted(self) -> bool:
-        """Whether the volume that is followed is no longer in the scene."""
-        return self._volume is not None and self._volume.GetScene() is None
-
     def follow(self, volume: Any) -> None:
         """Follows this volume node and no other; None for none."""
         if self._volume is volume:

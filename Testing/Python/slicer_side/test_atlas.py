@@ -109,6 +109,16 @@ def test_nothing_is_started_before_it_is_asked_for(modules):
     assert not widget.ui.saveButton.enabled
 
 
+def test_an_engine_that_is_set_up_anew_does_not_leave_the_panel_waiting(modules):
+    widget = modules[1].widget
+    widget.parent.enter()
+    widget.ui.loadButton.click()
+    assert not widget.ui.loadButton.enabled
+    modules[0].widget.panel.onEngineChanged()
+    assert widget.ui.loadButton.enabled
+    assert "ask again" in message(widget)
+
+
 def test_the_gallery_shows_all_prototypes_with_their_pictures(widget, wait_until):
     table = widget.panel.table.widget
     assert table.rowCount == 3 * (1 + PROTOTYPES)

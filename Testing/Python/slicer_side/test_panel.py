@@ -486,6 +486,21 @@ class TestSize:
             assert table.viewport().height == pytest.approx(rows, abs=2)
             assert table.verticalScrollBar().maximum == 0
 
+    def test_a_long_message_is_read_whole(self, shown):
+        shown.panel.showError("The engine's packages are not installed. " * 6, reached=False)
+        for _ in range(5):
+            slicer.app.processEvents()
+        label, button = shown.ui.messageLabel, shown.ui.openSetupButton
+        assert label.height >= label.heightForWidth(label.width)
+        assert button.isVisibleTo(shown.parent)
+
+    def test_the_set_up_fits(self, shown):
+        shown.panel.onOpenSetup()
+        for location in (0, 1):
+            shown.panel.setup.location.setCurrentIndex(location)
+            slicer.app.processEvents()
+            assert shown.parent.minimumSizeHint.width() <= 420
+
     def test_many_nodules_scroll(self, shown, click):
         node = shown.logic.getParameterNode()
         node.live = False

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import slicer
 import vtk
-from ContrastDiagnosisLib import NoduleScene
+from ContrastDiagnosisLib import ConceptView, NoduleScene
 from ContrastDiagnosisLib.CtWindow import CtWindow, windowOf
 from ContrastDiagnosisLib.MapVolumes import LEGEND_SIZE
 from ContrastDiagnosisLib.OwnNodes import roleOf
@@ -48,10 +48,31 @@ def shown(view):
 class TestWhichCt:
     def test_selecting_a_ct_shows_it(self, two_cts):
         node, first, second = two_cts
+        compositeOf(GREEN).SetBackgroundVolumeID(first.GetID())
         node.inputVolume = second
         assert {shown(RED), shown(GREEN)} == {second.GetID()}
         node.inputVolume = first
         assert {shown(RED), shown(GREEN)} == {first.GetID()}
+
+    def test_cts_side_by_side_stay_so(self, widget, two_cts, wait_until):
+        node, first, second = two_cts
+        compositeOf(RED).SetBackgroundVolumeID(first.GetID())
+        clickIn(GREEN, node.points, POINTS[1])
+        wait_until(lambda: node.inputVolume is second, LIMIT_S)
+        slicer.app.processEvents()
+        assert (shown(RED), shown(GREEN)) == (first.GetID(), second.GetID())
+
+    def test_the_only_ct_that_is_seen_is_the_selected_one(self, widget, two_cts, click, wait_until):
+        """A second CT is loaded: Slicer shows it in every view."""
+        node, first, second = two_cts
+        click(widget, [POINTS[0]])
+        segmentation = node.segmentation
+        slicer.util.setSliceViewerLayers(background=second, fit=False)
+        wait_until(lambda: node.inputVolume is second, LIMIT_S)
+        assert not segmentation.GetDisplayNode().GetVisibility()
+        slicer.util.setSliceViewerLayers(background=first, fit=False)
+        wait_until(lambda: node.inputVolume is first, LIMIT_S)
+        assert segmentation.GetDisplayNode().GetVisibility()
 
     def test_results_of_another_ct_are_not_drawn_over_this_one(self, widget, two_cts, click):
         node, first, second = two_cts
@@ -260,6 +281,24 @@ class TestNearness:
         after = node.GetFieldOfView()
         assert after[1] / after[0] == pytest.approx(0.4 * height / width)
 
+    def test_zoom_stays_while_another_module_is_visited(self, widget, click):
+        click(widget)
+        before = sliceNodeOf(RED).GetFieldOfView()[0]
+        widget.ui.zoomButton.click()
+        widget.parent.exit()
+        widget.parent.enter()
+        assert widget.ui.zoomButton.checked
+        widget.ui.zoomButton.click()
+        assert sliceNodeOf(RED).GetFieldOfView()[0] == pytest.approx(before)
+
+    def test_another_ct_is_not_zoomed(self, widget, click, phantom):
+        click(widget)
+        before = sliceNodeOf(RED).GetFieldOfView()[0]
+        widget.ui.zoomButton.click()
+        widget.logic.getParameterNode().inputVolume = add_ct(phantom, "second")
+        assert not widget.ui.zoomButton.checked
+        assert sliceNodeOf(RED).GetFieldOfView()[0] == pytest.approx(before, rel=0.5)
+
     def test_zooming_waits_for_a_nodule(self, widget, phantom):
         widget.logic.getParameterNode().inputVolume = add_ct(phantom)
         assert not widget.ui.zoomButton.enabled
@@ -380,8 +419,7 @@ class TestMaps:
         widget.panel.concepts.onConcept("spiculated")
         wait_until(lambda: roleOf(compared, "conceptMap") is not None, LIMIT_S)
         slicer.mrmlScene.RemoveNode(compared.inputVolume)
-        slicer.app.processEvents()
-        assert compared.inputVolume is None
+        wait_until(lambda: compared.inputVolume is None, LIMIT_S)
         assert slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode") == []
         volume = add_ct(phantom, "next")
         wait_until(lambda: compared.inputVolume is volume, LIMIT_S)
@@ -393,6 +431,37 @@ class TestMaps:
         assert compositeOf(QUERY_VIEW).GetBackgroundVolumeID() == second.GetID()
         assert compositeOf(CASE_VIEW).GetBackgroundVolumeID() is None
         assert noteIn(CASE_VIEW) == ""
+
+    def test_views_that_are_made_later_show_the_nodule(self, widget, compared, wait_until):
+        manager = slicer.app.layoutManager()
+        manager.setLayout(slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpView)
+        slicer.app.processEvents()
+        view = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLViewNode")
+        for node in (compared.points, compared.segmentation):
+            assert node.GetDisplayNode().IsDisplayableInView(view.GetID())
+
+    def test_the_fill_follows_the_layout(self, widget, compared, wait_until):
+        display = compared.segmentation.GetDisplayNode()
+        assert not display.GetVisibility2DFill()
+        manager = slicer.app.layoutManager()
+        manager.setLayout(slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpView)
+        wait_until(lambda: display.GetVisibility2DFill(), LIMIT_S)
+
+    def test_what_the_user_blends_comes_back_after_a_concept_map(
+        self, widget, click, phantom, wait_until
+    ):
+        click(widget)
+        node = widget.logic.getParameterNode()
+        pet, red = add_ct(phantom, "PET"), compositeOf(RED)
+        red.SetForegroundVolumeID(pet.GetID())
+        red.SetForegroundOpacity(0.3)
+        for concept in ("spiculated", "lobulated"):
+            widget.panel.concepts.onConcept(concept)
+            wait_until(lambda c=concept: ConceptView.shownMap(node)[1] == c, LIMIT_S)
+            assert red.GetForegroundVolumeID() == roleOf(node, "conceptMap").GetID()
+        widget.panel.concepts.onConcept("")
+        assert red.GetForegroundVolumeID() == pet.GetID()
+        assert red.GetForegroundOpacity() == pytest.approx(0.3)
 
     def test_a_concept_map_does_not_take_the_place_of_the_comparison(
         self, widget, compared, wait_until
