@@ -11,7 +11,6 @@ from slicer.i18n import tr as _
 
 from ContrastDiagnosisLib import ConceptView, NoduleScene
 from ContrastDiagnosisLib.CasePictures import CasePictures
-from ContrastDiagnosisLib.CommonFrame import keepWithVolume, moveAlong
 from ContrastDiagnosisLib.ComparePanel import ComparePanel
 from ContrastDiagnosisLib.CompareView import CompareView
 from ContrastDiagnosisLib.ConceptSection import ConceptSection
@@ -19,18 +18,16 @@ from ContrastDiagnosisLib.DiagnosisSession import DiagnosisSession
 from ContrastDiagnosisLib.EngineClient import EngineClient
 from ContrastDiagnosisLib.EngineProcess import makeEngine
 from ContrastDiagnosisLib.Installer import Installer
-from ContrastDiagnosisLib.NodeWatch import NodeWatch
 from ContrastDiagnosisLib.NoduleScene import PointState
-from ContrastDiagnosisLib.OwnNodes import isOurs, removeLostRoles
+from ContrastDiagnosisLib.OwnNodes import removeLostRoles
 from ContrastDiagnosisLib.PointSection import PointSection
 from ContrastDiagnosisLib.Reports import ReportButtons, ReportWriter
 from ContrastDiagnosisLib.ResultPanel import ResultPanel
 from ContrastDiagnosisLib.Settings import Settings, readSettings
 from ContrastDiagnosisLib.SetupPanel import SetupPanel
-from ContrastDiagnosisLib.SliceViews import seenVolumes, viewNodes
 from ContrastDiagnosisLib.ViewPanel import ViewPanel
 from ContrastDiagnosisLib.VolumeBridge import InputError, checkVolume
-from ContrastDiagnosisLib.VolumeWatch import VolumeWatch
+from ContrastDiagnosisLib.VolumeSection import VolumeSection
 
 
 class Panel:
@@ -74,12 +71,10 @@ class Panel:
         self._pictures = CasePictures(self.session, self.result.showPicture)
         self._shortcuts: list[Any] = []
         self.views = ViewPanel(ui)
-        self.points = PointSection(
-            ui.placeWidget, self.session, self.say, self._onPointsChanged, self.views.lookSoon
+        self.points = PointSection(ui.placeWidget, self.session, self.say, self._onPointsChanged)
+        self.volumes = VolumeSection(
+            self.views, self._onAnotherVolume, self._dropMaps, self._onViewsChanged, self.refresh
         )
-        self._volumeWatch = VolumeWatch(self._onVolumeMoved, self._onGridMoved, self.refresh)
-        self._viewWatch = NodeWatch(self._onViewsChanged)
-        self._volumeId, self._ct = "", None
         for button, widget in (
             (ui.setupCollapsibleButton, self.setup.widget),
             (ui.resultCollapsibleButton, self.result.widget),
@@ -101,20 +96,17 @@ class Panel:
 
     def setParameterNode(self, parameterNode: Any) -> None:
         """Shows another scene's state; None while a scene closes."""
-        self._volumeWatch.follow(None)
-        self._viewWatch.follow([])
         self._parameterNode = parameterNode
+        self.volumes.setParameterNode(parameterNode)
         self.session.setParameterNode(parameterNode)
         self.points.setParameterNode(parameterNode)
         self._pair.setParameterNode(parameterNode)
         self.concepts.clear()
-        self._volumeId = ""
         if parameterNode is not None:
             removeLostRoles(parameterNode)
             self._onParametersChanged()
         else:
             self.say("")
-            self.views.clear()
             self.result.showNodules([], -1)
             self.result.showDiagnosis(None)
             self._checkCanApply()
@@ -237,43 +229,20 @@ class Panel:
             return
         self._updating = True
         try:
-            self._followVolume()
+            self.volumes.follow()
             self.points.follow()
-            keepWithVolume(node)
+            self.volumes.keepResults()
             self._pair.follow()
             ConceptView.setOpacity(node)
-            self._viewWatch.follow(viewNodes())
         finally:
             self._updating = False
         self.refresh()
 
-    def _followVolume(self) -> None:
-        """Another CT: what was asked of the last one and its maps are not of this one."""
-        node = self._parameterNode
-        volume = node.inputVolume
-        volumeId = "" if volume is None else volume.GetID()
-        self._volumeWatch.follow(volume)
-        if volumeId == self._volumeId:
-            return
-        isChosen, self._volumeId = bool(self._volumeId), volumeId
-        if isChosen:
-            self.say("")
-            self.session.cancel()
-            node.caseId = ""
-        if isOurs(volume):
-            qt.QTimer.singleShot(0, self._leaveMap)
-        else:
-            self._ct = volume
-            if isChosen:
-                self._dropMaps()
-        self.views.onVolume(node)
-
-    def _leaveMap(self) -> None:
-        """Slicer's selector takes a map for the next CT when the CT is removed: the maps go too."""
-        node = self._parameterNode
-        isGone = self._ct is not None and self._ct.GetScene() is None
-        if node is not None and isOurs(node.inputVolume) and isGone:
-            self._dropMaps()
+    def _onAnotherVolume(self) -> None:
+        """What was asked of the last one is not of this one."""
+        self.say("")
+        self.session.cancel()
+        self._parameterNode.caseId = ""
 
     def _dropMaps(self) -> None:
         self._pair.forget()
@@ -281,26 +250,8 @@ class Panel:
         self.concepts.onVolumeChanged()
 
     def _onViewsChanged(self) -> None:
-        """A CT that no view shows any more gives way to the one that is seen."""
-        node = self._parameterNode
-        if node is None or slicer.mrmlScene.IsBatchProcessing():
-            return
-        self._viewWatch.follow(viewNodes())
-        self.compare.followLayout(node)
+        self.compare.followLayout(self._parameterNode)
         self._fillSegments()
-        seen = [volume for volume in seenVolumes() if not isOurs(volume)]
-        if len(seen) == 1 and node.inputVolume is not None and node.inputVolume not in seen:
-            node.inputVolume = seen[0]
-
-    def _onVolumeMoved(self) -> None:
-        """Results go where their CT goes."""
-        if self._parameterNode is not None and not slicer.mrmlScene.IsBatchProcessing():
-            keepWithVolume(self._parameterNode)
-
-    def _onGridMoved(self, moved: Any) -> None:
-        """As when its transform is hardened; the diagnoses are of another CT all the same."""
-        if self._parameterNode is not None and not slicer.mrmlScene.IsBatchProcessing():
-            moveAlong(self._parameterNode, moved)
 
     def _onPointsChanged(self) -> None:
         if not slicer.mrmlScene.IsBatchProcessing():

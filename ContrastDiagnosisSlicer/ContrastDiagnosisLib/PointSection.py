@@ -25,7 +25,6 @@ class PointSection:
         session: Any,
         say: Callable[[str], None],
         onChanged: Callable[[], None],
-        onAsked: Callable[[Any], None],
     ) -> None:
         """Follows nothing yet.
 
@@ -34,10 +33,9 @@ class PointSection:
             session: The `DiagnosisSession`.
             say: Shows a message.
             onChanged: Called when points came, went or moved without a diagnosis being asked.
-            onAsked: Called with the place of a point, world RAS, whose diagnosis was asked.
         """
         self._placeWidget, self._session = placeWidget, session
-        self._say, self._onChanged, self._onAsked = say, onChanged, onAsked
+        self._say, self._onChanged = say, onChanged
         self._node: Any = None
         self._watch = PointWatch(self._onPlaced, self._onRemoved)
 
@@ -95,7 +93,6 @@ class PointSection:
         here = [p for p in here if NoduleScene.stateOf(node, p) in waiting]
         if here and node.live:
             self._session.diagnose(here)
-            self._onAsked(NoduleScene.pointWorld(node, here[-1]))
         else:
             self._onChanged()
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import qt
 import slicer
 from slicer.i18n import tr as _
 
@@ -69,10 +68,13 @@ class ViewPanel:
         self._node = parameterNode
         point = NoduleScene.pointWorld(parameterNode, parameterNode.nodule)
         if point is not None:
-            self._lookAt(point)
+            slicer.vtkMRMLSliceNode.JumpAllSlices(slicer.mrmlScene, *point)
+            turnCameras(point)
+            if self._zoom.isOn:
+                self._zoom.zoomTo(point)
 
     def refresh(self, parameterNode: Any) -> None:
-        """Brings the buttons up to date; the views turn to a nodule that is new."""
+        """Brings the buttons up to date; the 3-D views turn to a nodule that is new."""
         self._node = parameterNode
         volume = None if parameterNode is None else parameterNode.inputVolume
         if _isCt(volume):
@@ -93,24 +95,10 @@ class ViewPanel:
         self._ui.zoomButton.setToolTip(told if hasPoint else _("Select a nodule first."))
 
     def _followNodule(self, shown: tuple[str, str], point: Any) -> None:
-        # A loaded scene brings its views along.
+        # A loaded scene brings its cameras along. The slices stay: the next click may be under way.
         if self._shown not in (None, shown) and point is not None:
-            self.lookSoon(point)
+            turnCameras(point)
         self._shown = shown
-
-    def lookSoon(self, point: Any) -> None:
-        """Turns the views to a point in the next turn of the event loop.
-
-        Slicer cuts three slices anew at once (80 ms, software rendering): after a click while the
-        engine is busy, so that nobody waits for it.
-        """
-        qt.QTimer.singleShot(0, lambda: self._lookAt(point))
-
-    def _lookAt(self, point: Any) -> None:
-        slicer.vtkMRMLSliceNode.JumpAllSlices(slicer.mrmlScene, *point)
-        turnCameras(point)
-        if self._zoom.isOn:
-            self._zoom.zoomTo(point)
 
     def onWindow(self, window: CtWindow) -> None:
         """Shows the CT in a window."""

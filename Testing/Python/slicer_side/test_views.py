@@ -299,6 +299,17 @@ class TestNearness:
         assert not widget.ui.zoomButton.checked
         assert sliceNodeOf(RED).GetFieldOfView()[0] == pytest.approx(before, rel=0.5)
 
+    def test_slices_do_not_move_under_the_mouse(self, widget, click):
+        """The answer comes while the user is at the next nodule."""
+        click(widget, [POINTS[0]], wait=False)
+        looks = []
+        for view in (RED, GREEN):
+            sliceNodeOf(view).JumpSliceByCentering(*POINTS[1])
+            looks.append(sliceNodeOf(view).GetSliceOffset())
+        click(widget, [])
+        slicer.app.processEvents()
+        assert [sliceNodeOf(view).GetSliceOffset() for view in (RED, GREEN)] == looks
+
     def test_zooming_waits_for_a_nodule(self, widget, phantom):
         widget.logic.getParameterNode().inputVolume = add_ct(phantom)
         assert not widget.ui.zoomButton.enabled
