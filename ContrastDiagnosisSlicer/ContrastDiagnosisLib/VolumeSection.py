@@ -75,10 +75,10 @@ class VolumeSection:
         keepWithVolume(self._node)
 
     def _leaveMap(self) -> None:
-        """Slicer's selector takes a map for the next CT when the CT is removed: the maps go too."""
+        """The selector takes a map for the next CT when the CT is removed: then the maps go."""
         isGone = self._ct is not None and self._ct.GetScene() is None
         if self._node is not None and isOurs(self._node.inputVolume) and isGone:
-            self._dropMaps()
+            self._node.inputVolume = next((v for v in seenVolumes() if not isOurs(v)), None)
 
     def _onViewsChanged(self) -> None:
         """A CT that no view shows any more gives way to the one that is seen."""
