@@ -54,6 +54,8 @@ DOUBTFUL = (0.93, 0.76, 0.2)
 LABELMAP = "Binary labelmap"
 """Slicer's name of the representation."""
 
+STALE_TAG = "ContrastDiagnosis.stale"
+
 GLYPH_PERCENT, TEXT_PERCENT = 1.2, 2.0
 """Of the points, of the view's size; Slicer's own 3 % hides a small nodule."""
 
@@ -270,6 +272,24 @@ def ensureSegmentation(parameterNode: Any) -> Any:
         parameterNode.segmentation = node
         keepWithVolume(parameterNode)
     return node
+
+
+def showIfCurrent(parameterNode: Any, pointId: str, isCurrent: bool) -> None:
+    """Hides the segment of a diagnosis that no longer holds, and shows it when it holds again.
+
+    What the user hid or showed by hand stays.
+    """
+    segment = _segmentOf(parameterNode, pointId)
+    if segment is None:
+        return
+    isHidden = segment.HasTag(STALE_TAG)
+    if isCurrent == isHidden:
+        display = parameterNode.segmentation.GetDisplayNode()
+        display.SetSegmentVisibility(segmentIdOf(pointId), isCurrent)
+        if isCurrent:
+            segment.RemoveTag(STALE_TAG)
+        else:
+            segment.SetTag(STALE_TAG, "1")
 
 
 def setFilled(parameterNode: Any, filled: bool) -> None:

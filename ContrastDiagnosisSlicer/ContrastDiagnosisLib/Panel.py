@@ -119,6 +119,8 @@ class Panel:
         points = NoduleScene.pointIds(node)
         documents = [NoduleScene.documentOf(node, p) for p in points]
         states = [NoduleScene.stateOf(node, p) for p in points]
+        for pointId, state in zip(points, states, strict=True):
+            NoduleScene.showIfCurrent(node, pointId, state is PointState.CURRENT)
         row = points.index(node.nodule) if node.nodule in points else -1
         numbers = [NoduleScene.numberOfPoint(node, p) for p in points]
         self.result.showNodules(list(zip(numbers, documents, states, strict=True)), row)
@@ -250,8 +252,9 @@ class Panel:
         self.concepts.onVolumeChanged()
 
     def _onViewsChanged(self) -> None:
+        """Or a node of the scene was removed: it may have been one of ours."""
         self.compare.followLayout(self._parameterNode)
-        self._fillSegments()
+        self.refresh()
 
     def _onPointsChanged(self) -> None:
         if not slicer.mrmlScene.IsBatchProcessing():

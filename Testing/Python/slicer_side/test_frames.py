@@ -185,6 +185,28 @@ class TestChanges:
         first = NoduleScene.pointIds(node)[0]
         assert NoduleScene.stateOf(node, first) is PointState.CT_CHANGED
 
+    def test_the_segment_of_what_no_longer_holds_is_hidden(self, widget, diagnosed, wait_until):
+        node, _asked = diagnosed
+        display = node.segmentation.GetDisplayNode()
+        segment = NoduleScene.segmentIdOf(node.nodule)
+        voxels = slicer.util.arrayFromVolume(node.inputVolume)
+        for change, isShown in ((1, False), (-1, True)):
+            voxels[:] += change
+            slicer.util.arrayFromVolumeModified(node.inputVolume)
+            slicer.app.processEvents()
+            wait_until(lambda w=isShown: display.GetSegmentVisibility(segment) == w, LIMIT_S)
+        display.SetSegmentVisibility(segment, False)  # by the user
+        widget.panel.refresh()
+        assert not display.GetSegmentVisibility(segment)
+
+    def test_a_diagnosis_that_was_removed_by_hand_is_no_longer_told(
+        self, widget, diagnosed, wait_until
+    ):
+        node, _asked = diagnosed
+        slicer.mrmlScene.RemoveNode(NoduleScene.nodeOf("diagnosis", node.inputVolume, node.nodule))
+        wait_until(lambda: rowText(widget) == "not diagnosed", LIMIT_S)
+        assert not widget.ui.reportButton.enabled
+
     def test_voxels_elsewhere_do_not_matter(self, widget, diagnosed):
         node, _asked = diagnosed
         slicer.util.arrayFromVolume(node.inputVolume)[:2] += 5
