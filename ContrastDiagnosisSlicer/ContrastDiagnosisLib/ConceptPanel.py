@@ -82,7 +82,6 @@ class ConceptPanel:
         # PythonQt does not keep the items alive for us.
         self._cells: list[dict[int, Any]] = []
         self._bars: dict[int, Any] = {}
-        self._filling = False
         self.widget = qt.QWidget()
         layout = qt.QVBoxLayout(self.widget)
         layout.setContentsMargins(0, 0, 0, 0)
@@ -124,9 +123,10 @@ class ConceptPanel:
         corrected = bool(shown.boxes or shown.rejected)
         remarks = [*([_correctedText(shown)] if corrected else []), *reading["remarks"]]
         self.remarks.setText("\n".join(remarks))
-        self._filling = True
+        # Every cell that is set would call back.
+        self.table.blockSignals(True)
         self._fill(shown)
-        self._filling = False
+        self.table.blockSignals(False)
         for widget in (self.table, self.buttons):
             widget.setVisible(True)
         self.remarks.setVisible(bool(remarks))
@@ -226,12 +226,11 @@ class ConceptPanel:
         fitRows(self.table, MOST_CONCEPTS)
 
     def _onSelected(self) -> None:
-        if not self._filling:
-            row = selectedRow(self.table)
-            self._actions.onConcept(self._names[row] if row >= 0 else "")
+        row = selectedRow(self.table)
+        self._actions.onConcept(self._names[row] if row >= 0 else "")
 
     def _onItemChanged(self, item: Any) -> None:
-        if not self._filling and item.column() == REJECT:
+        if item.column() == REJECT:
             isRejected = item.checkState() == qt.Qt.Checked
             self._actions.onReject(self._names[item.row()], isRejected)
 

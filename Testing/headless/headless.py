@@ -6,6 +6,7 @@ whose `widget` is its panel.
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import importlib.util
 import os
@@ -25,11 +26,19 @@ STAND_INS = (
 """In the order in which they need each other."""
 _alive: list = []
 
+NONES = 4_000_000
+"""References of None to lose: PySide6 6.12 takes one with every call that returns nothing. Below
+Python 3.12, where None became immortal, 17,000 such calls end the process.
+"""
+
 
 def start() -> types.ModuleType:
     """The module `slicer` with its app, scene and modules as in Slicer; `qt` and `ctk` beside."""
     if _alive:
         return sys.modules["slicer"]
+    if sys.version_info < (3, 12):
+        # For ever: given back at the end of the process, they would end it all the same.
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object([None] * NONES))
     os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
     if str(HERE) not in sys.path:
         sys.path.insert(0, str(HERE))
