@@ -123,13 +123,13 @@ class ResultPanel:
             ]
             for c in self._shown
         ]
-        self._fill(self.cases, "cases", table, case)
+        if self._fill(self.cases, "cases", table, case):
+            for row, shown in enumerate(self._shown):
+                for column in range(len(CASE_COLUMNS)):
+                    self.cases.item(row, column).setToolTip(_ratingsOf(shown))
         self.cases.setColumnHidden(0, not any(c["has_pixels"] for c in self._shown))
         self.cases.setVisible(bool(self._shown))
         fitRows(self.cases)
-        for row, shown in enumerate(self._shown):
-            for column in range(len(CASE_COLUMNS)):
-                self.cases.item(row, column).setToolTip(_ratingsOf(shown))
 
     def showPicture(self, caseId: str, png: bytes) -> None:
         """Puts a picture beside a case of the gallery."""
@@ -141,9 +141,11 @@ class ResultPanel:
                 self.cases.setRowHeight(row, PICTURE_PIXELS + 4)
                 fitRows(self.cases)
 
-    def _fill(self, table: Any, name: str, rows: Sequence[Sequence[str]], selected: int) -> None:
+    def _fill(self, table: Any, name: str, rows: Sequence[Sequence[str]], selected: int) -> bool:
+        """Fills a table and selects a row; tells whether the texts are others than before."""
         self._filling = True
-        if self._rows.get(name) != rows:
+        isNew = self._rows.get(name) != rows
+        if isNew:
             self._rows[name] = rows
             table.setRowCount(len(rows))
             # PythonQt does not keep the items alive for us.
@@ -159,6 +161,7 @@ class ResultPanel:
         else:
             table.clearSelection()
         self._filling = False
+        return isNew
 
     def _onNoduleSelected(self) -> None:
         row = selectedRow(self.nodules)
