@@ -14,7 +14,8 @@ from contrastdiagnosis.cases import RATINGS
 from contrastdiagnosis.errors import InputError
 from contrastdiagnosis.patch import Patch, PatchGeometry, crop_patch, resample
 from contrastdiagnosis.pixels import CasePixels
-from contrastdiagnosis.volume import Volume, read_image, volume_from_sitk
+from contrastdiagnosis.reading.files import read_file
+from contrastdiagnosis.volume import Volume, volume_from_sitk
 
 
 @dataclass(frozen=True)
@@ -110,8 +111,8 @@ def read_case_folder(folder: Path) -> list[Nodule]:
 
 def read_scan(nodule: Nodule) -> NoduleScan:
     """The nodule's voxels and the readers' marks."""
-    volume = volume_from_sitk(read_image(nodule.image_path))
-    votes = sitk.GetArrayFromImage(read_image(nodule.mask_path))
+    volume = volume_from_sitk(read_file(nodule.image_path).image)
+    votes = sitk.GetArrayFromImage(read_file(nodule.mask_path).image)
     if votes.shape != volume.hu.shape or not votes.any():
         raise InputError(
             f"{nodule.mask_path} is empty or not of its image's size {volume.hu.shape}"

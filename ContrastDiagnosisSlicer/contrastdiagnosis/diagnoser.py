@@ -186,7 +186,7 @@ class Diagnoser:
             score=score,
             probability=probability,
             confidence=self._confidence(encoding, nodule, nearest, probability, volume, point),
-            notices=tuple(self._notices(encoding, len(voters), patient)),
+            notices=(*volume.notices, *self._notices(encoding, len(voters), patient)),
             concepts=self.read_concepts(encoding),
         )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import SimpleITK as sitk
 from numpy.typing import ArrayLike, NDArray
 
 from contrastdiagnosis.errors import InputError
+from contrastdiagnosis.reading.door import read_scan_image
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 """Flips between the LPS millimetres of ITK and DICOM and the RAS millimetres used here."""
@@ -34,6 +34,7 @@ class Volume:
         series_uid: DICOM series that it was read from, empty if not known.
         part_of_ct: It was cut from a larger volume that is known to be a CT, so that soft tissue
             alone is no reason to doubt it.
+        notices: What was set aside or mended when it was read.
     """
 
     hu: NDArray
@@ -41,6 +42,7 @@ class Volume:
     name: str = ""
     series_uid: str = ""
     part_of_ct: bool = False
+    notices: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.hu.ndim != 3:
@@ -86,7 +88,7 @@ def apply_affine(affine: NDArray, points: ArrayLike) -> NDArray[np.float64]:
 
 
 def read_volume(path: Path, series_uid: str | None = None, hu_offset: float = 0) -> Volume:
-    """The CT in a NRRD, NIfTI or MetaImage file or in a folder of DICOM slices.
+    """The CT in a NRRD, NIfTI, MetaImage or DICOM file, or in a folder or zip of DICOM slices.
 
     Args:
         path: The file or folder.
@@ -97,16 +99,11 @@ def read_volume(path: Path, series_uid: str | None = None, hu_offset: float = 0)
         InputError: The path holds no readable CT; the message says what is wrong with it.
     """
     path = Path(path)
-    if not path.exists():
-        raise InputError(f"no file or folder at {path}")
-    if path.is_dir():
-        series_uid, image = _read_dicom_folder(path, series_uid)
-    else:
-        series_uid, image = "", read_image(path)
-    volume = volume_from_sitk(image)
+    scan = read_scan_image(path, series_uid)
+    volume = volume_from_sitk(scan.image)
     hu = volume.hu.astype(np.float32) + np.float32(hu_offset) if hu_offset else volume.hu
     check_ct(hu)
-    return Volume(hu, volume.ijk_to_ras, path.resolve().name, series_uid)
+    return Volume(hu, volume.ijk_to_ras, path.resolve().name, scan.series_uid, notices=scan.notices)
 
 
 def volume_from_sitk(image: sitk.Image) -> Volume:
@@ -186,100 +183,3 @@ def check_finite(hu: NDArray) -> None:
     if not np.issubdtype(hu.dtype, np.integer) and not np.isfinite(hu).all():
         bad = int(np.count_nonzero(~np.isfinite(hu)))
         raise InputError(f"wanted finite Hounsfield units, got {bad} NaN or infinite voxels")
-
-
-def read_image(path: Path) -> sitk.Image:
-    """The image in a file.
-
-    Raises:
-        InputError: The file is damaged or of an unknown format.
-    """
-    try:
-        return sitk.ReadImage(str(path))
-    except RuntimeError as error:
-        reason = str(error).strip().splitlines()[-1]
-        raise InputError(
-            f"cannot read {path} as NRRD, NIfTI, MetaImage or DICOM: {reason}"
-        ) from error
-
-
-def _read_dicom_folder(folder: Path, series_uid: str | None) -> tuple[str, sitk.Image]:
-    found = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
-    if not found:
-        below = sorted(f.name for f in folder.iterdir() if f.is_dir())
-        hint = f"; it holds the folders {', '.join(below[:5])}: name one of them" if below else ""
-        raise InputError(f"no DICOM series in {folder}{hint}")
-    files_of = {
-        uid: sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), uid) for uid in found
-    }
-    if series_uid is None and len(found) > 1:
-        listing = "\n".join(f"  {uid}  ({len(files_of[uid])} slices)" for uid in found)
-        told = f"{folder} holds {len(found)} series; name one:\n{listing}"
-        raise InputError(told, setting="series")
-    uid = series_uid or found[0]
-    if uid not in files_of:
-        raise InputError(f"no series {uid} in {folder}; it holds {', '.join(found)}")
-    files = files_of[uid]
-    if len(files) > 1:
-        _check_slices(files)
-    reader = sitk.ImageSeriesReader()
-    reader.SetFileNames(files)
-    try:
-        return uid, reader.Execute()
-    except RuntimeError as error:
-        reason = str(error).strip().splitlines()[-1]
-        raise InputError(f"cannot read the DICOM series {uid} in {folder}: {reason}") from error
-
-
-def _check_slices(files: Sequence[str]) -> None:
-    """Refuses a series whose slices are not CT, not parallel, or not equally spaced."""
-    positions: list[NDArray] = []
-    normal = np.zeros(3)
-    reader = sitk.ImageFileReader()
-    for file in files:
-        reader.SetFileName(file)
-        reader.ReadImageInformation()
-        modality = (
-            reader.GetMetaData("0008|0060").strip() if reader.HasMetaDataKey("0008|0060") else "CT"
-        )
-        if modality != "CT":
-            raise InputError(f"wanted a CT series, got modality {modality} in {file}")
-        slice_normal = np.reshape(reader.GetDirection(), (3, 3))[:, 2]
-        if not positions:
-            normal = slice_normal
-        elif np.abs(normal - slice_normal).max() > 1e-3:
-            raise InputError(f"the slices are not parallel: {file} is turned against {files[0]}")
-        positions.append(np.array(reader.GetOrigin()[:3]))
-    _check_tilt(np.array(positions), normal)
-    along = np.sort(np.array(positions) @ normal)
-    steps = np.diff(along)
-    step = float(np.median(steps))
-    if steps.min() < 0.01:
-        at = along[int(steps.argmin())]
-        raise InputError(
-            f"two slices lie at the same position ({at:.2f} mm along the scan): the folder mixes"
-            " several reconstructions or time points of one series"
-        )
-    # DICOM rounds positions to 0.01-0.1 mm; a missing slice doubles a step.
-    uneven = np.flatnonzero(np.abs(steps - step) > max(0.1, 0.1 * step))
-    if len(uneven):
-        first = int(uneven[0])
-        raise InputError(
-            f"the slices are not equally spaced: {len(uneven)} of {len(steps)} gaps differ from"
-            f" the usual {step:.2f} mm; the first is {steps[first]:.2f} mm after"
-            f" {along[first]:.2f} mm along the scan. Slices are missing or unordered"
-        )
-
-
-def _check_tilt(positions: NDArray, normal: NDArray) -> None:
-    """Refuses slices that are shifted against each other: readers would stack them upright."""
-    along = positions @ normal
-    aside = positions - along[:, None] * normal
-    drift_mm = float(np.linalg.norm(aside - aside[0], axis=1).max())
-    if drift_mm > 0.5:
-        degrees = np.degrees(np.arctan2(drift_mm, np.ptp(along)))
-        raise InputError(
-            f"the scan was taken with a tilted gantry: its slices are shifted against each other by"
-            f" up to {drift_mm:.1f} mm ({degrees:.0f} degrees). Resample it to an upright grid"
-            " first; 3D Slicer offers that when it loads the series"
-        )

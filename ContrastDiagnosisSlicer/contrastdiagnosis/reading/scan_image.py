@@ -1,0 +1,22 @@
+"""`ScanImage`: what a file or folder held, as it was stored."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import SimpleITK as sitk
+
+
+@dataclass(frozen=True, eq=False)
+class ScanImage:
+    """A CT read from disk, its geometry checked.
+
+    Attributes:
+        image: 3-D, Hounsfield units; origin, spacing and direction in LPS millimetres.
+        series_uid: DICOM series that it was read from, empty if not known.
+        notices: Sentences about what was set aside or mended on the way; the user should know.
+    """
+
+    image: sitk.Image
+    series_uid: str = ""
+    notices: tuple[str, ...] = ()
