@@ -11,16 +11,19 @@ from numpy.typing import ArrayLike, NDArray
 
 from contrastdiagnosis.errors import InputError
 from contrastdiagnosis.reading.door import read_scan_image
+from contrastdiagnosis.reading.scan_image import MIN_SLICES
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 """Flips between the LPS millimetres of ITK and DICOM and the RAS millimetres used here."""
 
-MIN_SLICES = 3
-"""A nodule is a 3-D finding: fewer slices cannot show one."""
-
 AIR_HU = (-1100, -500)
 """Air and lung lie between these; images that hold no such voxels are not in Hounsfield units.
 The padding outside the field of view, often -2000, lies below."""
+
+MEASURED_HU = (-1500, 32767)
+"""No scanner measures less or more: what lies beyond is padding, such as -2000, -3024, -32768, or
+62512, which is -2000 without its sign. Air with its noise and the ringing of sharp kernels lies
+above, metal on an extended scale (30710) below."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,15 +140,20 @@ def sitk_from_array(array: NDArray, ijk_to_ras: NDArray) -> sitk.Image:
 
 
 def check_ct(hu: NDArray) -> None:
-    """Refuses voxels that cannot be a chest CT in Hounsfield units.
+    """Refuses voxels that cannot be a chest CT in Hounsfield units; padding is left out.
 
     Raises:
-        InputError: Too few slices, not finite, constant, 8-bit, or without air.
+        InputError: Too few slices, not finite, nothing but padding, constant, 8-bit, or without
+            air.
     """
     if hu.shape[0] < MIN_SLICES:
         raise InputError(f"wanted a CT of at least {MIN_SLICES} slices, got {hu.shape[0]}")
     check_finite(hu)
-    low, high = float(hu.min()), float(hu.max())
+    low, high = measured_range(hu)
+    if low > high:
+        raise InputError(
+            f"the image holds nothing but padding: every voxel lies outside {MEASURED_HU} HU"
+        )
     if low == high:
         raise InputError(f"the image is constant: every voxel is {low:g}, so this is no CT")
     if low >= 0 and high <= 255:
@@ -172,6 +180,22 @@ def check_ct(hu: NDArray) -> None:
 def holds_air(hu: NDArray) -> bool:
     """Whether some voxel is as light as lung or air."""
     return bool(((hu >= AIR_HU[0]) & (hu <= AIR_HU[1])).any())
+
+
+def padding_of(hu: NDArray) -> NDArray[np.bool_] | None:
+    """Where voxels hold no measurement but padding; None if nowhere."""
+    if not hu.size or (hu.min() >= MEASURED_HU[0] and hu.max() <= MEASURED_HU[1]):
+        return None
+    return np.asarray((hu < MEASURED_HU[0]) | (hu > MEASURED_HU[1]))
+
+
+def measured_range(hu: NDArray) -> tuple[float, float]:
+    """Lowest and highest voxel that is no padding; infinite and crossed where there is none."""
+    padding = padding_of(hu)
+    measured = hu if padding is None else hu[~padding]
+    if not measured.size:
+        return float("inf"), float("-inf")
+    return float(measured.min()), float(measured.max())
 
 
 def check_finite(hu: NDArray) -> None:

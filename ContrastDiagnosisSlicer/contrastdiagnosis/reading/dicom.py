@@ -1,114 +1,125 @@
-"""CTs in DICOM: a folder, a single file."""
+"""CTs in DICOM: a folder, a zip archive, a single file."""
 
 from __future__ import annotations
 
+import tempfile
+import warnings
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
-from numpy.typing import NDArray
 
 from contrastdiagnosis.errors import InputError
-from contrastdiagnosis.reading.scan_image import ScanImage
+from contrastdiagnosis.reading.archive import unpack_zip
+from contrastdiagnosis.reading.dicom_file import DicomFile, is_dicom_file
+from contrastdiagnosis.reading.dicom_folder import list_files, open_files
+from contrastdiagnosis.reading.dicom_frames import Frame, check_frames, frames_of
+from contrastdiagnosis.reading.dicom_hounsfield import hounsfield, hounsfield_volume
+from contrastdiagnosis.reading.dicom_kinds import count_kinds, sort_out
+from contrastdiagnosis.reading.dicom_pixels import PixelReader
+from contrastdiagnosis.reading.dicom_series import (
+    Series,
+    choose_series,
+    group_series,
+)
+from contrastdiagnosis.reading.dicom_stack import Stack, stack_frames
+from contrastdiagnosis.reading.dicom_values import text
+from contrastdiagnosis.reading.scan_image import MIN_SLICES, ScanImage
 
 
 def is_dicom(path: Path) -> bool:
     """Whether `read_dicom` is the one to read it: a folder, a zip, or a DICOM file."""
-    return path.is_dir()
+    return path.is_dir() or path.suffix.lower() == ".zip" or is_dicom_file(path)
 
 
 def read_dicom(path: Path, series_uid: str | None = None) -> ScanImage:
-    """The CT series in a folder of DICOM files.
+    """The CT series in a folder and all below it, in a zip archive or in a DICOM file.
 
     Args:
-        path: The folder.
+        path: The folder or file. A file of one slice is refused: its neighbours belong to it.
         series_uid: Which series to take where there are several.
 
     Raises:
-        InputError: There is no series, more than one, or its slices are no CT volume.
+        InputError: There is no CT series, more than one, one that is incomplete or damaged, or
+            one whose geometry is not told.
     """
-    uid, image = _read_dicom_folder(path, series_uid)
-    return ScanImage(image, uid)
+    with warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:
+        # pydicom's doubts about the wording of elements: what matters is checked here.
+        warnings.simplefilter("ignore", UserWarning)
+        if path.is_dir():
+            files = list_files(path)
+        elif path.suffix.lower() == ".zip":
+            files = unpack_zip(path, Path(folder))
+        else:
+            files = [(path, path.name)]
+        return _read_files(files, path, series_uid)
 
 
-def _read_dicom_folder(folder: Path, series_uid: str | None) -> tuple[str, sitk.Image]:
-    found = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
-    if not found:
-        below = sorted(f.name for f in folder.iterdir() if f.is_dir())
-        hint = f"; it holds the folders {', '.join(below[:5])}: name one of them" if below else ""
-        raise InputError(f"no DICOM series in {folder}{hint}")
-    files_of = {
-        uid: sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), uid) for uid in found
-    }
-    if series_uid is None and len(found) > 1:
-        listing = "\n".join(f"  {uid}  ({len(files_of[uid])} slices)" for uid in found)
-        told = f"{folder} holds {len(found)} series; name one:\n{listing}"
-        raise InputError(told, setting="series")
-    uid = series_uid or found[0]
-    if uid not in files_of:
-        raise InputError(f"no series {uid} in {folder}; it holds {', '.join(found)}")
-    files = files_of[uid]
-    if len(files) > 1:
-        _check_slices(files)
-    reader = sitk.ImageSeriesReader()
-    reader.SetFileNames(files)
-    try:
-        return uid, reader.Execute()
-    except RuntimeError as error:
-        reason = str(error).strip().splitlines()[-1]
-        raise InputError(f"cannot read the DICOM series {uid} in {folder}: {reason}") from error
+def _read_files(
+    files: Sequence[tuple[Path, str]], shown: Path, series_uid: str | None
+) -> ScanImage:
+    found = open_files(files)
+    if not found.dicom:
+        raise InputError(f"no DICOM series in {shown}{_instead(found.strangers, shown)}")
+    slices, aside = sort_out(_of_series(found.dicom, series_uid))
+    if not slices:
+        raise InputError(f"wanted a CT series, got {_came(aside)} in {shown}")
+    series = group_series(slices)
+    chosen = choose_series(series, series_uid, shown)
+    stack, image = _read_series(chosen)
+    aside["duplicate slice"] = stack.n_duplicates
+    aside[f"series of fewer than {MIN_SLICES} slices"] = len(series) - 1
+    return ScanImage(image, chosen.uid, _notices(aside, found.strangers))
 
 
-def _check_slices(files: Sequence[str]) -> None:
-    """Refuses a series whose slices are not CT, not parallel, or not equally spaced."""
-    positions: list[NDArray] = []
-    normal = np.zeros(3)
-    reader = sitk.ImageFileReader()
-    for file in files:
-        reader.SetFileName(file)
-        reader.ReadImageInformation()
-        modality = (
-            reader.GetMetaData("0008|0060").strip() if reader.HasMetaDataKey("0008|0060") else "CT"
-        )
-        if modality != "CT":
-            raise InputError(f"wanted a CT series, got modality {modality} in {file}")
-        slice_normal = np.reshape(reader.GetDirection(), (3, 3))[:, 2]
-        if not positions:
-            normal = slice_normal
-        elif np.abs(normal - slice_normal).max() > 1e-3:
-            raise InputError(f"the slices are not parallel: {file} is turned against {files[0]}")
-        positions.append(np.array(reader.GetOrigin()[:3]))
-    _check_tilt(np.array(positions), normal)
-    along = np.sort(np.array(positions) @ normal)
-    steps = np.diff(along)
-    step = float(np.median(steps))
-    if steps.min() < 0.01:
-        at = along[int(steps.argmin())]
-        raise InputError(
-            f"two slices lie at the same position ({at:.2f} mm along the scan): the folder mixes"
-            " several reconstructions or time points of one series"
-        )
-    # DICOM rounds positions to 0.01-0.1 mm; a missing slice doubles a step.
-    uneven = np.flatnonzero(np.abs(steps - step) > max(0.1, 0.1 * step))
-    if len(uneven):
-        first = int(uneven[0])
-        raise InputError(
-            f"the slices are not equally spaced: {len(uneven)} of {len(steps)} gaps differ from"
-            f" the usual {step:.2f} mm; the first is {steps[first]:.2f} mm after"
-            f" {along[first]:.2f} mm along the scan. Slices are missing or unordered"
-        )
+def _of_series(files: Sequence[DicomFile], uid: str | None) -> Sequence[DicomFile]:
+    """The files of a series, with those that are too damaged to tell theirs; all if none is its."""
+    uid_of = {file: text(file.header, "SeriesInstanceUID") for file in files}
+    if uid is None or uid not in uid_of.values():
+        return files
+    return [file for file in files if uid_of[file] == uid or not (uid_of[file] or file.pixel_bytes)]
 
 
-def _check_tilt(positions: NDArray, normal: NDArray) -> None:
-    """Refuses slices that are shifted against each other: readers would stack them upright."""
-    along = positions @ normal
-    aside = positions - along[:, None] * normal
-    drift_mm = float(np.linalg.norm(aside - aside[0], axis=1).max())
-    if drift_mm > 0.5:
-        degrees = np.degrees(np.arctan2(drift_mm, np.ptp(along)))
-        raise InputError(
-            f"the scan was taken with a tilted gantry: its slices are shifted against each other by"
-            f" up to {drift_mm:.1f} mm ({degrees:.0f} degrees). Resample it to an upright grid"
-            " first; 3D Slicer offers that when it loads the series"
-        )
+def _read_series(series: Series) -> tuple[Stack, sitk.Image]:
+    frames = frames_of(series.files)
+    check_frames(frames)
+    with tempfile.TemporaryDirectory() as scratch:
+        reader = PixelReader(Path(scratch))
+
+        def identical(one: Frame, other: Frame) -> bool:
+            return np.array_equal(hounsfield(one, reader), hounsfield(other, reader))
+
+        stack = stack_frames(frames, identical)
+        image = sitk.GetImageFromArray(hounsfield_volume(stack.frames, reader))
+    image.SetOrigin(stack.origin_mm.tolist())
+    image.SetSpacing(stack.spacing_mm)
+    image.SetDirection(stack.direction.ravel().tolist())
+    return stack, image
+
+
+def _came(aside: Counter[str]) -> str:
+    kinds = list(aside)
+    alone = len(kinds) == 1 and kinds[0].isupper()
+    return f"modality {kinds[0]}" if alone else count_kinds(aside)
+
+
+def _instead(strangers: Sequence[str], shown: Path) -> str:
+    if shown.name.upper() == "DICOMDIR":
+        return ": it is an index of other files; name the folder that it lies in"
+    if not strangers:
+        return ""
+    return f"; it holds {len(strangers)} files that are no DICOM ({_few(strangers)})"
+
+
+def _notices(aside: Counter[str], strangers: Sequence[str]) -> tuple[str, ...]:
+    told = [count_kinds(+aside)] if +aside else []
+    if strangers:
+        files = "file that is" if len(strangers) == 1 else "files that are"
+        told.append(f"{len(strangers)} {files} no DICOM ({_few(strangers)})")
+    return (f"set aside: {', '.join(told)}",) if told else ()
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join([*names[:3], *(["and others"] if len(names) > 3 else [])])

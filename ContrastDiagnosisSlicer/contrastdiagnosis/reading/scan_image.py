@@ -6,6 +6,12 @@ from dataclasses import dataclass
 
 import SimpleITK as sitk
 
+MIN_SLICES = 3
+"""A nodule is a 3-D finding: fewer slices cannot show one."""
+
+NO_VOXEL_HU = -32768
+"""Stands where the scanner measured nothing, such as outside a round field of view."""
+
 
 @dataclass(frozen=True, eq=False)
 class ScanImage:

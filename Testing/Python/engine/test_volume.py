@@ -11,6 +11,8 @@ from contrastdiagnosis.volume import (
     Volume,
     check_ct,
     ijk_to_ras_from_sitk,
+    measured_range,
+    padding_of,
     read_volume,
     sitk_from_array,
 )
@@ -208,17 +210,16 @@ def test_a_tilted_gantry_is_refused(tmp_path):
         read_volume(tmp_path / "scan")
 
 
-def test_a_folder_of_dicom_folders_says_which_to_name(tmp_path):
+def test_a_scan_below_the_folder_is_found(tmp_path):
     write_dicom(tmp_path / "study" / "scan", ct(), [2.5 * k for k in range(len(ct()))])
-    with pytest.raises(InputError, match="it holds the folders scan: name one of them"):
-        read_volume(tmp_path / "study")
+    np.testing.assert_array_equal(read_volume(tmp_path / "study").hu, ct())
 
 
 def test_padding_does_not_hide_a_missing_intercept():
     """Scanners pad outside the field of view with -2000; lung is near 170 without intercept."""
     hu = ct().astype(np.int16) + 1024
     hu[:, :2] = -2000
-    with pytest.raises(InputError, match=r"no voxel from -1100 to -500 .*add -1024") as refused:
+    with pytest.raises(InputError, match=r"got values from \d+ to 1\d+.*add -1024") as refused:
         check_ct(hu)
     assert refused.value.setting == "hu_offset"
 
@@ -247,3 +248,21 @@ def test_geometry_survives_the_way_to_sitk_and_back():
     for matrix in GEOMETRIES.values():
         image = sitk_from_array(ct(), matrix)
         np.testing.assert_allclose(ijk_to_ras_from_sitk(image), matrix, atol=1e-9)
+
+
+@pytest.mark.parametrize("padding", [-2000, -3024, -32768, 40000, 62512])
+def test_padding_is_no_measurement(padding):
+    """At either end of the range: it neither makes a CT nor hides one."""
+    hu = ct().astype(np.int32)
+    assert padding_of(hu) is None
+    low, high = hu[:, 2:].min(), hu[:, 2:].max()
+    hu[:, :2] = padding
+    np.testing.assert_array_equal(padding_of(hu), hu == padding)
+    assert measured_range(hu) == (low, high)
+    check_ct(hu)
+    with pytest.raises(InputError, match="nothing but padding"):
+        check_ct(np.full(SHAPE, padding))
+
+
+def test_metal_and_noise_are_measured():
+    assert padding_of(np.array([[[-1400, 30710]]])) is None

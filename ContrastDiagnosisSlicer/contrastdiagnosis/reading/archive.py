@@ -1,0 +1,73 @@
+"""Zip archives, unpacked without trusting them."""
+
+from __future__ import annotations
+
+import shutil
+import zipfile
+import zlib
+from lzma import LZMAError
+from pathlib import Path
+
+from contrastdiagnosis.errors import InputError
+
+MAX_BYTES = 8 * 2**30
+"""Ten of the largest chest CTs."""
+
+MAX_RATIO = 200
+"""CTs shrink to a half or a third; made to do harm, files shrink a thousand times."""
+
+HARMLESS_BYTES = 2**28
+"""Below this size any ratio will do."""
+
+MAX_FILES = 200_000
+
+
+def unpack_zip(archive: Path, folder: Path) -> list[tuple[Path, str]]:
+    """The archive's files as (path in the folder, name in the archive).
+
+    Files are numbered in the folder: the names in the archive, which may lead anywhere, name
+    nothing on disk.
+
+    Raises:
+        InputError: The archive is damaged, encrypted, or too large when unpacked.
+    """
+    try:
+        with zipfile.ZipFile(archive) as opened:
+            members = [member for member in opened.infolist() if not member.is_dir()]
+            _check_members(members, archive, folder)
+            return [
+                (_unpack_member(opened, member, folder / f"{n:06}"), member.filename)
+                for n, member in enumerate(members)
+            ]
+    except (zipfile.BadZipFile, zlib.error, LZMAError, EOFError, OSError) as error:
+        raise InputError(f"{archive} is a damaged zip archive: {error}") from error
+    except (NotImplementedError, RuntimeError) as error:
+        raise InputError(f"cannot unpack {archive}: {error}") from error
+
+
+def _check_members(members: list[zipfile.ZipInfo], archive: Path, folder: Path) -> None:
+    if any(member.flag_bits & 1 for member in members):
+        raise InputError(f"{archive} is encrypted: unpack it first, with its password")
+    size = sum(member.file_size for member in members)
+    packed = sum(member.compress_size for member in members)
+    if size > MAX_BYTES or len(members) > MAX_FILES:
+        raise InputError(
+            f"wanted a zip archive of at most {MAX_BYTES / 2**30:.0f} GiB and {MAX_FILES} files"
+            f" when unpacked, got {size / 2**30:.1f} GiB and {len(members)} files in {archive}"
+        )
+    if size > HARMLESS_BYTES and size > MAX_RATIO * packed:
+        raise InputError(
+            f"{archive} would grow {size // max(packed, 1)} times when unpacked: it holds no CT"
+        )
+    free = shutil.disk_usage(folder).free
+    if size > free:
+        raise InputError(
+            f"{archive} holds {size / 2**30:.1f} GiB, but {folder.parent} has only"
+            f" {free / 2**30:.1f} GiB left"
+        )
+
+
+def _unpack_member(opened: zipfile.ZipFile, member: zipfile.ZipInfo, file: Path) -> Path:
+    with opened.open(member) as source, file.open("wb") as target:
+        shutil.copyfileobj(source, target, 2**20)  # the checksum is compared at the end
+    return file
