@@ -35,6 +35,7 @@ TIPS = (
 )
 
 NO_CONCEPTS = _("This diagnosis has no concepts: the bundle was made without a concept head.")
+NOT_JUDGED = _("There is no verdict on this, so no concepts are read.")
 NOT_DIAGNOSED = _("Diagnose a nodule to see its concepts.")
 
 

@@ -13,8 +13,15 @@ from slicer.i18n import tr as _
 
 from ContrastDiagnosisLib import ConceptView, NoduleScene, Revisions
 from ContrastDiagnosisLib.CompareView import hideFromCaseView
-from ContrastDiagnosisLib.ConceptPanel import NO_CONCEPTS, NOT_DIAGNOSED, ConceptPanel, Shown
+from ContrastDiagnosisLib.ConceptPanel import (
+    NO_CONCEPTS,
+    NOT_DIAGNOSED,
+    NOT_JUDGED,
+    ConceptPanel,
+    Shown,
+)
 from ContrastDiagnosisLib.NodeWatch import NodeWatch
+from ContrastDiagnosisLib.Tables import isJudged
 from ContrastDiagnosisLib.Tensors import unpackTensors
 from ContrastDiagnosisLib.VolumeBridge import InputError, requestBody
 
@@ -122,7 +129,7 @@ class ConceptSection:
             self._maps["shown"] = ""
         self._showExample(reading, concept)
         if not (self._document and reading):
-            self.panel.showNothing(NO_CONCEPTS if self._document else NOT_DIAGNOSED)
+            self.panel.showNothing(self._whyNothing())
             return
         rejected = tuple(Revisions.rejectedOf(node, node.nodule))
         self.panel.show(Shown(self._document, reading, rejected, len(boxes), concept))
@@ -135,6 +142,12 @@ class ConceptSection:
             self.panel.showMessage("")
         elif not self._isRefused(wanted, concept):
             self._ask(wanted, concept)
+
+    def _whyNothing(self) -> str:
+        """Why there are no concepts to show."""
+        if not self._document:
+            return NOT_DIAGNOSED
+        return NO_CONCEPTS if isJudged(self._document) else NOT_JUDGED
 
     def _reading(self) -> dict[str, Any]:
         """The last answer about the nodule, else what its diagnosis says; empty if nothing."""

@@ -32,7 +32,7 @@ from ContrastDiagnosisLib.OwnNodes import (
     placeUnder,
     removeNodes,
 )
-from ContrastDiagnosisLib.Tables import fillCases, fillFindings
+from ContrastDiagnosisLib.Tables import fillCases, fillFindings, isJudged
 from ContrastDiagnosisLib.VolumeBridge import (
     Crop,
     ijkToRasOf,
@@ -345,7 +345,8 @@ def _putSegment(segmentation: Any, volume: Any, diagnosed: Diagnosed, number: in
     segment.SetName(_("Nodule {number}").format(number=number))
     segment.SetColor(*(COLOURS[document["verdict"]] if document["confident"] else DOUBTFUL))
     segment.SetTerminology(TERMINOLOGY)
-    segment.SetTag("ContrastDiagnosis.probability", f"{document['probability']:.4f}")
+    if isJudged(document):
+        segment.SetTag("ContrastDiagnosis.probability", f"{document['probability']:.4f}")
     segment.SetTag("ContrastDiagnosis.notice", document["notice"])
     segment.AddRepresentation(LABELMAP, image)
     held.AddSegment(segment, segmentId)

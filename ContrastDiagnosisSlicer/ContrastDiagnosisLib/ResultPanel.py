@@ -9,6 +9,7 @@ import qt
 from slicer.i18n import tr as _
 
 from ContrastDiagnosisLib.NoduleScene import PointState
+from ContrastDiagnosisLib.Tables import isJudged
 
 PICTURE_PIXELS = 72
 SPACING_PIXELS = 4
@@ -107,8 +108,7 @@ class ResultPanel:
         """
         self._shown = document["cases"] if document else ()
         self.headline.setText(_headlineOf(document, hasPoints))
-        isFound = document is not None and document["nodule"]["found"]
-        self.confidence.setText(_confidenceOf(document) if document and isFound else "")
+        self.confidence.setText(_confidenceOf(document) if document else "")
         self.notices.setText("\n".join(document["notices"] if document else ()))
         for label in (self.confidence, self.notices):
             label.setVisible(bool(label.text))
@@ -193,13 +193,14 @@ def _noduleTexts(document: dict[str, Any] | None, state: PointState) -> list[str
     nodule = document["nodule"]
     if not nodule["found"]:
         return [_("no nodule"), "-", "-", "-", "-"]
-    return [
-        _(document["verdict"]),
-        f"{document['probability']:.2f}",
-        _("yes") if document["confident"] else _("no"),
+    size = [
         f"{nodule['long_axis_mm']:.1f} x {nodule['short_axis_mm']:.1f}",
         f"{nodule['volume_mm3']:.0f}",
     ]
+    if not isJudged(document):
+        return [_("not judged"), "-", "-", *size]
+    sure = _("yes") if document["confident"] else _("no")
+    return [_(document["verdict"]), f"{document['probability']:.2f}", sure, *size]
 
 
 def _headlineOf(document: dict[str, Any] | None, hasPoints: bool) -> str:
@@ -209,6 +210,8 @@ def _headlineOf(document: dict[str, Any] | None, hasPoints: bool) -> str:
         return _("Place a point on a nodule.")
     if not document["nodule"]["found"]:
         return _("No nodule was found at the point.")
+    if not isJudged(document):
+        return _("No verdict: this cannot be judged.")
     told = _(
         "{verdict}: probability {probability:.2f}; {malignant} of {cases} nearest cases are"
         " malignant"
@@ -220,6 +223,8 @@ def _headlineOf(document: dict[str, Any] | None, hasPoints: bool) -> str:
 def _confidenceOf(document: dict[str, Any]) -> str:
     if document["confident"]:
         return _("confident")
+    if not isJudged(document):
+        return "; ".join(document["reasons"])
     return _("NOT CONFIDENT: {reasons}").format(reasons="; ".join(document["reasons"]))
 
 

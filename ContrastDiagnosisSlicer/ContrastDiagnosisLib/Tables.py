@@ -9,6 +9,11 @@ import vtk
 from slicer.i18n import tr as _
 
 
+def isJudged(document: dict[str, Any]) -> bool:
+    """Whether a diagnosis has a verdict; those of older versions have one without a nodule too."""
+    return document["verdict"] is not None and document["nodule"]["found"]
+
+
 def fillFindings(table: Any, documents: Mapping[int, dict[str, Any]]) -> None:
     """One line a diagnosed nodule.
 
@@ -18,15 +23,16 @@ def fillFindings(table: Any, documents: Mapping[int, dict[str, Any]]) -> None:
     """
     rows = []
     for number, document in documents.items():
-        nodule, vote = document["nodule"], document["vote"]
-        found = nodule["found"]
+        nodule, vote, isSure = document["nodule"], document["vote"], document["confident"]
+        judged = isJudged(document)
+        nothing = _("not judged") if nodule["found"] else _("no nodule")
         rows.append(
             {
                 _("nodule"): str(number),
-                _("finding"): document["verdict"] if found else _("no nodule"),
-                _("probability"): f"{document['probability']:.2f}" if found else "-",
-                _("malignant cases"): f"{vote['malignant']} / {vote['cases']}" if found else "-",
-                _("confident"): _("yes") if found and document["confident"] else _("no"),
+                _("finding"): document["verdict"] if judged else nothing,
+                _("probability"): f"{document['probability']:.2f}" if judged else "-",
+                _("malignant cases"): f"{vote['malignant']} / {vote['cases']}" if judged else "-",
+                _("confident"): _("yes") if judged and isSure else _("no"),
                 _("why not"): "; ".join(document["reasons"]),
                 _("long axis (mm)"): f"{nodule['long_axis_mm']:.1f}",
                 _("short axis (mm)"): f"{nodule['short_axis_mm']:.1f}",

@@ -84,6 +84,8 @@ def concepts_body(engine: Engine, request: NoduleRequest) -> bytes:
     """
     diagnosis, bundle = engine.revised(request), engine.bundle
     reading, part = diagnosis.concepts, bundle.concepts
+    if not diagnosis.judged:
+        raise InputError(f"no concepts are read: {diagnosis.confidence.obstacles[0]}")
     if reading is None or part is None:
         raise InputError(f"the bundle {bundle.info.name} has no concepts")
     atlas = {(p.concept, p.number): p for p in part.atlas}

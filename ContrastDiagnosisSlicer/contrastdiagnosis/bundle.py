@@ -29,11 +29,11 @@ from contrastdiagnosis.model_card import model_card
 from contrastdiagnosis.network import NoduleNet, load_network, save_network
 from contrastdiagnosis.pixels import PixelStore
 
-SCHEMA = 2
+SCHEMA = 3
 """Version of the bundle's layout that this engine writes."""
 
-READABLE = (1, 2)
-"""Versions that it reads; 1 had no concepts."""
+READABLE = (1, 2, 3)
+"""Versions that it reads; 1 had no concepts, 2 fewer limits."""
 
 INFO_FILE = "bundle.json"
 MODEL_FILE = "model.safetensors"

@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from contrastdiagnosis import RESEARCH_USE_NOTICE
+from contrastdiagnosis.case_limits import CaseLimits, NoduleGate
 from contrastdiagnosis.concepts import Concept, ConceptConfig
 from contrastdiagnosis.errors import InputError
-from contrastdiagnosis.image_quality import QualityLimits
 from contrastdiagnosis.network import NoduleNetConfig
 from contrastdiagnosis.patch import PatchGeometry
 from contrastdiagnosis.vote import Calibration, VoteRule
@@ -26,12 +26,8 @@ class BundleInfo:
     similarity_quantile: float = 0.95
     split_vote: tuple[float, float] = (0.35, 0.65)
     """Calibrated probabilities between these are called split."""
-    min_lung_share: float = 0.0
-    """A patch with a smaller share of lung-dense voxels is not called lung."""
-    max_noise_hu: float | None = None
-    """Noisier scans are unlike those of the cases; None where that was not measured."""
-    max_slice_mm: float | None = None
-    """So are scans whose slices lie further apart."""
+    limits: CaseLimits = field(default_factory=CaseLimits)
+    """What can be judged."""
     geometry: PatchGeometry = field(default_factory=PatchGeometry)
     network: NoduleNetConfig = field(default_factory=NoduleNetConfig)
     concept_head: ConceptConfig | None = None
@@ -50,11 +46,6 @@ class BundleInfo:
     citation: str = ""
     intended_use: str = RESEARCH_USE_NOTICE
 
-    @property
-    def quality_limits(self) -> QualityLimits:
-        """What is still like the scans that the cases come from."""
-        return QualityLimits(self.min_lung_share, self.max_noise_hu, self.max_slice_mm)
-
 
 def info_from_document(document: Mapping[str, Any]) -> BundleInfo:
     """The part "bundle" of bundle.json.
@@ -64,6 +55,7 @@ def info_from_document(document: Mapping[str, Any]) -> BundleInfo:
     """
     try:
         values = dict(document)
+        values["limits"] = _limits(values)
         network = dict(values["network"])
         network["channels"] = tuple(network["channels"])
         geometry = {name: tuple(value) for name, value in values["geometry"].items()}
@@ -92,8 +84,34 @@ def info_from_document(document: Mapping[str, Any]) -> BundleInfo:
     return info
 
 
+FLAT_LIMITS = ("min_lung_share", "max_noise_hu", "max_slice_mm")
+"""Limits that bundles of schemas 1 and 2 hold outside "limits"."""
+
+
+def _limits(values: dict[str, Any]) -> CaseLimits:
+    flat = {name: values.pop(name) for name in FLAT_LIMITS if name in values}
+    nested = {**flat, **values.pop("limits", {})}
+    gate = nested.pop("gate", None)
+    if gate is not None:
+        gate = NoduleGate(**{**gate, "weights": tuple(gate["weights"])})
+    return CaseLimits(**nested, gate=gate)
+
+
 def _concept(values: Mapping[str, Any]) -> Concept:
     return Concept(**{**values, "calibration": Calibration(**values["calibration"])})
+
+
+LIMIT_BOUNDS = {
+    "min_lung_share": 1,
+    "max_noise_hu": 1e6,
+    "max_slice_mm": 1e6,
+    "min_covered_share": 1,
+    "sure_covered_share": 1,
+    "min_volume_mm3": 1e6,
+    "max_diameter_mm": 1e6,
+    "max_size_factor": 1e6,
+}
+"""Highest sensible value of each limit; none is negative."""
 
 
 def _check_numbers(info: BundleInfo) -> None:
@@ -103,9 +121,7 @@ def _check_numbers(info: BundleInfo) -> None:
         "similarity_quantile": (info.similarity_quantile, 0, 1),
         "split_vote[0]": (low, 0, 0.5),
         "split_vote[1]": (high, 0.5, 1),
-        "min_lung_share": (info.min_lung_share, 0, 1),
-        "max_noise_hu": (info.max_noise_hu, 0, 1e6),
-        "max_slice_mm": (info.max_slice_mm, 0, 1e6),
+        **{f"limits.{n}": (getattr(info.limits, n), 0, m) for n, m in LIMIT_BOUNDS.items()},
         "calibration.slope": (info.calibration.slope, 1e-6, 1e6),
         "calibration.intercept": (info.calibration.intercept, -1e6, 1e6),
         "vote.k": (info.vote.k, 1, 1e6),
@@ -114,7 +130,7 @@ def _check_numbers(info: BundleInfo) -> None:
         **{f"network.channels[{n}]": (c, 1, 1e6) for n, c in enumerate(info.network.channels)},
     }
     for name, (value, least, most) in numbers.items():
-        if value is None and name in ("max_noise_hu", "max_slice_mm"):
+        if value is None and name.startswith("limits.max_"):
             continue
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise ValueError(f"{name} must be a number, got {value!r}")

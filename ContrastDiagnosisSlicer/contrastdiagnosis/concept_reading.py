@@ -127,6 +127,31 @@ def read_concepts(
     )
 
 
+def size_factor(reading: ConceptReading | None, volume_mm3: float) -> float:
+    """By what factor a measured size contradicts the concepts of size; 1 where it does not.
+
+    A concept that is rather present than absent says that the diameter of a sphere of that volume
+    is at least its bound, or at most; one that is rather absent says the opposite.
+
+    Args:
+        reading: Of the nodule; None has no concepts.
+        volume_mm3: Measured, > 0.
+
+    Returns:
+        The largest factor, >= 1; NaN without concepts of size.
+    """
+    if reading is None or not volume_mm3 > 0:
+        return float("nan")
+    diameter_mm = (6 * volume_mm3 / np.pi) ** (1 / 3)
+    factors = []
+    for concept, presence in zip(reading.concepts, reading.presence.tolist(), strict=True):
+        if concept.measured and np.isfinite(presence):
+            bound = concept.at_least if concept.at_least is not None else concept.at_most
+            larger = (presence > 0.5) == (concept.at_least is not None)
+            factors.append(bound / diameter_mm if larger else diameter_mm / bound)
+    return max([1.0, *factors]) if factors else float("nan")
+
+
 def _absent_part(head: ConceptHead) -> float:
     return float((head.absent.double() * head.kept * head.decision_weight).sum())
 

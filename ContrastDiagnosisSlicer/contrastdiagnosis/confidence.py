@@ -61,34 +61,62 @@ def matched_distances(
 
 @dataclass(frozen=True)
 class Confidence:
-    """Whether the vote can be relied on, and if not, why."""
+    """Whether there is something to judge, whether the verdict can be relied on, and if not, why.
 
-    reasons: tuple[str, ...]
-    """Sentences for the user; empty when the diagnosis is confident."""
+    Each tuple holds sentences for the user.
+
+    Attributes:
+        doubts: What speaks against the verdict.
+        not_judgeable: Why what is there cannot be judged; there is no verdict then.
+        nothing_there: Why there is no nodule; neither is there a verdict then.
+    """
+
+    doubts: tuple[str, ...] = ()
+    not_judgeable: tuple[str, ...] = ()
+    nothing_there: tuple[str, ...] = ()
+
+    @property
+    def obstacles(self) -> tuple[str, ...]:
+        """Why there is nothing to judge."""
+        return (*self.nothing_there, *self.not_judgeable)
+
+    @property
+    def judged(self) -> bool:
+        """Whether there is a verdict at all."""
+        return not self.obstacles
 
     @property
     def confident(self) -> bool:
-        """True when nothing speaks against the vote."""
+        """True when nothing speaks against the verdict."""
         return not self.reasons
 
-
-def distance_doubts(nearest: float, indicator: SimilarityIndicator) -> list[str]:
-    """A sentence if even the nearest case lies beyond the threshold."""
-    if nearest <= indicator.threshold:
-        return []
-    return [
-        f"even the nearest case is unlike this nodule: its distance {nearest:.2f} exceeds"
-        f" {indicator.threshold:.2f}, within which {indicator.quantile:.0%} of correctly matched"
-        " cases lie"
-    ]
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """All sentences, the weightiest first."""
+        return (*self.obstacles, *self.doubts)
 
 
-def vote_doubts(probability: float, split_vote: tuple[float, float]) -> list[str]:
-    """A sentence if the calibrated probability lies between the bounds of a split vote."""
+def vote_doubts(
+    nearest: float, threshold: float, probability: float, split_vote: tuple[float, float]
+) -> list[str]:
+    """What speaks against a vote: cases that are far away, and a split among them.
+
+    Args:
+        nearest: Distance of the nearest case.
+        threshold: Beyond it a case is unlike the nodule (`SimilarityIndicator.threshold`).
+        probability: Calibrated, of the vote.
+        split_vote: Between these the vote is split.
+    """
+    doubts = []
+    if nearest > threshold:
+        doubts.append(
+            f"even the nearest case is unlike this nodule: its distance {nearest:.2f} exceeds"
+            f" {threshold:.2f}, within which nearly all correctly matched cases lie"
+        )
     low, high = split_vote
-    if not low < probability < high:
-        return []
-    return [
-        f"the vote is split: the probability {probability:.2f} lies between {low:.2f} and"
-        f" {high:.2f}"
-    ]
+    if low < probability < high:
+        doubts.append(
+            f"the vote is split: the probability {probability:.2f} lies between {low:.2f} and"
+            f" {high:.2f}"
+        )
+    return doubts

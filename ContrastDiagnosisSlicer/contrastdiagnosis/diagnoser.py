@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 
@@ -15,13 +14,19 @@ from contrastdiagnosis.bundle import Bundle
 from contrastdiagnosis.cases import Case, Neighbour
 from contrastdiagnosis.concept_reading import ConceptReading, read_concepts
 from contrastdiagnosis.concepts import ConceptHead
-from contrastdiagnosis.confidence import Confidence, distance_doubts, vote_doubts
+from contrastdiagnosis.confidence import Confidence, vote_doubts
 from contrastdiagnosis.encoding import Encoding, encode
 from contrastdiagnosis.errors import InputError
 from contrastdiagnosis.explanation import Explanation, explain_pairs
-from contrastdiagnosis.image_quality import image_quality
+from contrastdiagnosis.facts import NoduleFacts, nodule_facts
 from contrastdiagnosis.local_cam import LocalCam
-from contrastdiagnosis.measure import AxialDiameters, axial_diameters, bounding_box, nodule_at
+from contrastdiagnosis.measure import (
+    NO_DIAMETERS,
+    AxialDiameters,
+    axial_diameters,
+    bounding_box,
+    nodule_at,
+)
 from contrastdiagnosis.network import NoduleNet
 from contrastdiagnosis.patch import (
     PatchGeometry,
@@ -30,13 +35,18 @@ from contrastdiagnosis.patch import (
     values_to_volume,
     voxels_under_patch,
 )
+from contrastdiagnosis.reading.scan_image import MIN_SLICES
 from contrastdiagnosis.revision import Revision, check_boxes
-from contrastdiagnosis.volume import MIN_SLICES, Volume, check_ct, check_finite, holds_air
+from contrastdiagnosis.volume import (
+    Volume,
+    check_ct,
+    check_finite,
+    holds_air,
+    measured_range,
+)
 
 SHOWN_CASES = 6
 """Nearest cases that are shown one by one, whatever the number that votes."""
-
-NO_NODULE = "no nodule was found at the point, so the vote is about its surroundings"
 
 
 @dataclass(frozen=True)
@@ -56,11 +66,13 @@ class Diagnosis:
     point_ras_mm: tuple[float, float, float]
     encoding: Encoding
     nodule: NDArray[np.bool_]
-    """(D, H, W) on the patch grid: the part of the mask that belongs to the point."""
+    """(D, H, W) on the patch grid: what was outlined at the point, also if it is no nodule."""
     mask: Region
-    """bool on the volume's own grid."""
+    """The nodule, bool on the volume's own grid; empty where there is none."""
     volume_mm3: float
+    """0 where there is no nodule."""
     diameters: AxialDiameters
+    """0 where there is no nodule."""
     cases: tuple[SimilarCase, ...]
     """The nearest cases, nearest first, as many as are shown."""
     voters: int
@@ -71,15 +83,39 @@ class Diagnosis:
     probability: float
     """Calibrated probability that readers would suspect malignancy."""
     confidence: Confidence
+    facts: NoduleFacts
     notices: tuple[str, ...]
     """Fallbacks that were taken; the diagnosis stands, but the user should know."""
     concepts: ConceptReading | None = None
-    """The second line of evidence; None where the bundle has no concept head."""
+    """The second line of evidence; None where the bundle has no concept head, or where there is
+    nothing to judge."""
+
+    @property
+    def found(self) -> bool:
+        """Whether there is a nodule at the point."""
+        return not self.confidence.nothing_there
+
+    @property
+    def judged(self) -> bool:
+        """Whether there is something to judge; if not, the vote is about no nodule."""
+        return self.confidence.judged
 
     @property
     def malignant(self) -> bool:
-        """Whether the calibrated probability exceeds one half."""
+        """Whether the vote's calibrated probability exceeds one half."""
         return self.probability > 0.5
+
+    @property
+    def verdict(self) -> str | None:
+        """What the vote says, "malignant" or "benign"; None where there is nothing to judge."""
+        if not self.judged:
+            return None
+        return "malignant" if self.malignant else "benign"
+
+    @property
+    def finding(self) -> str:
+        """The verdict, or "no nodule", or "not judged" for what there is no verdict on."""
+        return self.verdict or ("not judged" if self.found else "no nodule")
 
     @property
     def disagreement(self) -> str:
@@ -161,8 +197,28 @@ class Diagnoser:
             InputError: The point or the volume cannot be used, or no case is left to vote.
         """
         encoding = self.encode(volume, point_ras_mm)
+        return self.diagnosis_of(encoding, volume, point_ras_mm, patient_id)
+
+    def diagnosis_of(
+        self,
+        encoding: Encoding,
+        volume: Volume,
+        point_ras_mm: ArrayLike,
+        patient_id: str | None = None,
+    ) -> Diagnosis:
+        """The diagnosis that follows from what the network said, else as `diagnose`.
+
+        Args:
+            encoding: Of the patch at the point.
+            volume: The CT.
+            point_ras_mm: (3,) the point.
+            patient_id: The scan's patient, if it may be among the cases.
+        """
+        point = np.asarray(point_ras_mm, dtype=np.float64)
         nodule = nodule_at(encoding.probability >= 0.5, self.geometry.spacing_mm)
         mask = mask_on_volume(encoding, nodule, volume)
+        if not mask.values.any():
+            nodule = np.zeros_like(nodule)  # It falls between the scan's voxels.
         rule = self.bundle.info.vote
         library = self.bundle.library
         patient = patient_id or library.patient_of_series(volume.series_uid)
@@ -172,22 +228,34 @@ class Diagnoser:
         voters = nearest[: rule.k]
         score = float(rule.score([n.distance for n in voters], [n.case.malignant for n in voters]))
         probability = float(self.bundle.info.calibration.probability(score))
-        point = np.asarray(point_ras_mm, dtype=np.float64)
+        diameters = axial_diameters(encoding.probability * nodule, self.geometry.spacing_mm)
+        concepts = self.read_concepts(encoding)
+        facts = nodule_facts(encoding, nodule, diameters, volume, point, self.geometry, concepts)
+        doubts = vote_doubts(
+            nearest[0].distance,
+            self.bundle.indicator.threshold,
+            probability,
+            self.bundle.info.split_vote,
+        )
+        confidence = self.bundle.info.limits.confidence(facts, doubts)
+        if confidence.nothing_there:
+            mask, diameters = no_region(volume), NO_DIAMETERS
         return Diagnosis(
             point_ras_mm=(float(point[0]), float(point[1]), float(point[2])),
             encoding=encoding,
             nodule=nodule,
             mask=mask,
             volume_mm3=float(mask.values.sum() * volume.voxel_volume_mm3),
-            diameters=axial_diameters(encoding.probability * nodule, self.geometry.spacing_mm),
+            diameters=diameters,
             cases=tuple(self._similar(n) for n in nearest[:SHOWN_CASES]),
             voters=len(voters),
             malignant_voters=sum(n.case.malignant for n in voters),
             score=score,
             probability=probability,
-            confidence=self._confidence(encoding, nodule, nearest, probability, volume, point),
+            confidence=confidence,
+            facts=facts,
             notices=(*volume.notices, *self._notices(encoding, len(voters), patient)),
-            concepts=self.read_concepts(encoding),
+            concepts=concepts if confidence.judged else None,
         )
 
     def read_concepts(
@@ -215,6 +283,8 @@ class Diagnoser:
             InputError: The bundle has no concepts, one is named that it does not know, or a box
                 lies outside the volume.
         """
+        if not diagnosis.judged:
+            raise InputError(f"there is nothing to revise: {diagnosis.confidence.obstacles[0]}")
         if diagnosis.concepts is None:
             raise InputError(f"the bundle {self.bundle.info.name} has no concepts to revise")
         if volume is not None:
@@ -249,29 +319,13 @@ class Diagnoser:
         check_finite(near)
         if volume.part_of_ct:
             return
-        low = near.min()
-        if len(volume.hu) < MIN_SLICES or low >= 0 or low == near.max() or not holds_air(near):
+        low, high = measured_range(near)
+        if len(volume.hu) < MIN_SLICES or low >= 0 or low == high or not holds_air(near):
             check_ct(volume.hu)
 
     def _similar(self, neighbour: Neighbour) -> SimilarCase:
         similarity = float(self.bundle.indicator.similarity(neighbour.distance))
         return SimilarCase(neighbour.case, neighbour.distance, similarity)
-
-    def _confidence(
-        self,
-        encoding: Encoding,
-        nodule: NDArray[np.bool_],
-        nearest: Sequence[Neighbour],
-        probability: float,
-        volume: Volume,
-        point: NDArray[np.float64],
-    ) -> Confidence:
-        info = self.bundle.info
-        quality = image_quality(encoding.patch, volume, point, info.geometry)
-        doubts = [] if nodule.any() else [NO_NODULE]
-        doubts += info.quality_limits.doubts(quality)
-        doubts += distance_doubts(nearest[0].distance, self.bundle.indicator)
-        return Confidence((*doubts, *vote_doubts(probability, info.split_vote)))
 
     def _notices(self, encoding: Encoding, voters: int, patient: str | None) -> list[str]:
         notices = []
@@ -297,7 +351,7 @@ class Diagnoser:
 def mask_on_volume(encoding: Encoding, nodule: NDArray[np.bool_], volume: Volume) -> Region:
     """The nodule on the volume's own grid; only its bounding box is resampled."""
     if not nodule.any():
-        return Region(np.zeros((0, 0, 0), bool), (0, 0, 0), volume.hu.shape)
+        return no_region(volume)
     box = bounding_box(nodule, margin=2)
     shift = np.eye(4)
     shift[:3, 3] = [s.start for s in box[::-1]]
@@ -306,6 +360,11 @@ def mask_on_volume(encoding: Encoding, nodule: NDArray[np.bool_], volume: Volume
     probability = np.where(nodule[box], near, np.minimum(near, 0.499))
     region = values_to_volume(probability, encoding.patch.ijk_to_ras @ shift, volume)
     return Region(region.values >= 0.5, region.start, region.volume_shape)
+
+
+def no_region(volume: Volume) -> Region:
+    """A mask without a voxel."""
+    return Region(np.zeros((0, 0, 0), bool), (0, 0, 0), volume.hu.shape)
 
 
 def _text(point: NDArray) -> str:

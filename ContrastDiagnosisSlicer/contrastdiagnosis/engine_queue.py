@@ -99,7 +99,7 @@ class Engine:
             InputError: The bundle has no concepts, one is unknown, or a box lies elsewhere.
         """
         diagnosis = self.diagnose(request)
-        if request.revision.empty and diagnosis.concepts is None:
+        if not diagnosis.judged or (request.revision.empty and diagnosis.concepts is None):
             return diagnosis
         # The request holds the voxels around the point alone: a box beyond these is told as beside.
         return self.diagnoser.revise(diagnosis, None, request.revision)

@@ -23,6 +23,9 @@ class AxialDiameters(NamedTuple):
     """Slice (k) of the measurement."""
 
 
+NO_DIAMETERS = AxialDiameters(0.0, 0.0, 0)
+
+
 def nodule_at(mask: NDArray[np.bool_], spacing_mm: tuple[float, float, float]) -> NDArray[np.bool_]:
     """The connected part of a mask nearest to the patch's centre, empty beyond `REACH_MM`.
 

@@ -24,6 +24,10 @@ FIGURES = {
 """Keys of a rule's metrics and how the card names them."""
 
 
+OWN_SECTIONS = ("concepts", "gate")
+"""Metrics that are no label rule's."""
+
+
 def model_card(info: BundleInfo, library: CaseLibrary) -> str:
     """Markdown text of the card."""
     patients = len({case.patient_id for case in library.cases})
@@ -44,10 +48,12 @@ def model_card(info: BundleInfo, library: CaseLibrary) -> str:
         "## Measured",
         *_metrics(info.metrics),
         *_concepts(info),
+        *_not_judged(info),
         "## Limits",
         "- The label is the readers' opinion, not pathology.\n- Size is a strong cue: read every"
         " figure beside that of the diameter alone.\n- Trained on nodules of 3-30 mm that at least"
-        " three readers marked; other findings are not recognised as such.",
+        " three readers marked. Findings that are neither nodules nor the normal tissue named"
+        " above, such as scars, consolidation or lymph nodes, may get a verdict.",
         "## Training",
         "\n".join(f"- {name}: {value}" for name, value in info.recipe.items()) or "not recorded",
         "## Licence and citation",
@@ -57,7 +63,7 @@ def model_card(info: BundleInfo, library: CaseLibrary) -> str:
 
 
 def _metrics(metrics: Mapping[str, Any]) -> list[str]:
-    rules = [n for n, value in metrics.items() if isinstance(value, Mapping) and n != "concepts"]
+    rules = [n for n, v in metrics.items() if isinstance(v, Mapping) and n not in OWN_SECTIONS]
     if not rules:
         return ["Not measured."]
     header = "| figure | " + " | ".join(rules) + " |\n|---" * 1 + "|---" * len(rules) + "|"
@@ -72,6 +78,54 @@ def _metrics(metrics: Mapping[str, Any]) -> list[str]:
     ]
     protocol = str(metrics.get("protocol", ""))
     return [part for part in (protocol, "\n".join([header, *rows]), "; ".join(extra)) if part]
+
+
+def _not_judged(info: BundleInfo) -> list[str]:
+    """When there is no verdict, and how often that is right."""
+    limits = info.limits
+    told = [
+        f"lung-dense tissue around the point below {limits.min_lung_share:.0%}",
+        f"volume below {limits.min_volume_mm3:g} mm3",
+        f"less than {limits.min_covered_share:.1%} of the patch in the scan",
+    ]
+    if limits.max_diameter_mm is not None:
+        told.append(f"longest diameter above {limits.max_diameter_mm:g} mm, or beyond the patch")
+    if limits.gate:
+        told.append("cues of vessels and other normal tissue (gate)")
+    sure = [
+        f"noise above {limits.max_noise_hu} HU",
+        f"slices further apart than {limits.max_slice_mm} mm",
+        f"less than {limits.sure_covered_share:.0%} of the patch in the scan",
+        "the scan's edge or padding next to the nodule",
+    ]
+    parts = [
+        "## What is not judged",
+        f"No verdict: nothing outlined; {'; '.join(told)}. A verdict, but not confident:"
+        f" {'; '.join(sure)}; a split vote; no near case; concepts that contradict the size.",
+    ]
+    gate = info.metrics.get("gate")
+    if gate:
+        rows = [
+            f"| {row['points']} | {row['n']} | "
+            + " | ".join(_figure(row[name]) for name in GATE_COLUMNS)
+            + " |"
+            for row in gate["table"]
+        ]
+        head = "| points | n | " + " | ".join(GATE_COLUMNS.values()) + " |"
+        table = "\n".join([head, "|---" * (2 + len(GATE_COLUMNS)) + "|", *rows])
+        parts += [str(gate["protocol"]), table]
+    return parts
+
+
+GATE_COLUMNS = {
+    "outlined": "outlined",
+    "no_nodule": "held for no nodule",
+    "verdict": "with a verdict",
+    "confident": "confident",
+    "confident_before": "confident before there was a gate",
+    "confident_but_for_slices": "confident but for thick slices",
+}
+"""Shares of the points and how the card names them."""
 
 
 def _concepts(info: BundleInfo) -> list[str]:

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch.nn import functional
 
-from contrastdiagnosis.volume import Volume, apply_affine
+from contrastdiagnosis.volume import Volume, apply_affine, padding_of
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,8 @@ class Patch:
     """Windowed voxels around a point.
 
     Attributes:
-        intensity: (D, H, W) float32 in [0, 1]; 0 where the scan has no voxel.
-        valid: (D, H, W) bool, False where the scan has no voxel.
+        intensity: (D, H, W) float32 in [0, 1]; 0 where the scan measured nothing.
+        valid: (D, H, W) bool, False where the scan measured nothing: beyond it, or in padding.
         ijk_to_ras: (4, 4) affine of the patch grid.
     """
 
@@ -97,6 +97,17 @@ def crop_patch(
     patch_to_volume = np.linalg.inv(volume.ijk_to_ras) @ ijk_to_ras
     air_hu = geometry.window_hu[0]
     hu, valid = resample(volume.hu, patch_to_volume, geometry.shape, fill=air_hu)
+    box = _touched(patch_to_volume, geometry.shape, volume.hu.shape)
+    padding = padding_of(volume.hu[box])
+    if padding is not None:
+        # Interpolation would mix padding into its neighbours: it is made air first.
+        clean = np.where(padding, air_hu, volume.hu[box]).astype(np.float32)
+        from_box = patch_to_volume.copy()
+        from_box[:3, 3] -= [s.start for s in box[::-1]]
+        hu, _ = resample(clean, from_box, geometry.shape, fill=air_hu)
+        share, _ = resample(padding, from_box, geometry.shape, fill=0.0)
+        hu[~valid] = air_hu
+        valid &= share < 0.5
     return Patch(window(hu, geometry), valid, ijk_to_ras)
 
 
@@ -104,6 +115,14 @@ def window(hu: NDArray, geometry: PatchGeometry = DEFAULT_GEOMETRY) -> NDArray[n
     """Hounsfield units clipped to the window and mapped to [0, 1]."""
     low, high = geometry.window_hu
     return ((np.clip(hu, low, high) - low) / (high - low)).astype(np.float32)
+
+
+def hu_of(
+    intensity: NDArray[np.float32], geometry: PatchGeometry = DEFAULT_GEOMETRY
+) -> NDArray[np.float32]:
+    """Hounsfield units of windowed intensities; what the window cut off stays cut off."""
+    low, high = geometry.window_hu
+    return intensity * np.float32(high - low) + np.float32(low)
 
 
 def voxels_under_patch(

@@ -90,7 +90,7 @@ def render_report(
             diagnosis.encoding.patch.intensity,
             diagnosis.encoding.probability * diagnosis.nodule,
             geometry,
-            diagnosis.diameters.slice_index if diagnosis.nodule.any() else None,
+            diagnosis.diameters.slice_index if diagnosis.found else None,
         ),
         cards=[
             _card(similar, explanation, diagnosis)
@@ -117,7 +117,8 @@ def report_charts(diagnosis: Diagnosis, bundle: Bundle) -> list[Chart]:
     """How near the cases are, and what the bundle's answers were worth where that was measured."""
     charts = [similarity_chart(bundle.indicator, [c.distance for c in diagnosis.cases])]
     figures = headline_metrics(bundle.info) or {}
-    return charts + (measured_charts(figures, diagnosis.probability) if "curves" in figures else [])
+    shown = diagnosis.probability if diagnosis.judged else None
+    return charts + (measured_charts(figures, shown) if "curves" in figures else [])
 
 
 def case_map(bundle: Bundle, diagnosis: Diagnosis) -> tuple[list[MapPoint], tuple[float, float]]:

@@ -26,6 +26,9 @@ def summarise(
 ) -> dict[str, Any]:
     """Everything but voxels, ready for JSON; millimetres are RAS, ratings the readers' means.
 
+    Where there is nothing to judge, `verdict`, `probability`, `vote` and `concepts` are None,
+    `finding` is "no nodule" or "not judged", and `reasons` say why. The similar cases stay.
+
     Args:
         diagnosis: What is told.
         volume: The CT.
@@ -46,24 +49,29 @@ def summarise(
         },
         "point_ras_mm": [round(x, 2) for x in diagnosis.point_ras_mm],
         "nodule": {
-            "found": bool(diagnosis.nodule.any()),
+            "found": diagnosis.found,
             "volume_mm3": round(diagnosis.volume_mm3, 1),
             "long_axis_mm": round(diagnosis.diameters.long_mm, 1),
             "short_axis_mm": round(diagnosis.diameters.short_mm, 1),
         },
-        "verdict": "malignant" if diagnosis.malignant else "benign",
-        "probability": round(diagnosis.probability, 4),
-        "vote": {
-            "malignant": diagnosis.malignant_voters,
-            "cases": diagnosis.voters,
-            "weighted_share": round(diagnosis.score, 4),
-        },
+        "finding": diagnosis.finding,
+        "verdict": diagnosis.verdict,
+        "probability": round(diagnosis.probability, 4) if diagnosis.judged else None,
+        "vote": _vote(diagnosis) if diagnosis.judged else None,
         "confident": diagnosis.confidence.confident,
         "reasons": list(diagnosis.confidence.reasons),
         "notices": list(diagnosis.notices),
         "concepts": concept_summary(diagnosis.concepts) if diagnosis.concepts else None,
         "disagreement": diagnosis.disagreement,
         "cases": [_case(c, explained.get(c.case.case_id)) for c in diagnosis.cases],
+    }
+
+
+def _vote(diagnosis: Diagnosis) -> dict[str, Any]:
+    return {
+        "malignant": diagnosis.malignant_voters,
+        "cases": diagnosis.voters,
+        "weighted_share": round(diagnosis.score, 4),
     }
 
 
@@ -163,20 +171,30 @@ def _concept_lines(summary: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def summary_text(summary: Mapping[str, Any]) -> str:
-    """What `summarise` gave, in a few lines for the terminal."""
-    nodule, vote = summary["nodule"], summary["vote"]
-    lines = [
+def _verdict_lines(summary: Mapping[str, Any]) -> list[str]:
+    reasons = "; ".join(summary["reasons"])
+    if summary["verdict"] is None:
+        return [f"no verdict, {summary['finding']}: {reasons}"]
+    vote = summary["vote"]
+    return [
         f"{summary['verdict']}: probability {summary['probability']:.2f};"
         f" {vote['malignant']} of {vote['cases']} nearest cases are malignant",
-        "confident" if summary["confident"] else "not confident: " + "; ".join(summary["reasons"]),
+        f"not confident: {reasons}" if reasons else "confident",
+    ]
+
+
+def summary_text(summary: Mapping[str, Any]) -> str:
+    """What `summarise` gave, in a few lines for the terminal."""
+    nodule = summary["nodule"]
+    lines = [
+        *_verdict_lines(summary),
         f"axial diameters {nodule['long_axis_mm']} x {nodule['short_axis_mm']} mm,"
         f" volume {nodule['volume_mm3']:.0f} mm3"
         if nodule["found"]
         else "no nodule found at the point",
         *(f"note: {notice}" for notice in summary["notices"]),
         *_concept_lines(summary),
-        "nearest cases:",
+        "nearest cases:" if summary["verdict"] else "nearest cases, for what they are worth:",
     ]
     for case in summary["cases"]:
         lines.append(

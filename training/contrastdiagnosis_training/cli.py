@@ -18,6 +18,7 @@ from contrastdiagnosis_training.evaluate import Evaluate
 from contrastdiagnosis_training.explain_eval import ExplainEval
 from contrastdiagnosis_training.export import Export
 from contrastdiagnosis_training.fit import Fit
+from contrastdiagnosis_training.gate_commands import GateEval, GateFit
 
 Command = (
     Annotated[Fit, tyro.conf.subcommand("fit")]
@@ -27,6 +28,8 @@ Command = (
     | Annotated[ConceptsEval, tyro.conf.subcommand("concepts-eval")]
     | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
     | Annotated[Export, tyro.conf.subcommand("export")]
+    | Annotated[GateFit, tyro.conf.subcommand("gate-fit")]
+    | Annotated[GateEval, tyro.conf.subcommand("gate-eval")]
     | Annotated[ExplainEval, tyro.conf.subcommand("explain-eval")]
     | Annotated[Agreement, tyro.conf.subcommand("agreement")]
 )

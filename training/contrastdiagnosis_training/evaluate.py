@@ -12,6 +12,7 @@ import numpy as np
 from contrastdiagnosis.bundle import Bundle, load_bundle
 from contrastdiagnosis.bundle_info import BundleInfo
 from contrastdiagnosis.case_folder import read_case_folder
+from contrastdiagnosis.case_limits import CaseLimits
 from contrastdiagnosis.diagnoser import choose_device
 from contrastdiagnosis.errors import InputError
 from contrastdiagnosis.output import check_writable, write_file
@@ -28,6 +29,7 @@ from contrastdiagnosis_training.judge import (
     judge_of_readings,
     scaled_matched_distances,
 )
+from contrastdiagnosis_training.judgements import judgements, limits_of
 from contrastdiagnosis_training.labels import RULES, is_malignant
 from contrastdiagnosis_training.metrics import (
     BAND_MM,
@@ -97,7 +99,8 @@ def evaluate_crossfit(run: Path) -> dict[str, Any]:
         * nearness([p for p in parts if p[1] is not readings], judge.vote.k)
         for judge, readings in parts
     ]
-    figures |= confidence_figures(parts, thresholds, BundleInfo.split_vote)
+    limits = [limits_of(others_facts(fold)) for fold in folds]
+    figures |= confidence_figures(parts, thresholds, BundleInfo.split_vote, limits)
     figures["protocol"] = (
         f"patient-wise {len(folds)}-fold cross-fitting on {figures['n']} nodules; k and temperature"
         " chosen on each training fold's validation patients, calibration fitted to the other"
@@ -141,7 +144,10 @@ def evaluate_bundle(bundle: Bundle, cases: Path, device: str) -> dict[str, Any]:
     seen = int(np.isin(readings.patient_id, judge.patient_id).sum())
     figures = figures_of([(judge, readings)]) | context_figures([(judge, readings)])
     figures |= confidence_figures(
-        [(judge, readings)], [bundle.indicator.threshold], bundle.info.split_vote
+        [(judge, readings)],
+        [bundle.indicator.threshold],
+        bundle.info.split_vote,
+        [bundle.info.limits],
     )
     figures["of_patients_in_bundle"] = seen
     figures["protocol"] = (
@@ -261,8 +267,16 @@ def nearness(parts: Sequence[Part], k: int) -> float:
     return float(np.quantile(scaled_matched_distances(alike), BundleInfo.similarity_quantile))
 
 
+def others_facts(fold: dict[str, Readings]) -> NDArray[np.float64]:
+    """The facts of a fold's nodules that are not tested."""
+    return np.concatenate([fold[role].facts for role in ("train", "validation")])
+
+
 def confidence_figures(
-    parts: Sequence[Part], thresholds: Sequence[float], split_vote: tuple[float, float]
+    parts: Sequence[Part],
+    thresholds: Sequence[float],
+    split_vote: tuple[float, float],
+    limits: Sequence[CaseLimits],
 ) -> dict[str, Any]:
     """Accuracy (rule exclude3) of the confident and of the other diagnoses, and their share.
 
@@ -270,21 +284,23 @@ def confidence_figures(
         parts: Judges and the nodules that are new to them.
         thresholds: Distance of the nearest case, for each part, beyond which nothing is alike.
         split_vote: Probabilities between these are called split.
+        limits: How far the cases go, for each part.
     """
-    sure, right = [], []
-    for (judge, readings), threshold in zip(parts, thresholds, strict=True):
+    verdict, sure, right = [], [], []
+    for (judge, readings), threshold, limit in zip(parts, thresholds, limits, strict=True):
         kept = readings[RULES["exclude3"](readings.malignancy)]
         if not len(kept):
             continue
-        distance, _ = judge.voters(kept.embedding, kept.patient_id)
+        judged = judgements(judge, kept, threshold, split_vote, limit)
         probability = judge.probability(kept.embedding, kept.patient_id)
-        clear = (probability <= split_vote[0]) | (probability >= split_vote[1])
-        sure.append((distance[:, 0] <= threshold) & clear)
+        verdict.append([j.judged for j in judged])
+        sure.append([j.confident for j in judged])
         right.append((probability > 0.5) == is_malignant(kept.malignancy))
     if not sure:
         return {}
     confident, correct = np.concatenate(sure), np.concatenate(right)
     return {
+        "verdict_share": float(np.concatenate(verdict).mean()),
         "confident_share": float(confident.mean()),
         "confident_accuracy": float(correct[confident].mean()) if confident.any() else None,
         "unsure_accuracy": float(correct[~confident].mean()) if not confident.all() else None,
@@ -335,6 +351,7 @@ def table(figures: dict[str, Any]) -> str:
         ("dice", "Dice to the consensus", "0.80 / 0.85"),
         ("dice_inter_reader", "  between readers", ""),
         ("dice_reader_consensus", "  readers to consensus", ""),
+        ("verdict_share", "with a verdict", ""),
         ("confident_share", "confident", ""),
         ("confident_accuracy", "  accuracy of these", ""),
         ("unsure_accuracy", "  accuracy of the others", ""),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 from typing import Any, Literal
@@ -14,13 +14,12 @@ import torch
 from contrastdiagnosis.bundle import save_bundle
 from contrastdiagnosis.bundle_info import BundleInfo
 from contrastdiagnosis.case_folder import Nodule, read_case_folder, read_scan
+from contrastdiagnosis.case_limits import CaseLimits
 from contrastdiagnosis.cases import Case, CaseLibrary
 from contrastdiagnosis.diagnoser import choose_device
 from contrastdiagnosis.errors import InputError
-from contrastdiagnosis.image_quality import QualityLimits, image_quality
 from contrastdiagnosis.network import NoduleNet, load_network, round_weights
 from contrastdiagnosis.output import check_writable
-from contrastdiagnosis.patch import crop_patch
 from contrastdiagnosis.vote import VoteRule
 
 from contrastdiagnosis_training.concept_export import concept_part, read_concept_run
@@ -40,6 +39,7 @@ from contrastdiagnosis_training.judge import (
     judge_of_readings,
     scaled_matched_distances,
 )
+from contrastdiagnosis_training.judgements import limits_of
 from contrastdiagnosis_training.labels import RULES, is_malignant
 from contrastdiagnosis_training.readings import read_nodules
 from contrastdiagnosis_training.splits import patient_folds
@@ -87,7 +87,7 @@ class Export:
         network = load_network(self.weights / MODEL, network_config(settings))
         # As the bundle stores them: cases and queries meet the same network.
         round_weights(network, torch.float16)
-        library, rows = self._library(network)
+        library, rows, limits = self._library(network)
         scale = embedding_scale(library.embedding)
         folds = [load_fold(self.crossfit, fold) for fold in folds_of_run(self.crossfit)]
         k, temperature = choose_vote(
@@ -100,7 +100,7 @@ class Export:
             version=self.version,
             vote=VoteRule(k, temperature * scale),
             calibration=calibrate(parts),
-            **asdict(scan_limits(read_case_folder(self.cases[0]))),
+            limits=limits,
             created=date.today().isoformat(),
             training_data=self.training_data,
             recipe={
@@ -126,7 +126,7 @@ class Export:
         size = sum(f.stat().st_size for f in self.out.iterdir() if f.is_file()) / 1e6
         print(f"\nwrote {self.out}: {len(library)} cases, k = {k}, {size:.1f} MB")
 
-    def _library(self, network: NoduleNet) -> tuple[CaseLibrary, list[Nodule]]:
+    def _library(self, network: NoduleNet) -> tuple[CaseLibrary, list[Nodule], CaseLimits]:
         device = choose_device(self.device)
         folders = [read_case_folder(folder) for folder in self.cases]
         rated = [n for n in folders[0] if RULES["paper"](np.array(n.mean_rating("malignancy")))]
@@ -146,7 +146,7 @@ class Export:
             for nodule, diameter in zip(rated, readings.diameter_mm, strict=True)
         ]
         network.to("cpu")
-        return CaseLibrary(cases, readings.embedding), rated
+        return CaseLibrary(cases, readings.embedding), rated, limits_of(readings.facts)
 
 
 def checked_settings(weights: Path, crossfit: Path) -> dict[str, Any]:
@@ -192,18 +192,3 @@ def known_places(nodules: Sequence[Nodule]) -> dict[str, tuple[float, float, flo
             r, a, s = scan.center_ras_mm.round(1).tolist()
             places[nodule.case_id] = (r, a, s)
     return places
-
-
-def scan_limits(nodules: Sequence[Nodule]) -> QualityLimits:
-    """How far the scans of the cases go: all but the outermost one in two hundred."""
-    qualities = []
-    for nodule in nodules:
-        scan = read_scan(nodule)
-        patch = crop_patch(scan.volume, scan.center_ras_mm)
-        qualities.append(image_quality(patch, scan.volume, scan.center_ras_mm))
-    noise = [q.noise_hu for q in qualities if q.noise_hu is not None]
-    return QualityLimits(
-        min_lung_share=round(float(np.quantile([q.lung_share for q in qualities], 0.005)), 3),
-        max_noise_hu=round(float(np.quantile(noise, 0.995)), 1) if noise else None,
-        max_slice_mm=round(float(np.quantile([q.slice_mm for q in qualities], 0.995)), 2),
-    )

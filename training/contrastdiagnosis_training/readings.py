@@ -11,7 +11,8 @@ import torch
 from contrastdiagnosis.case_folder import Nodule, NoduleScan, read_scan
 from contrastdiagnosis.diagnoser import mask_on_volume
 from contrastdiagnosis.encoding import Encoding, encode
-from contrastdiagnosis.measure import nodule_at
+from contrastdiagnosis.facts import nodule_facts
+from contrastdiagnosis.measure import axial_diameters, nodule_at
 from contrastdiagnosis.network import NoduleNet
 from contrastdiagnosis.patch import DEFAULT_GEOMETRY, Region, crop_patch
 from contrastdiagnosis.volume import Volume
@@ -40,6 +41,7 @@ class Readings:
         trimmed_embedding: (N, p) after the file was cut to the nodule's slices, NaN where it shows
             no more than these.
         trimmed_dice: (N,) between the masks with and without the surroundings, NaN likewise.
+        facts: (N, F) `NoduleFacts.row`: what a diagnosis there can be doubted by.
     """
 
     case_id: NDArray
@@ -52,6 +54,7 @@ class Readings:
     dice_reader_consensus: NDArray[np.float64]
     trimmed_embedding: NDArray[np.float32]
     trimmed_dice: NDArray[np.float64]
+    facts: NDArray[np.float64]
 
     def __len__(self) -> int:
         return len(self.case_id)
@@ -77,7 +80,8 @@ def read_nodules(network: NoduleNet, nodules: Sequence[Nodule], device: torch.de
 def _read(network: NoduleNet, nodule: Nodule, device: torch.device) -> dict[str, object]:
     scan = read_scan(nodule)
     point = scan.center_ras_mm
-    encoding, mask = _diagnose_mask(network, scan.volume, point, device)
+    encoding, nodule_there, mask = _diagnose_mask(network, scan.volume, point, device)
+    diameters = axial_diameters(encoding.probability * nodule_there, DEFAULT_GEOMETRY.spacing_mm)
     between, ceiling = _reader_agreement(nodule)
     row: dict[str, object] = {
         "case_id": nodule.case_id,
@@ -90,11 +94,12 @@ def _read(network: NoduleNet, nodule: Nodule, device: torch.device) -> dict[str,
         "dice_reader_consensus": ceiling,
         "trimmed_embedding": np.full_like(encoding.embedding, np.nan),
         "trimmed_dice": np.nan,
+        "facts": nodule_facts(encoding, nodule_there, diameters, scan.volume, point).row,
     }
     kept = nodule_slices(scan)
     if kept is not None:
         trimmed = cut_slices(scan.volume, kept)
-        alone, alone_mask = _diagnose_mask(network, trimmed, point, device)
+        alone, _, alone_mask = _diagnose_mask(network, trimmed, point, device)
         placed = np.zeros_like(scan.consensus)
         placed[kept] = alone_mask.full()
         row["trimmed_embedding"] = alone.embedding
@@ -119,10 +124,10 @@ def cut_slices(volume: Volume, kept: slice) -> Volume:
 
 def _diagnose_mask(
     network: NoduleNet, volume: Volume, point: NDArray, device: torch.device
-) -> tuple[Encoding, Region]:
+) -> tuple[Encoding, NDArray[np.bool_], Region]:
     encoding = encode(network, [crop_patch(volume, point)], device)[0]
     nodule = nodule_at(encoding.probability >= 0.5, DEFAULT_GEOMETRY.spacing_mm)
-    return encoding, mask_on_volume(encoding, nodule, volume)
+    return encoding, nodule, mask_on_volume(encoding, nodule, volume)
 
 
 def _reader_agreement(nodule: Nodule) -> tuple[float, float]:

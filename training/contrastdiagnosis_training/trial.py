@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -11,15 +11,22 @@ import torch
 from contrastdiagnosis.bundle import load_bundle
 from contrastdiagnosis.bundle_info import BundleInfo
 from contrastdiagnosis.case_folder import Nodule
+from contrastdiagnosis.case_limits import CaseLimits
 from contrastdiagnosis.cases import RATINGS
 from contrastdiagnosis.errors import InputError
 from contrastdiagnosis.network import NoduleNet
 from numpy.typing import NDArray
 
 from contrastdiagnosis_training.crossfit import folds_of_run, load_fold
-from contrastdiagnosis_training.evaluate import calibrated_across, fold_part, nearness
+from contrastdiagnosis_training.evaluate import (
+    calibrated_across,
+    fold_part,
+    nearness,
+    others_facts,
+)
 from contrastdiagnosis_training.fit import network_of_run
 from contrastdiagnosis_training.judge import Judge, embedding_scale, judge_of_bundle
+from contrastdiagnosis_training.judgements import limits_of
 from contrastdiagnosis_training.readings import Readings, read_nodules
 
 
@@ -46,6 +53,7 @@ class Trial:
     readings: Readings
     threshold: float
     split_vote: tuple[float, float]
+    limits: CaseLimits = field(default_factory=CaseLimits)
     of_patients_in_cases: int = 0
 
 
@@ -82,6 +90,7 @@ def crossfit_trials(
                 readings=readings,
                 threshold=embedding_scale(judge.embedding) * nearness(others, judge.vote.k),
                 split_vote=BundleInfo.split_vote,
+                limits=limits_of(others_facts(fold)),
             )
         )
     return trials
@@ -107,6 +116,7 @@ def bundle_trial(folder: Path, rows: Sequence[Nodule], device: torch.device) -> 
         readings=readings,
         threshold=bundle.indicator.threshold,
         split_vote=bundle.info.split_vote,
+        limits=bundle.info.limits,
         of_patients_in_cases=int(np.isin(readings.patient_id, judge.patient_id).sum()),
     )
 

@@ -12,6 +12,7 @@ from contrastdiagnosis.diagnoser import SHOWN_CASES
 from numpy.typing import NDArray
 
 from contrastdiagnosis_training.judge import embedding_scale, scaled_matched_distances
+from contrastdiagnosis_training.judgements import judgements
 from contrastdiagnosis_training.labels import RULES, is_malignant
 from contrastdiagnosis_training.metrics import auc
 from contrastdiagnosis_training.trial import Trial, ratings_of
@@ -26,10 +27,9 @@ def confidence(trials: Sequence[Trial]) -> dict[str, Any]:
             continue
         judge, scale = trial.judge, embedding_scale(trial.judge.embedding)
         within.append(scale * scaled_matched_distances([(judge, kept)]) <= trial.threshold)
-        distance, _ = judge.voters(kept.embedding, kept.patient_id)
         p = judge.probability(kept.embedding, kept.patient_id)
-        low, high = trial.split_vote
-        sure.append((distance[:, 0] <= trial.threshold) & ((p <= low) | (p >= high)))
+        judged = judgements(judge, kept, trial.threshold, trial.split_vote, trial.limits)
+        sure.append([j.confident for j in judged])
         probability.append(p)
         truth.append(is_malignant(kept.malignancy))
     if not sure:

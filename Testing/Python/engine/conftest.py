@@ -14,7 +14,8 @@ from contrastdiagnosis.bundle_info import BundleInfo
 from contrastdiagnosis.cases import RATINGS, Case, CaseLibrary
 from contrastdiagnosis.cells import cell_channels
 from contrastdiagnosis.concepts import Concept, ConceptConfig, ConceptHead
-from contrastdiagnosis.network import NoduleNet, NoduleNetConfig
+from contrastdiagnosis.network import NoduleNet, NoduleNetConfig, space_to_channels
+from contrastdiagnosis.patch import crop_patch
 from contrastdiagnosis.phantom import PhantomNodule, make_phantom
 from contrastdiagnosis.volume import sitk_from_array
 from contrastdiagnosis.vote import Calibration, VoteRule
@@ -58,10 +59,31 @@ def tiny_concepts(table: list[Case], seed: int = 0) -> ConceptPart:
     return ConceptPart(head, atlas, scores.astype(np.float32))
 
 
+def fire_on_what_is_dense(network: NoduleNet) -> None:
+    """Fits an untrained network's mask head so that it outlines the phantom's nodule, roughly."""
+    phantom = make_phantom([NODULE], shape=(60, 150, 180), spacing_mm=(2.5, 1.9, 1.9))
+    intensity = torch.from_numpy(crop_patch(phantom.volume, NODULE.center_ras_mm).intensity)
+    seen: list[torch.Tensor] = []
+    watching = network.mask_head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    with torch.no_grad():
+        network(intensity[None, None])
+        watching.remove()
+        dense = space_to_channels((intensity > 0.5).float()[None, None])[0].flatten(1).T
+        features = seen[0][0].flatten(1).T
+        ones = torch.ones(len(features), 1)
+        weight = 1 + dense.mean(dim=1, keepdim=True) * (1 / dense.mean() - 1)
+        known = torch.cat([features, ones], dim=1) * weight.sqrt()
+        wanted = (20 * dense - 10) * weight.sqrt()
+        fitted = torch.linalg.lstsq(known, wanted).solution.T
+        network.mask_head.weight.copy_(fitted[:, :-1, None, None, None])
+        network.mask_head.bias.copy_(fitted[:, -1])
+
+
 def write_tiny_bundle(folder: Path, cases: int = 40, with_concepts: bool = True) -> Path:
     """A sound bundle of an untrained network; its mask head fires on whatever is dense."""
     torch.manual_seed(0)
     network = NoduleNet(TINY).eval()
+    fire_on_what_is_dense(network)
     random = np.random.default_rng(0)
     table = [
         Case(

@@ -99,7 +99,7 @@ def test_a_missing_file_is_named(own_bundle_folder, name):
 
 def test_a_newer_schema_asks_for_an_update(own_bundle_folder):
     edit(own_bundle_folder, lambda d: d.update(schema=99))
-    with pytest.raises(InputError, match="schema 99, this version reads schema 2; update"):
+    with pytest.raises(InputError, match="schema 99, this version reads schema 3; update"):
         load_bundle(own_bundle_folder)
 
 
@@ -210,9 +210,15 @@ def test_the_default_bundle_is_sound_small_and_without_pixels():
         ({"similarity_quantile": 5}, "similarity_quantile must lie between 0 and 1, got 5"),
         ({"split_vote": [0.4]}, "does not describe a bundle"),
         ({"split_vote": [0.6, 0.7]}, r"split_vote\[0\] must lie between 0 and 0.5, got 0.6"),
-        ({"max_noise_hu": -1}, r"max_noise_hu must lie between 0 and 1e\+06, got -1"),
-        ({"max_slice_mm": "thin"}, "max_slice_mm must be a number, got 'thin'"),
-        ({"min_lung_share": "much"}, "min_lung_share must be a number, got 'much'"),
+        ({"limits": {"max_noise_hu": -1}}, r"max_noise_hu must lie between 0 and 1e\+06, got -1"),
+        ({"limits": {"max_slice_mm": "thin"}}, "max_slice_mm must be a number, got 'thin'"),
+        ({"limits": {"min_lung_share": "much"}}, "min_lung_share must be a number, got 'much'"),
+        ({"limits": {"min_volume_mm3": None}}, "min_volume_mm3 must be a number, got None"),
+        ({"limits": {"max_weight_kg": 3}}, "unexpected keyword argument 'max_weight_kg'"),
+        (
+            {"limits": {"gate": {"weights": [1], "intercept": 0, "threshold": 0}}},
+            "wanted 5 weights",
+        ),
         ({"calibration": {"slope": -1.0, "intercept": 0.0}}, "calibration.slope must lie"),
         ({"vote": {"k": 5.0, "temperature": 1.0}}, "vote.k must be a whole number, got 5.0"),
         ({"vote": {"k": 4, "temperature": 1.0}}, "k must be odd and positive, got 4"),

@@ -156,12 +156,12 @@ def test_the_command_line_names_the_option_that_mends_a_ct(
 
 
 def used_by(module: str, found: set[str]) -> set[str]:
-    """The engine's modules that one of them imports, itself included, at last."""
+    """The engine's modules, as paths, that one of them imports, itself included, at last."""
     if module not in found and (ENGINE / f"{module}.py").is_file():
         found.add(module)
         for node in ast.walk(ast.parse((ENGINE / f"{module}.py").read_text())):
             if isinstance(node, ast.ImportFrom) and node.module:
-                used_by(node.module.rpartition(".")[2], found)
+                used_by(node.module.removeprefix("contrastdiagnosis.").replace(".", "/"), found)
     return found
 
 

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from contrastdiagnosis.confidence import Confidence, SimilarityIndicator, matched_distances
+from contrastdiagnosis.confidence import (
+    Confidence,
+    SimilarityIndicator,
+    matched_distances,
+    vote_doubts,
+)
 
 
 def test_the_indicator_equals_its_definition():
@@ -62,5 +67,18 @@ def test_impossible_indicators_are_refused(matched, quantile, message):
 
 
 def test_a_diagnosis_is_confident_when_nothing_speaks_against_it():
-    assert Confidence(()).confident
-    assert not Confidence(("the vote is split",)).confident
+    assert Confidence().confident and Confidence().judged
+    doubted = Confidence(doubts=("the vote is split",))
+    assert doubted.judged and not doubted.confident
+    for name in ("nothing_there", "not_judgeable"):
+        told = Confidence(**{name: ("no",)}, doubts=("the vote is split",))
+        assert not told.judged and not told.confident
+        assert told.reasons == ("no", "the vote is split")
+
+
+def test_a_vote_is_doubted_for_far_cases_and_for_a_split():
+    assert vote_doubts(1.0, 1.0, 0.65, (0.35, 0.65)) == []
+    (far,) = vote_doubts(1.2, 1.0, 0.9, (0.35, 0.65))
+    assert "its distance 1.20 exceeds 1.00" in far
+    (split,) = vote_doubts(0.2, 1.0, 0.5, (0.35, 0.65))
+    assert "the probability 0.50 lies between 0.35 and 0.65" in split

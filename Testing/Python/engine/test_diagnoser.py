@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from contrastdiagnosis.case_limits import CaseLimits
 from contrastdiagnosis.cases import CaseLibrary
 from contrastdiagnosis.concept_reading import read_concepts
 from contrastdiagnosis.confidence import SimilarityIndicator
@@ -206,7 +207,7 @@ def test_a_point_beside_every_nodule_is_not_confident(diagnoser, phantom):
 
 
 def test_a_point_outside_the_lung_is_not_confident(diagnoser, phantom):
-    strict = with_info(diagnoser, min_lung_share=0.2)
+    strict = with_info(diagnoser, limits=CaseLimits(min_lung_share=0.2))
     heart = strict.diagnose(phantom.volume, (-30.0, 28.0, -28.0))
     assert any("does not seem to lie in lung" in r for r in heart.confidence.reasons)
     lung = strict.diagnose(phantom.volume, NODULE.center_ras_mm)
@@ -214,7 +215,7 @@ def test_a_point_outside_the_lung_is_not_confident(diagnoser, phantom):
 
 
 def test_a_noisy_or_thickly_sliced_scan_is_not_confident(diagnoser, phantom):
-    strict = with_info(diagnoser, max_noise_hu=60.0, max_slice_mm=3.0)
+    strict = with_info(diagnoser, limits=CaseLimits(max_noise_hu=60.0, max_slice_mm=3.0))
     volume = phantom.volume
     sound = strict.diagnose(volume, NODULE.center_ras_mm).confidence.reasons
     assert not any("noisier" in r or "slices" in r for r in sound)

@@ -19,6 +19,8 @@ from contrastdiagnosis_training.judge import (
 )
 from contrastdiagnosis_training.readings import Readings
 
+from training.conftest import sound_facts
+
 
 def readings(count=80, seed=0, separation=1.5, first_patient=0):
     """Two nodules a patient; the first coordinate of z tells malignant from benign."""
@@ -39,6 +41,7 @@ def readings(count=80, seed=0, separation=1.5, first_patient=0):
         dice_reader_consensus=nothing,
         trimmed_embedding=np.full_like(embedding, np.nan),
         trimmed_dice=nothing,
+        facts=sound_facts(count),
     )
 
 

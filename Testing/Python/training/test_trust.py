@@ -14,6 +14,8 @@ from contrastdiagnosis_training.readings import Readings
 from contrastdiagnosis_training.trial import Trial, ratings_of
 from contrastdiagnosis_training.trust import confidence, rating_agreement
 
+from training.conftest import sound_facts
+
 MALIGNANCY, MARGIN = RATINGS.index("malignancy"), RATINGS.index("margin")
 
 
@@ -46,7 +48,7 @@ def trial(threshold, queries=60, cases=200, seed=0):
         patient_id=np.array([r.patient_id for r in rows]),
         malignancy=malignancy, diameter_mm=blank + 8, embedding=z, dice=blank,
         dice_inter_reader=blank, dice_reader_consensus=blank, trimmed_embedding=z,
-        trimmed_dice=blank,
+        trimmed_dice=blank, facts=sound_facts(queries),
     )  # fmt: skip
     ratings = ratings_of(case_rows)
     judge = Judge(

@@ -1,0 +1,121 @@
+"""The one rule of confidence: every reason has its sentence, and nothing else takes a verdict."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from contrastdiagnosis.case_limits import CaseLimits, NoduleGate
+from contrastdiagnosis.cues import CUE_NAMES, NO_CUES, NoduleCues
+from contrastdiagnosis.facts import NEAR_MM, NoduleFacts
+
+GATE = NoduleGate((1.0, 1.0, -2.0, 0.0, -4.0), 0.0, 1.0)
+LIMITS = CaseLimits(0.2, 130.0, 2.5, 0.06, 0.5, 25.0, 35.0, 1.6, GATE)
+NODULE = NoduleCues(certainty=2.5, alone=2.5, elongation=0.1, density_hu=0.0, through=0.2)
+FACTS = NoduleFacts(
+    covered_share=1.0, lung_share=0.7, noise_hu=30.0, slice_mm=1.0, volume_mm3=500.0, long_mm=11.0,
+    beyond_patch=0.0, unmeasured_share=0.0, edge_mm=NEAR_MM, cut_share=0.0, size_factor=1.0,
+    cues=NODULE,
+)  # fmt: skip
+NOTHING = replace(FACTS, volume_mm3=0.0, long_mm=0.0, cues=NO_CUES, size_factor=float("nan"))
+
+NOTHING_THERE = {
+    "no nodule was found": NOTHING,
+    "too small to be judged: 3.1 mm3, the cases have at least 25 mm3": replace(
+        FACTS, volume_mm3=3.1
+    ),
+    "goes on beyond its outline on two opposite": replace(FACTS, cues=replace(NODULE, through=1.1)),
+    "2.5 times as long as wide": replace(
+        FACTS, cues=replace(NODULE, elongation=np.log(2.5), certainty=0.2)
+    ),
+    "much around it looks the same": replace(FACTS, cues=replace(NODULE, alone=-2.0)),
+    "its outline is uncertain": replace(FACTS, cues=replace(NODULE, certainty=-1.5)),
+    "does not seem to lie in lung: 5%": replace(FACTS, lung_share=0.05),
+}
+NOT_JUDGEABLE = {
+    "reaches beyond the part of the scan": replace(FACTS, beyond_patch=1.0),
+    "larger than the cases it would be compared with: longest diameter 36 mm": replace(
+        FACTS, long_mm=36.0
+    ),
+    "shows only 4% of the tissue": replace(FACTS, covered_share=0.04),
+    "ends on both sides of what was found": replace(FACTS, cut_share=0.95, edge_mm=0.5),
+    "60% of what was found lies where the scan measured nothing": replace(
+        FACTS, unmeasured_share=0.6, edge_mm=0.0
+    ),
+}
+DOUBTS = {
+    "at 32 mm it is a mass rather than a nodule": replace(FACTS, long_mm=32.0),
+    "noisier than those of the cases: 140 HU": replace(FACTS, noise_hu=140.0),
+    "slices are too far apart: 5.0 mm": replace(FACTS, slice_mm=5.0),
+    "reaches to where the scan measured nothing": replace(FACTS, edge_mm=1.0),
+    "shows only 30% of the tissue around the point, of less than 50%": replace(
+        FACTS, covered_share=0.3
+    ),
+    "concepts of size contradict the measured size, 500 mm3, by a factor of 2.4": replace(
+        FACTS, size_factor=2.4
+    ),
+}
+
+
+def test_a_nodule_like_the_cases_is_judged_and_sure():
+    told = LIMITS.confidence(FACTS)
+    assert told.judged and told.confident and told.reasons == ()
+
+
+@pytest.mark.parametrize("sentence", NOTHING_THERE)
+def test_there_is_no_verdict_where_there_is_no_nodule(sentence):
+    told = LIMITS.confidence(NOTHING_THERE[sentence])
+    assert not told.judged and not told.confident
+    assert len(told.nothing_there) == 1 and sentence in told.nothing_there[0]
+
+
+@pytest.mark.parametrize("sentence", NOT_JUDGEABLE)
+def test_there_is_no_verdict_on_what_cannot_be_judged(sentence):
+    told = LIMITS.confidence(NOT_JUDGEABLE[sentence])
+    assert not told.judged and told.nothing_there == ()
+    assert len(told.not_judgeable) == 1 and sentence in told.not_judgeable[0]
+
+
+@pytest.mark.parametrize("sentence", DOUBTS)
+def test_a_doubt_leaves_the_verdict_and_takes_the_confidence(sentence):
+    told = LIMITS.confidence(DOUBTS[sentence])
+    assert told.judged and not told.confident
+    assert len(told.reasons) == 1 and sentence in told.reasons[0]
+
+
+def test_other_doubts_come_last():
+    told = LIMITS.confidence(replace(NOTHING, slice_mm=8.0), ["the vote is split"])
+    assert told.reasons[0].startswith("no nodule") and told.reasons[-1] == "the vote is split"
+    assert not LIMITS.confidence(FACTS, ["the vote is split"]).confident
+
+
+def test_a_file_cut_on_purpose_is_not_doubted_for_ending():
+    ends = replace(FACTS, covered_share=0.04, cut_share=1.0, edge_mm=0.0, unmeasured_share=0.6)
+    assert LIMITS.confidence(ends, whole_scan=False).confident
+    assert not LIMITS.confidence(ends).judged
+
+
+def test_limits_that_are_not_known_are_not_enforced():
+    wild = replace(FACTS, noise_hu=500.0, slice_mm=20.0, lung_share=0.0, long_mm=39.0,
+                   beyond_patch=1.0,
+                   volume_mm3=0.5, covered_share=0.01, size_factor=9.0,
+                   cues=replace(NODULE, through=1.2))  # fmt: skip
+    assert CaseLimits().confidence(wild).confident
+    assert not CaseLimits().confidence(NOTHING).judged
+
+
+def test_lung_without_noise_to_measure_is_not_noisy():
+    assert LIMITS.confidence(replace(FACTS, noise_hu=float("nan"))).confident
+
+
+def test_the_gate_is_its_definition():
+    cues = [getattr(NODULE, name) for name in CUE_NAMES]
+    assert GATE.score(NODULE) == pytest.approx(np.dot(cues, GATE.weights) + GATE.intercept)
+    assert GATE.passes(NODULE) and not GATE.passes(replace(NODULE, through=1.2))
+
+
+@pytest.mark.parametrize("numbers", [((1.0,), 0.0, 0.0), ((1.0,) * 5, np.nan, 0.0)])
+def test_an_impossible_gate_is_refused(numbers):
+    with pytest.raises(ValueError, match="gate: "):
+        NoduleGate(*numbers)
