@@ -227,6 +227,7 @@ class ContrastDiagnosisTest(ScriptedLoadableModuleTest):
         for test in (
             self.test_ClickSaveReload,
             self.test_ConceptsSaveReload,
+            self.test_NothingToJudge,
             self.test_CloseSceneWhileRunning,
             self.test_UnusableInput,
         ):
@@ -288,6 +289,28 @@ class ContrastDiagnosisTest(ScriptedLoadableModuleTest):
         self.assertTrue(Revisions.isSame(revision, Revisions.revisionOf(node, pointId)))
         self.assertIsNotNone(panel.compare.node(node, "conceptMap"))
         self.assertFalse(section.isRunning)
+
+    def test_NothingToJudge(self) -> None:
+        """A nodule, then its point in the heart: no verdict, no segment, no concepts."""
+        from ContrastDiagnosisLib import NoduleScene, SelfTest
+
+        panel = SelfTest.panelWithPhantom()
+        node, pointId = SelfTest.click()
+        self.assertIsNotNone(SelfTest.waitForDiagnosis(panel, node, pointId)["verdict"])
+        SelfTest.waitFor(panel, lambda: not panel.session.isRunning)
+        node.points.SetNthControlPointPositionWorld(0, *SelfTest.HEART_RAS)
+        node.points.InvokeEvent(slicer.vtkMRMLMarkupsNode.PointEndInteractionEvent)
+        SelfTest.waitFor(panel, lambda: not panel.session.isRunning)
+        document = NoduleScene.documentOf(node, pointId)
+        self.assertEqual(document["finding"], "no nodule")
+        self.assertIsNone(document["verdict"])
+        self.assertEqual(node.segmentation.GetSegmentation().GetNumberOfSegments(), 0)
+        self.assertEqual(panel.result.nodules.item(0, 1).text(), "no nodule")
+        self.assertEqual(panel.result.headline.text, "No nodule was found at the point.")
+        self.assertIn("no concepts are read", panel.concepts.panel.headline.text)
+        SelfTest.saveAndLoad()
+        node = ContrastDiagnosisLogic().getParameterNode()
+        self.assertEqual(NoduleScene.documentOf(node, node.nodule), document)
 
     def test_CloseSceneWhileRunning(self) -> None:
         """The answer finds no scene to go to, and the panel is ready for the next click."""

@@ -354,6 +354,101 @@ def move_and_undo(story: Story) -> None:
     assert np.allclose(story.scene.pointWorld(node, node.nodule), place)
 
 
+def nothing_there(story: Story) -> None:
+    """A nodule's point is dragged into the heart: no verdict, nothing coloured; undo brings all."""
+    node, panel, roles = story.node, story.panel, ("queryMap", "caseMap", "conceptMap")
+    before = story.scene.documentOf(node, node.nodule)
+    panel.concepts.panel.table.selectRow(0)
+    story.wait(lambda: panel.compare.node(node, "conceptMap") is not None)
+    panel.concepts.onBox(True, True)
+    story.settle()
+    panel.result.cases.selectRow(0)
+    story.wait(lambda: panel.compare.node(node, "queryMap") is not None)
+    story.settle()
+    node.points.SetNthControlPointPositionWorld(0, *story.selfTest.HEART_RAS)
+    node.points.InvokeEvent(slicer.vtkMRMLMarkupsNode.PointEndInteractionEvent)
+    story.settle()
+    has_no_verdict(story, 0, "no nodule")
+    assert node.segmentation.GetSegmentation().GetNumberOfSegments() == 0
+    assert [role for role in roles if panel.compare.node(node, role) is not None] == []
+    assert "Boxes: 1" in panel.concepts.panel.headline.text
+    story.picture("09_nothing_there")
+    panel.result.cases.selectRow(1)
+    story.wait(lambda: panel.compare.node(node, "queryMap") is not None)
+    story.settle()
+    story.picture("09_nothing_compared")
+    panel.ui.undoButton.click()
+    story.settle()
+    assert story.scene.documentOf(node, node.nodule) == before
+    assert story.row(0) == before["verdict"]
+    assert panel.compare.node(node, "queryMap") is None
+    panel.concepts.panel.table.clearSelection()
+    panel.concepts.onReset()
+    story.settle()
+    if story.window is not None:
+        slicer.app.layoutManager().setLayout(slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpView)
+    # A point of its own, by the mouse.
+    count = node.segmentation.GetSegmentation().GetNumberOfSegments()
+    story.diagnosed(story.place(story.selfTest.HEART_RAS))
+    has_no_verdict(story, 1, "no nodule")
+    assert node.segmentation.GetSegmentation().GetNumberOfSegments() == count
+    panel.onNoduleSelected(1)
+    story.picture("10_heart")
+    node.points.RemoveNthControlPoint(1)
+    story.settle()
+    panel.onNoduleSelected(0)
+    story.settle()
+
+
+def cut_scan(story: Story) -> None:
+    """Three slices through a nodule: it is outlined and measured, but not judged."""
+    whole, point = story.node.inputVolume, story.points[3]
+    toIjk = np.linalg.inv(slicer.util.arrayFromVTKMatrix(_ijkToRas(whole)))
+    first = round((toIjk @ [*point, 1])[2]) - 1
+    affine = slicer.util.arrayFromVTKMatrix(_ijkToRas(whole))
+    affine[:3, 3] += first * affine[:3, 2]
+    voxels = slicer.util.arrayFromVolume(whole)[first : first + 3].copy()
+    cut = slicer.util.addVolumeFromArray(voxels, affine, "cut scan")
+    story.node.inputVolume = cut
+    story.settle()
+    # One view shows one CT; the points of the other stay with it.
+    pointId = story.widget.logic.addNodule(point)
+    story.diagnosed(pointId)
+    has_no_verdict(story, 0, "not judged")
+    segment = story.node.segmentation.GetSegmentation().GetNthSegment(0)
+    assert np.allclose(segment.GetColor(), story.scene.DOUBTFUL)
+    assert not segment.HasTag("ContrastDiagnosis.probability")
+    story.panel.onNoduleSelected(0)
+    story.settle()
+    story.picture("11_not_judged")
+    story.node.inputVolume = whole
+    story.settle()
+    slicer.mrmlScene.RemoveNode(cut)
+    story.settle()
+    story.node.inputVolume = whole
+    story.settle()
+    story.panel.onNoduleSelected(0)
+    story.settle()
+
+
+def _ijkToRas(volume: Any) -> Any:
+    matrix = vtk.vtkMatrix4x4()
+    volume.GetIJKToRASMatrix(matrix)
+    return matrix
+
+
+def has_no_verdict(story: Story, row: int, finding: str) -> None:
+    """Row, headline and concepts of the shown nodule."""
+    result, concepts = story.panel.result, story.panel.concepts.panel
+    told = [story.row(row, column) for column in range(1, 4)]
+    assert told == [finding, "-", "-"], told
+    shown = " ".join((result.headline.text, result.confidence.text, concepts.headline.text))
+    assert "no concepts are read" in shown, shown
+    for word in ("malignant", "benign", "probability", "onfident", "CONFIDENT"):
+        assert word not in shown, shown
+    assert not concepts.table.isVisibleTo(concepts.widget)
+
+
 def several_points(story: Story) -> None:
     """More nodules, one of them nothing, one removed; warm clicks are timed."""
     story.timed("phantom", story.points[1:4], lambda: None)
@@ -364,7 +459,7 @@ def several_points(story: Story) -> None:
     if not document["nodule"]["found"]:
         assert story.row(rows) == "no nodule" and story.row(rows, 2) == "-"
         assert "benign" not in story.panel.result.headline.text
-    story.picture("09_several")
+    story.picture("12_several")
     story.node.points.RemoveNthControlPoint(rows)
     story.settle()
     assert story.panel.result.nodules.rowCount == rows
@@ -410,7 +505,7 @@ def save_and_load(story: Story) -> None:
         view = slicer.app.layoutManager().sliceWidget("ContrastQuery").mrmlSliceNode()
         assert abs(view.GetSliceOffset() - story.points[0][2]) < 10
         legend_pixels("ContrastQuery")
-    story.picture("10_reloaded")
+    story.picture("13_reloaded")
 
 
 def two_cts(story: Story) -> None:
@@ -437,7 +532,7 @@ def two_cts(story: Story) -> None:
         story.wait(lambda: story.node.inputVolume is second)
         story.settle()
         assert len(story.scene.diagnosedPoints(story.node)) == 1
-    story.picture("11_two_cts")
+    story.picture("14_two_cts")
     story.node.inputVolume = first
     story.settle()
     assert len(story.scene.diagnosedPoints(story.node)) == 4
@@ -462,7 +557,7 @@ def transform(story: Story) -> None:
     story.settle()
     assert np.allclose(story.scene.pointWorld(node, node.nodule), np.add(place, (20, 10, 5)))
     assert story.row(0) in ("malignant", "benign")
-    story.picture("12_transformed")
+    story.picture("15_transformed")
     slicer.mrmlScene.RemoveNode(moved)
     story.settle()
     slicer.util.arrayFromVolume(node.inputVolume)[:] += 1
@@ -481,7 +576,7 @@ def atlas(story: Story) -> None:
     panel.ui.loadButton.click()
     story.wait(lambda: panel.ui.loadButton.enabled)
     assert panel.table.choices()
-    story.picture("13_atlas")
+    story.picture("16_atlas")
     if story.window is not None:
         slicer.util.selectModule("ContrastDiagnosis")
 
@@ -494,7 +589,7 @@ def second_widget(story: Story) -> None:
     second.delete()
     slicer.mrmlScene.Clear()
     story.settle()
-    story.picture("14_closed")
+    story.picture("17_closed")
 
 
 def own_ct(story: Story) -> None:
@@ -508,20 +603,20 @@ def own_ct(story: Story) -> None:
     story.diagnosed(story.place(point))
     story.timed("own CT", WARM_CLICKS * [point], lambda: story.node.points.RemoveAllControlPoints())
     story.panel.onNoduleSelected(0)
-    story.picture("15_own_ct")
+    story.picture("18_own_ct")
     story.panel.concepts.panel.table.selectRow(0)
     story.wait(lambda: story.panel.compare.node(story.node, "conceptMap") is not None)
     if story.window is not None:
         story.panel.ui.zoomButton.click()
-        story.picture("16_own_concept")
+        story.picture("19_own_concept")
         story.panel.result.cases.selectRow(0)
         story.wait(lambda: story.panel.compare.node(story.node, "queryMap") is not None)
-        story.picture("17_own_compare")
+        story.picture("20_own_compare")
 
 
 CHAPTERS = (
     open_module, load_phantom, click_nodule, windows_and_zoom, compare, concepts, move_and_undo,
-    several_points, report, save_and_load, two_cts, transform, atlas, second_widget,
+    nothing_there, cut_scan, several_points, report, save_and_load, two_cts, transform, atlas, second_widget,
 )  # fmt: skip
 OF_VIEWS = (windows_and_zoom, compare)
 

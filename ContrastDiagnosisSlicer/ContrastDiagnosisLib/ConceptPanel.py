@@ -36,6 +36,9 @@ TIPS = (
 
 NO_CONCEPTS = _("This diagnosis has no concepts: the bundle was made without a concept head.")
 NOT_JUDGED = _("There is no verdict on this, so no concepts are read.")
+KEPT = _(
+    "What was corrected is kept until there is one. Boxes: {boxes}; rejected concepts: {rejected}."
+)
 NOT_DIAGNOSED = _("Diagnose a nodule to see its concepts.")
 
 

@@ -14,6 +14,7 @@ from slicer.i18n import tr as _
 from ContrastDiagnosisLib import ConceptView, NoduleScene, Revisions
 from ContrastDiagnosisLib.CompareView import hideFromCaseView
 from ContrastDiagnosisLib.ConceptPanel import (
+    KEPT,
     NO_CONCEPTS,
     NOT_DIAGNOSED,
     NOT_JUDGED,
@@ -98,7 +99,7 @@ class ConceptSection:
         """Adds a box around the nodule's point."""
         node = self._node
         point = NoduleScene.pointWorld(node, node.nodule)
-        if point is None or not self._document:
+        if point is None or not self._reading():
             return
         if not (forAll or node.concept):
             self.panel.showMessage(_("Select a concept that the box is about, or all concepts."))
@@ -121,7 +122,7 @@ class ConceptSection:
             return
         reading = self._reading()
         concept = self._concept(reading)
-        boxes = Revisions.boxesOf(node, node.nodule) if reading else []
+        boxes = Revisions.boxesOf(node, node.nodule) if self._document else []
         self._watch.follow(boxes)
         if not concept:
             ConceptView.removeMap(node)
@@ -129,7 +130,7 @@ class ConceptSection:
             self._maps["shown"] = ""
         self._showExample(reading, concept)
         if not (self._document and reading):
-            self.panel.showNothing(self._whyNothing())
+            self.panel.showNothing(self._whyNothing(len(boxes)))
             return
         rejected = tuple(Revisions.rejectedOf(node, node.nodule))
         self.panel.show(Shown(self._document, reading, rejected, len(boxes), concept))
@@ -143,16 +144,21 @@ class ConceptSection:
         elif not self._isRefused(wanted, concept):
             self._ask(wanted, concept)
 
-    def _whyNothing(self) -> str:
-        """Why there are no concepts to show."""
+    def _whyNothing(self, boxes: int) -> str:
+        """Why there are no concepts to show, and that corrections of them are not lost."""
         if not self._document:
             return NOT_DIAGNOSED
-        return NO_CONCEPTS if isJudged(self._document) else NOT_JUDGED
+        if isJudged(self._document):
+            return NO_CONCEPTS
+        rejected = len(Revisions.rejectedOf(self._node, self._node.nodule))
+        kept = KEPT.format(boxes=boxes, rejected=rejected)
+        return f"{NOT_JUDGED} {kept}" if boxes or rejected else NOT_JUDGED
 
     def _reading(self) -> dict[str, Any]:
         """The last answer about the nodule, else what its diagnosis says; empty if nothing."""
-        # Scenes of older versions say nothing of concepts.
-        said = self._document.get("concepts") if self._document else None
+        document = self._document
+        # Scenes of older versions say nothing of concepts, or tell them where no nodule is.
+        said = document.get("concepts") if document and isJudged(document) else None
         return (Revisions.readingOf(self._node, self._node.nodule) or said) if said else {}
 
     def _concept(self, reading: dict[str, Any]) -> str:

@@ -14,6 +14,7 @@ from slicer.i18n import tr as _
 from ContrastDiagnosisLib import NoduleScene
 from ContrastDiagnosisLib.NoduleScene import Diagnosed
 from ContrastDiagnosisLib.Revisions import isEmpty, revisionOf
+from ContrastDiagnosisLib.Tables import isJudged
 from ContrastDiagnosisLib.Tensors import unpackTensors
 from ContrastDiagnosisLib.VolumeBridge import (
     Crop,
@@ -195,12 +196,16 @@ class DiagnosisSession:
         """Asks for the HTML report of a nodule, for the screen or plain enough for Qt to print."""
         node = self.parameterNode
         asked = self.asked(pointId)
-        try:
-            corrected = revisionOf(node, pointId)
-        except InputError as error:
-            self._onError(str(error), True)
-            return
-        revision = None if isEmpty(corrected) else corrected
+        document = NoduleScene.documentOf(node, pointId)
+        revision = None
+        # What is not judged has no concepts to correct: a box of no use is no reason to refuse.
+        if document is None or isJudged(document):
+            try:
+                corrected = revisionOf(node, pointId)
+            except InputError as error:
+                self._onError(str(error), True)
+                return
+            revision = None if isEmpty(corrected) else corrected
         if asked is not None:
             body = requestBody(node.inputVolume, asked.crop, overview=True, revision=revision)
             path = "/report?form=print" if forPaper else "/report"

@@ -49,7 +49,7 @@ TERMINOLOGY = (
 
 COLOURS = {"malignant": (0.86, 0.24, 0.16), "benign": (0.13, 0.6, 0.42)}
 DOUBTFUL = (0.93, 0.76, 0.2)
-"""Colour of a segment whose diagnosis is not confident."""
+"""Colour of a segment whose diagnosis is not confident, or that is not judged."""
 
 LABELMAP = "Binary labelmap"
 """Slicer's name of the representation."""
@@ -106,8 +106,7 @@ def storeDiagnosis(parameterNode: Any, diagnosed: Diagnosed) -> Any:
         Its text node, the one that tells that the nodule is diagnosed.
     """
     volume = parameterNode.inputVolume
-    segmentation = ensureSegmentation(parameterNode)
-    _putSegment(segmentation, volume, diagnosed, numberOfPoint(parameterNode, diagnosed.pointId))
+    _putSegment(parameterNode, diagnosed)
     text = nodeOf(DIAGNOSIS, volume, diagnosed.pointId)
     if text is None:
         text = newNode(DIAGNOSIS, volume, diagnosed.pointId)
@@ -128,8 +127,7 @@ def storeDiagnosis(parameterNode: Any, diagnosed: Diagnosed) -> Any:
 
 def removeDiagnosis(parameterNode: Any, pointId: str) -> None:
     """Takes a nodule's segment, text, table and corrections out of the scene."""
-    if _segmentOf(parameterNode, pointId) is not None:
-        parameterNode.segmentation.GetSegmentation().RemoveSegment(segmentIdOf(pointId))
+    _removeSegment(parameterNode, pointId)
     Revisions.removeRevision(parameterNode.inputVolume, pointId)
     for kind in (DIAGNOSIS, CASES):
         removeNodes(kind, parameterNode.inputVolume, pointId)
@@ -331,25 +329,31 @@ def _refreshFindings(parameterNode: Any) -> None:
         )
 
 
-def _putSegment(segmentation: Any, volume: Any, diagnosed: Diagnosed, number: int) -> None:
-    """Replaces the segment; only the box around the nodule is stored."""
-    held = segmentation.GetSegmentation()
-    segmentId = segmentIdOf(diagnosed.pointId)
-    if held.GetSegment(segmentId) is not None:
-        held.RemoveSegment(segmentId)
-    if not diagnosed.mask.any():
+def _removeSegment(parameterNode: Any, pointId: str) -> None:
+    if _segmentOf(parameterNode, pointId) is not None:
+        parameterNode.segmentation.GetSegmentation().RemoveSegment(segmentIdOf(pointId))
+
+
+def _putSegment(parameterNode: Any, diagnosed: Diagnosed) -> None:
+    """Replaces the segment; only the box around the nodule is stored, and nothing without one."""
+    selectVolume(parameterNode)
+    _removeSegment(parameterNode, diagnosed.pointId)
+    document, volume = diagnosed.document, parameterNode.inputVolume
+    if not (document["nodule"]["found"] and diagnosed.mask.any()):
         return
+    held = ensureSegmentation(parameterNode).GetSegmentation()
     image = labelmapOf(diagnosed.mask, ijkToRasOf(volume), diagnosed.startKji)
-    document = diagnosed.document
+    number = numberOfPoint(parameterNode, diagnosed.pointId)
+    isSure = isJudged(document) and document["confident"]
     segment = slicer.vtkSegment()
     segment.SetName(_("Nodule {number}").format(number=number))
-    segment.SetColor(*(COLOURS[document["verdict"]] if document["confident"] else DOUBTFUL))
+    segment.SetColor(*(COLOURS[document["verdict"]] if isSure else DOUBTFUL))
     segment.SetTerminology(TERMINOLOGY)
     if isJudged(document):
         segment.SetTag("ContrastDiagnosis.probability", f"{document['probability']:.4f}")
     segment.SetTag("ContrastDiagnosis.notice", document["notice"])
     segment.AddRepresentation(LABELMAP, image)
-    held.AddSegment(segment, segmentId)
+    held.AddSegment(segment, segmentIdOf(diagnosed.pointId))
 
 
 def showSurfaces(segmentation: Any) -> None:

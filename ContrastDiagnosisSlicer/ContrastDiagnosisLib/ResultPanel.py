@@ -9,7 +9,7 @@ import qt
 from slicer.i18n import tr as _
 
 from ContrastDiagnosisLib.NoduleScene import PointState
-from ContrastDiagnosisLib.Tables import isJudged
+from ContrastDiagnosisLib.Tables import findingOf, isJudged
 
 PICTURE_PIXELS = 72
 SPACING_PIXELS = 4
@@ -44,6 +44,9 @@ WHY_STALE = {
     PointState.MOVED: _("point moved: diagnose anew"),
     PointState.CT_CHANGED: _("CT changed: diagnose anew"),
 }
+
+
+FOR_WHAT_IT_IS_WORTH = _("The nearest cases are shown for what they are worth: they do not vote.")
 
 
 class ResultPanel:
@@ -190,17 +193,14 @@ def _noduleTexts(document: dict[str, Any] | None, state: PointState) -> list[str
     """The row of a nodule after its number."""
     if document is None or state is not PointState.CURRENT:
         return [WHY_STALE[state], "", "", "", ""]
-    nodule = document["nodule"]
-    if not nodule["found"]:
-        return [_("no nodule"), "-", "-", "-", "-"]
-    size = [
-        f"{nodule['long_axis_mm']:.1f} x {nodule['short_axis_mm']:.1f}",
-        f"{nodule['volume_mm3']:.0f}",
-    ]
-    if not isJudged(document):
-        return [_("not judged"), "-", "-", *size]
-    sure = _("yes") if document["confident"] else _("no")
-    return [_(document["verdict"]), f"{document['probability']:.2f}", sure, *size]
+    nodule, trust, size = document["nodule"], ["-", "-"], ["-", "-"]
+    if isJudged(document):
+        sure = _("yes") if document["confident"] else _("no")
+        trust = [f"{document['probability']:.2f}", sure]
+    if nodule["found"]:
+        axes = f"{nodule['long_axis_mm']:.1f} x {nodule['short_axis_mm']:.1f}"
+        size = [axes, f"{nodule['volume_mm3']:.0f}"]
+    return [findingOf(document), *trust, *size]
 
 
 def _headlineOf(document: dict[str, Any] | None, hasPoints: bool) -> str:
@@ -221,11 +221,12 @@ def _headlineOf(document: dict[str, Any] | None, hasPoints: bool) -> str:
 
 
 def _confidenceOf(document: dict[str, Any]) -> str:
+    reasons = "; ".join(document["reasons"])
+    if not isJudged(document):
+        return "\n".join([*([reasons] if reasons else []), FOR_WHAT_IT_IS_WORTH])
     if document["confident"]:
         return _("confident")
-    if not isJudged(document):
-        return "; ".join(document["reasons"])
-    return _("NOT CONFIDENT: {reasons}").format(reasons="; ".join(document["reasons"]))
+    return _("NOT CONFIDENT: {reasons}").format(reasons=reasons)
 
 
 def makeLabel(bold: bool = False) -> Any:

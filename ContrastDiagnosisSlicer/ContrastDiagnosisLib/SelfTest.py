@@ -16,6 +16,9 @@ from ContrastDiagnosisLib.SamplePhantom import NODULE_CENTERS_RAS, loadPhantom
 ANSWER_LIMIT_S = 180
 """The first answer waits for the engine to start."""
 
+HEART_RAS = (-30.0, 28.0, -28.0)
+"""In the phantom; no nodule is there."""
+
 ENGINE_VARIABLE = "CONTRASTDIAGNOSIS_ENGINE"
 """Names the Python that has the engine's packages: `--testing` has settings of its own."""
 

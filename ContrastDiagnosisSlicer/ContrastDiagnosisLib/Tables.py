@@ -14,6 +14,13 @@ def isJudged(document: dict[str, Any]) -> bool:
     return document["verdict"] is not None and document["nodule"]["found"]
 
 
+def findingOf(document: dict[str, Any]) -> str:
+    """The verdict in a word, or why there is none."""
+    if isJudged(document):
+        return _(document["verdict"])
+    return _("not judged") if document["nodule"]["found"] else _("no nodule")
+
+
 def fillFindings(table: Any, documents: Mapping[int, dict[str, Any]]) -> None:
     """One line a diagnosed nodule.
 
@@ -24,19 +31,18 @@ def fillFindings(table: Any, documents: Mapping[int, dict[str, Any]]) -> None:
     rows = []
     for number, document in documents.items():
         nodule, vote, isSure = document["nodule"], document["vote"], document["confident"]
-        judged = isJudged(document)
-        nothing = _("not judged") if nodule["found"] else _("no nodule")
+        judged, found = isJudged(document), nodule["found"]
         rows.append(
             {
                 _("nodule"): str(number),
-                _("finding"): document["verdict"] if judged else nothing,
+                _("finding"): findingOf(document),
                 _("probability"): f"{document['probability']:.2f}" if judged else "-",
                 _("malignant cases"): f"{vote['malignant']} / {vote['cases']}" if judged else "-",
                 _("confident"): _("yes") if judged and isSure else _("no"),
                 _("why not"): "; ".join(document["reasons"]),
-                _("long axis (mm)"): f"{nodule['long_axis_mm']:.1f}",
-                _("short axis (mm)"): f"{nodule['short_axis_mm']:.1f}",
-                _("volume (mm3)"): f"{nodule['volume_mm3']:.0f}",
+                _("long axis (mm)"): f"{nodule['long_axis_mm']:.1f}" if found else "-",
+                _("short axis (mm)"): f"{nodule['short_axis_mm']:.1f}" if found else "-",
+                _("volume (mm3)"): f"{nodule['volume_mm3']:.0f}" if found else "-",
                 _("notice"): document["notice"],
             }
         )

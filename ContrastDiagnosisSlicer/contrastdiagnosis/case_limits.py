@@ -89,18 +89,24 @@ class CaseLimits:
             whole_scan: False where a file shows just a nodule's own slices, as LIDC's case folders
                 do: that it ends there is then no reason to doubt it.
         """
-        beyond = self._not_like_the_cases(facts)
+        large = self._not_like_the_cases(facts)
+        beyond = list(large)
         wavering = [*self._poor_image(facts), *self._odd_size(facts)]
+        absent = self._nothing_there(facts, too_large=bool(large))
         if whole_scan:
             beyond += self._cut_off(facts)
             wavering += self._near_the_edge(facts)
+            if absent and facts.covered_share < self.sure_covered_share:
+                # A slab of a carcinoma looks like nothing: that there is none cannot be told.
+                beyond = list(dict.fromkeys([_little_seen(facts), *beyond, *absent]))
+                absent = []
         return Confidence(
-            nothing_there=tuple(self._nothing_there(facts)),
+            nothing_there=tuple(absent),
             not_judgeable=tuple(beyond),
             doubts=(*wavering, *doubts),
         )
 
-    def _nothing_there(self, facts: NoduleFacts) -> list[str]:
+    def _nothing_there(self, facts: NoduleFacts, too_large: bool) -> list[str]:
         told = []
         if not facts.found:
             told.append("no nodule was found at the point")
@@ -110,10 +116,10 @@ class CaseLimits:
                 f" {facts.volume_mm3:.1f} mm3, the cases have at least"
                 f" {self.min_volume_mm3:.0f} mm3"
             )
-        elif self.gate and not self.gate.passes(facts.cues):
+        elif self.gate and not too_large and not self.gate.passes(facts.cues):
+            # The gate knows what nodules are like, not what masses are.
             told.append(
-                "what was found at the point looks like a vessel or other normal tissue, not like"
-                f" a nodule: {_strangest(facts.cues)}"
+                f"what was found at the point is not like a nodule: {_strangest(facts.cues)}"
             )
         if facts.lung_share < self.min_lung_share:
             told.append(
@@ -141,10 +147,7 @@ class CaseLimits:
     def _cut_off(self, facts: NoduleFacts) -> list[str]:
         told = []
         if facts.covered_share < self.min_covered_share:
-            told.append(
-                f"the scan shows only {facts.covered_share:.0%} of the tissue around the point, at"
-                f" least {self.min_covered_share:.0%} was expected"
-            )
+            told.append(_little_seen(facts))
         if facts.cut_share >= CUT_THROUGH:
             told.append(
                 "the scan ends on both sides of what was found: it shows a slab of it, not the"
@@ -201,12 +204,22 @@ class CaseLimits:
         return told
 
 
+def _little_seen(facts: NoduleFacts) -> str:
+    return (
+        f"the scan shows only {facts.covered_share:.0%} of the tissue around the point: neither a"
+        " nodule nor that there is none can be told from it"
+    )
+
+
 def _strangest(cues: NoduleCues) -> str:
     """What about the cues is least like a nodule, in words."""
     if cues.through > 0.6:
-        return "it goes on beyond its outline on two opposite sides"
+        return (
+            "it goes on beyond its outline on two opposite sides, as a vessel or a part of"
+            " something larger does"
+        )
     if cues.elongation > np.log(1.8):
-        return f"it is {np.exp(cues.elongation):.1f} times as long as wide"
+        return f"it is {np.exp(cues.elongation):.1f} times as long as wide, as a vessel is"
     if cues.alone < np.log(0.6 / 0.4):
         return "much around it looks the same"
     return "its outline is uncertain"

@@ -92,8 +92,8 @@ class Confidence:
 
     @property
     def reasons(self) -> tuple[str, ...]:
-        """All sentences, the weightiest first."""
-        return (*self.obstacles, *self.doubts)
+        """What the user is told: without a verdict, nothing is said against it."""
+        return self.obstacles or self.doubts
 
 
 def vote_doubts(

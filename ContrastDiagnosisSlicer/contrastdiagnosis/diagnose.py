@@ -35,7 +35,7 @@ class Diagnose:
     """Diagnose the nodule at a point of a CT."""
 
     ct: tyro.conf.Positional[Path]
-    """NRRD, NIfTI or MetaImage file, or a folder of DICOM slices."""
+    """NRRD, NIfTI, MetaImage or multi-frame DICOM file, or a folder or .zip of DICOM slices."""
     ras: Point | None = None
     """The point in RAS millimetres, as Slicer shows it."""
     lps: Point | None = None

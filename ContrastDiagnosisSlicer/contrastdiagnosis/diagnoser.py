@@ -215,10 +215,7 @@ class Diagnoser:
             patient_id: The scan's patient, if it may be among the cases.
         """
         point = np.asarray(point_ras_mm, dtype=np.float64)
-        nodule = nodule_at(encoding.probability >= 0.5, self.geometry.spacing_mm)
-        mask = mask_on_volume(encoding, nodule, volume)
-        if not mask.values.any():
-            nodule = np.zeros_like(nodule)  # It falls between the scan's voxels.
+        nodule, mask = outline_at(encoding, volume, self.geometry)
         rule = self.bundle.info.vote
         library = self.bundle.library
         patient = patient_id or library.patient_of_series(volume.series_uid)
@@ -346,6 +343,18 @@ class Diagnoser:
                 else "none of the cases is of the patient that was named"
             )
         return notices
+
+
+def outline_at(
+    encoding: Encoding, volume: Volume, geometry: PatchGeometry
+) -> tuple[NDArray[np.bool_], Region]:
+    """What is outlined at the patch's middle, on the patch's grid and on the volume's own.
+
+    Both are empty where nothing is, or where it falls between the volume's voxels.
+    """
+    nodule = nodule_at(encoding.probability >= 0.5, geometry.spacing_mm)
+    mask = mask_on_volume(encoding, nodule, volume)
+    return (nodule if mask.values.any() else np.zeros_like(nodule)), mask
 
 
 def mask_on_volume(encoding: Encoding, nodule: NDArray[np.bool_], volume: Volume) -> Region:

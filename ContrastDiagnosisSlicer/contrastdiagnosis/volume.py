@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from contrastdiagnosis.errors import InputError
 from contrastdiagnosis.reading.door import read_scan_image
-from contrastdiagnosis.reading.scan_image import MIN_SLICES
+from contrastdiagnosis.reading.scan_image import HU_RANGE, MIN_SLICES
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 """Flips between the LPS millimetres of ITK and DICOM and the RAS millimetres used here."""
@@ -104,7 +104,10 @@ def read_volume(path: Path, series_uid: str | None = None, hu_offset: float = 0)
     path = Path(path)
     scan = read_scan_image(path, series_uid)
     volume = volume_from_sitk(scan.image)
-    hu = volume.hu.astype(np.float32) + np.float32(hu_offset) if hu_offset else volume.hu
+    hu = volume.hu
+    if hu_offset:
+        # Padding stays within what the server takes.
+        hu = np.clip(hu.astype(np.float32) + np.float32(hu_offset), *HU_RANGE)
     check_ct(hu)
     return Volume(hu, volume.ijk_to_ras, path.resolve().name, scan.series_uid, notices=scan.notices)
 

@@ -18,7 +18,7 @@ from safetensors.numpy import load, save
 
 from contrastdiagnosis.errors import InputError
 from contrastdiagnosis.patch import DEFAULT_GEOMETRY
-from contrastdiagnosis.reading.scan_image import MIN_SLICES
+from contrastdiagnosis.reading.scan_image import HU_RANGE, MIN_SLICES
 from contrastdiagnosis.revision import ELSEWHERE, Box, Mode, Revision
 from contrastdiagnosis.volume import Volume, apply_affine, check_finite, holds_air
 
@@ -32,8 +32,6 @@ HEADER_BYTES = 100_000
 six cases takes 1000."""
 
 VOXEL_TYPES = ("int16", "float32")
-HU_RANGE = (-32768.0, 65535.0)
-"""What 16 bits hold, with a sign or without: padding may lie at either end. Squares stay finite."""
 SPACING_MM = (0.01, 100.0)
 FARTHEST_MM = 1e5
 """No scanner's coordinates reach further."""

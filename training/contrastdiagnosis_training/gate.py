@@ -93,7 +93,13 @@ class Answers:
 
 
 def joined(parts: Sequence[Answers]) -> Answers:
-    """All rows of several tables."""
+    """All rows of several tables.
+
+    Raises:
+        InputError: There is none.
+    """
+    if not parts:
+        raise InputError("there is no point to ask about")
     columns = ([getattr(p, f.name) for p in parts] for f in fields(Answers))
     return Answers(*(np.concatenate(column) for column in columns))
 

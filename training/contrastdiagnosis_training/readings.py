@@ -9,10 +9,10 @@ import numpy as np
 import SimpleITK as sitk
 import torch
 from contrastdiagnosis.case_folder import Nodule, NoduleScan, read_scan
-from contrastdiagnosis.diagnoser import mask_on_volume
+from contrastdiagnosis.diagnoser import outline_at
 from contrastdiagnosis.encoding import Encoding, encode
 from contrastdiagnosis.facts import nodule_facts
-from contrastdiagnosis.measure import axial_diameters, nodule_at
+from contrastdiagnosis.measure import axial_diameters
 from contrastdiagnosis.network import NoduleNet
 from contrastdiagnosis.patch import DEFAULT_GEOMETRY, Region, crop_patch
 from contrastdiagnosis.volume import Volume
@@ -126,8 +126,7 @@ def _diagnose_mask(
     network: NoduleNet, volume: Volume, point: NDArray, device: torch.device
 ) -> tuple[Encoding, NDArray[np.bool_], Region]:
     encoding = encode(network, [crop_patch(volume, point)], device)[0]
-    nodule = nodule_at(encoding.probability >= 0.5, DEFAULT_GEOMETRY.spacing_mm)
-    return encoding, nodule, mask_on_volume(encoding, nodule, volume)
+    return encoding, *outline_at(encoding, volume, DEFAULT_GEOMETRY)
 
 
 def _reader_agreement(nodule: Nodule) -> tuple[float, float]:

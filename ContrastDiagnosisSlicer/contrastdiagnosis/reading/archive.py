@@ -22,6 +22,14 @@ HARMLESS_BYTES = 2**28
 MAX_FILES = 200_000
 
 
+def is_zip(path: Path) -> bool:
+    """Whether the file is a zip archive by its name, or by its first bytes."""
+    if path.suffix.lower() == ".zip":
+        return True
+    with path.open("rb") as stream:
+        return stream.read(4) == b"PK\x03\x04"
+
+
 def unpack_zip(archive: Path, folder: Path) -> list[tuple[Path, str]]:
     """The archive's files as (path in the folder, name in the archive).
 

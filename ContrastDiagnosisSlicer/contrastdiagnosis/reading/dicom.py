@@ -12,7 +12,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from contrastdiagnosis.errors import InputError
-from contrastdiagnosis.reading.archive import unpack_zip
+from contrastdiagnosis.reading.archive import is_zip, unpack_zip
 from contrastdiagnosis.reading.dicom_file import DicomFile, is_dicom_file
 from contrastdiagnosis.reading.dicom_folder import list_files, open_files
 from contrastdiagnosis.reading.dicom_frames import Frame, check_frames, frames_of
@@ -31,7 +31,7 @@ from contrastdiagnosis.reading.scan_image import MIN_SLICES, ScanImage
 
 def is_dicom(path: Path) -> bool:
     """Whether `read_dicom` is the one to read it: a folder, a zip, or a DICOM file."""
-    return path.is_dir() or path.suffix.lower() == ".zip" or is_dicom_file(path)
+    return path.is_dir() or is_dicom_file(path) or is_zip(path)
 
 
 def read_dicom(path: Path, series_uid: str | None = None) -> ScanImage:
@@ -50,7 +50,7 @@ def read_dicom(path: Path, series_uid: str | None = None) -> ScanImage:
         warnings.simplefilter("ignore", UserWarning)
         if path.is_dir():
             files = list_files(path)
-        elif path.suffix.lower() == ".zip":
+        elif is_zip(path):
             files = unpack_zip(path, Path(folder))
         else:
             files = [(path, path.name)]
@@ -110,15 +110,19 @@ def _instead(strangers: Sequence[str], shown: Path) -> str:
         return ": it is an index of other files; name the folder that it lies in"
     if not strangers:
         return ""
-    return f"; it holds {len(strangers)} files that are no DICOM ({_few(strangers)})"
+    return f"; it holds {_no_dicom(strangers)}"
 
 
 def _notices(aside: Counter[str], strangers: Sequence[str]) -> tuple[str, ...]:
     told = [count_kinds(+aside)] if +aside else []
     if strangers:
-        files = "file that is" if len(strangers) == 1 else "files that are"
-        told.append(f"{len(strangers)} {files} no DICOM ({_few(strangers)})")
+        told.append(_no_dicom(strangers))
     return (f"set aside: {', '.join(told)}",) if told else ()
+
+
+def _no_dicom(names: Sequence[str]) -> str:
+    files = "file that is" if len(names) == 1 else "files that are"
+    return f"{len(names)} {files} no DICOM ({_few(names)})"
 
 
 def _few(names: Sequence[str]) -> str:

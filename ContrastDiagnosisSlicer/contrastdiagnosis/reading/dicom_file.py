@@ -26,7 +26,8 @@ MAGIC = b"DICM"
 OVERLAY_BITS = tuple(0x60000102 + (group << 16) for group in range(0, 0x20, 2))
 """Overlay Bit Position of the sixteen overlay groups, DICOM PS3.5 7.6."""
 
-_PIXEL_DATA = (0x7FE00008, 0x7FE00009, 0x7FE00010)
+_PIXEL_DATA = 0x7FE00010
+_FLOAT_PIXEL_DATA = (0x7FE00008, 0x7FE00009)
 _RADIOTHERAPY = range(0x3002, 0x3011)
 """Groups of contours and doses: long, of no use here, and behind all that is."""
 
@@ -64,6 +65,7 @@ class DicomFile:
             the rest.
         pixel_bytes: Their length as told; None where the file holds no pixels, -1 where they are
             encapsulated, so that their length is not told.
+        float_pixels: The pixels are floating-point numbers, which no CT object may hold.
     """
 
     path: Path
@@ -71,6 +73,7 @@ class DicomFile:
     header: FileDataset
     pixel_offset: int | None = None
     pixel_bytes: int | None = None
+    float_pixels: bool = False
 
     @property
     def transfer_syntax(self) -> str:
@@ -106,7 +109,7 @@ def is_dicom_file(path: Path) -> bool:
     if path.suffix.lower() in SUFFIXES:
         return True
     with _opened(path, path.name) as stream:
-        return stream.read(PREAMBLE + len(MAGIC))[PREAMBLE:] == MAGIC
+        return _head(stream, path.name)[PREAMBLE:] == MAGIC
 
 
 def read_dicom_file(path: Path, name: str) -> DicomFile | None:
@@ -120,16 +123,18 @@ def read_dicom_file(path: Path, name: str) -> DicomFile | None:
         InputError: It cannot be opened, or is DICOM but its header is damaged.
     """
     with _opened(path, name) as stream:
-        head = stream.read(PREAMBLE + len(MAGIC))
+        head = _head(stream, name)
         stream.seek(0)
         with_magic = head[PREAMBLE:] == MAGIC
         # Files from before DICOM's preamble start with group 8 or 2 itself.
         if not with_magic and head[:2] not in (b"\x08\0", b"\0\x08", b"\x02\0"):
             return None
-        pixels: list[tuple[int, int]] = []
+        pixels: list[tuple[BaseTag, int, int]] = []
         try:
             header = _read_header(stream, pixels)
         except Exception as error:  # pydicom lets a dozen kinds through, according to the damage
+            if isinstance(error, OSError) and error.errno:  # the disk, not the file
+                raise InputError(f"cannot read {name}: {error.strerror}") from error
             if not with_magic:
                 return None
             told = f"{name} is cut off or damaged: its DICOM header cannot be read"
@@ -138,15 +143,20 @@ def read_dicom_file(path: Path, name: str) -> DicomFile | None:
         return None
     if not pixels:
         return DicomFile(path, name, header)
-    offset, length = pixels[-1]
+    tag, offset, length = pixels[-1]
     deflated = header.file_meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian
     return DicomFile(
-        path, name, header, None if deflated else offset, -1 if length == _UNDEFINED else length
+        path,
+        name,
+        header,
+        None if deflated else offset,
+        -1 if length == _UNDEFINED else length,
+        float_pixels=tag in _FLOAT_PIXEL_DATA,
     )
 
 
-def _read_header(stream: BinaryIO, pixels: list[tuple[int, int]]) -> FileDataset:
-    """The elements before the pixels, whose (offset, length) is appended to `pixels`."""
+def _read_header(stream: BinaryIO, pixels: list[tuple[BaseTag, int, int]]) -> FileDataset:
+    """The elements before the pixels, whose (tag, offset, length) is appended to `pixels`."""
     header = read_partial(stream, _stop_at(stream, pixels), force=True, specific_tags=_TAGS)
     for keyword in _READ_AT_ONCE:  # so that damage shows here and not in the midst of the work
         header.get(keyword)
@@ -156,14 +166,23 @@ def _read_header(stream: BinaryIO, pixels: list[tuple[int, int]]) -> FileDataset
 
 
 def _stop_at(
-    stream: BinaryIO, pixels: list[tuple[int, int]]
+    stream: BinaryIO, pixels: list[tuple[BaseTag, int, int]]
 ) -> Callable[[BaseTag, str | None, int], bool]:
     def stop(tag: BaseTag, vr: str | None, length: int) -> bool:
-        if tag in _PIXEL_DATA:
-            pixels.append((stream.tell(), length))
-        return tag in _PIXEL_DATA or tag.group in _RADIOTHERAPY
+        found = tag == _PIXEL_DATA or tag in _FLOAT_PIXEL_DATA
+        if found:
+            pixels.append((tag, stream.tell(), length))
+        return found or tag.group in _RADIOTHERAPY
 
     return stop
+
+
+def _head(stream: BinaryIO, name: str) -> bytes:
+    """The bytes that tell whether a file is DICOM."""
+    try:
+        return stream.read(PREAMBLE + len(MAGIC))
+    except OSError as error:
+        raise InputError(f"cannot read {name}: {error.strerror}") from error
 
 
 def _opened(path: Path, name: str) -> BinaryIO:

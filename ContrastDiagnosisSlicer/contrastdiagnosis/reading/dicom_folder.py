@@ -21,6 +21,15 @@ _QUIET_SUFFIXES = {
 }
 """Companions of scans on a disc. Nobody misses a slice that is named so."""
 
+_PACKED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd", b"PK\x03\x04")
+"""First bytes of gzip, bzip2, xz, zstd and zip."""
+
+_WRAPPINGS = {
+    *(".gz", ".bz2", ".xz", ".zst", ".zip"),
+    *(".part", ".partial", ".filepart", ".crdownload", ".download", ".tmp"),
+}
+"""Ends of names that are put behind a slice's own when it is packed, or not yet all there."""
+
 
 @dataclass(frozen=True)
 class FoundFiles:
@@ -83,7 +92,10 @@ def open_files(files: Sequence[tuple[Path, str]]) -> FoundFiles:
 def _refuse_lost_slices(strangers: list[tuple[Path, str]], shapes: set[str]) -> None:
     """Refuses files that are no DICOM but named like slices: each may be a slice that is lost."""
     for path, name in strangers:
-        if PurePath(name).suffix.lower() in SUFFIXES or _shape(name) in shapes:
+        inside = PurePath(name)
+        if inside.suffix.lower() in _WRAPPINGS:
+            inside = inside.with_suffix("")
+        if inside.suffix.lower() in SUFFIXES or _shape(inside.as_posix()) in shapes:
             raise InputError(f"{name} is {_what_is_wrong(path)}")
 
 
@@ -92,6 +104,9 @@ def _what_is_wrong(path: Path) -> str:
         return "a link to a file that is not there"
     if path.stat().st_size == 0:
         return "empty: a DICOM file was wanted"
+    with path.open("rb") as stream:
+        if stream.read(6).startswith(_PACKED):
+            return "packed: unpack it first"
     return "no DICOM file, or so damaged that it is none any more"
 
 

@@ -19,7 +19,7 @@ from pydicom.uid import (
 
 from contrastdiagnosis.errors import InputError
 from contrastdiagnosis.reading.dicom_file import DicomFile
-from contrastdiagnosis.reading.dicom_values import text, words
+from contrastdiagnosis.reading.dicom_values import is_told, text, words
 
 _CT = {CTImageStorage, EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage}
 _CAPTURE = {
@@ -100,4 +100,4 @@ def _is_capture(file: DicomFile) -> bool:
     if file.sop_class not in _CAPTURE and not screen:
         return False
     placed = ("ImagePositionPatient", "PerFrameFunctionalGroupsSequence")
-    return not any(keyword in file.header for keyword in placed)
+    return not any(is_told(file.header, keyword) for keyword in placed)

@@ -41,6 +41,8 @@ def pixel_format_of(file: DicomFile) -> PixelFormat:
     Raises:
         InputError: It does not tell, or in a way that no CT is stored.
     """
+    if file.float_pixels:
+        raise InputError(f"wanted whole numbers as pixels, got floating-point ones in {file.name}")
     numbers = {}
     for keyword in ("Rows", "Columns", "BitsAllocated", "BitsStored", "PixelRepresentation"):
         value = whole(file.header, keyword, file.name)

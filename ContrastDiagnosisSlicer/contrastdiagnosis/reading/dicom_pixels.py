@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from io import SEEK_END
 from pathlib import Path
+from typing import BinaryIO, Literal
 
 import numpy as np
 import pydicom
@@ -42,6 +44,12 @@ _NATIVE = {
 }
 
 
+_PIXEL_GROUP = 0x7FE0
+"""Elements behind the pixels are of this group or a later one."""
+
+_MOST_PADDING = 1 << 16
+
+
 @dataclass(frozen=True, eq=False)
 class StoredPixels:
     """One slice before it is rescaled.
@@ -69,8 +77,14 @@ class PixelReader:
         """The slice's stored values.
 
         Raises:
-            InputError: They are cut off, damaged or stored in an unknown way.
+            InputError: They are cut off, damaged or stored in an unknown way, or the disk fails.
         """
+        try:
+            return self._read(frame)
+        except OSError as error:
+            raise InputError(f"cannot read {frame.name}: {error.strerror or error}") from error
+
+    def _read(self, frame: Frame) -> StoredPixels:
         file = frame.file
         pixel_format = frame.pixels
         if self._file is not file:
@@ -117,6 +131,8 @@ class PixelReader:
             data = self._inflated[frame.index * size : (frame.index + 1) * size]
         else:
             with file.path.open("rb") as stream:
+                if frame.index == 0:
+                    _check_end(stream, file, file.pixel_offset + (file.pixel_bytes or 0))
                 stream.seek(file.pixel_offset + frame.index * size)
                 data = stream.read(size)
         if len(data) < size:
@@ -175,6 +191,34 @@ def _check_length(file: DicomFile, pixel_format: PixelFormat) -> None:
             f"wanted {wanted} bytes of pixels for {file.n_frames} images of {pixel_format.rows} x"
             f" {pixel_format.columns}, got {told} in {file.name}: it is damaged"
         )
+
+
+def _check_end(stream: BinaryIO, file: DicomFile, end: int) -> None:
+    """Refuses bytes behind the pixels that are no elements: a transfer as text shifts pixels.
+
+    Downloads by DICOMweb may keep the boundary of their parts.
+    """
+    size = stream.seek(0, SEEK_END) - end
+    stream.seek(end)
+    rest = stream.read(_MOST_PADDING)
+    if not rest or rest.startswith(b"\r\n--"):
+        return
+    # Files are of even length: a byte alone is the last one of the pixels.
+    odd = ((file.pixel_bytes or 0) + size) % 2
+    blank = not rest.strip(b"\0 \r\n\xff")
+    if odd or not (blank or _is_element(rest, size, file)):
+        raise InputError(f"{file.name} is damaged: behind its pixels lie bytes that tell nothing")
+
+
+def _is_element(rest: bytes, size: int, file: DicomFile) -> bool:
+    """Whether the bytes, of so many, begin as an element does that may follow the pixels."""
+    order: Literal["little", "big"] = "little" if file.little_endian else "big"
+    if int.from_bytes(rest[:2], order) < _PIXEL_GROUP:
+        return False
+    if not file.header.original_encoding[0]:
+        return rest[4:6].isalpha() and rest[4:6].isupper()
+    length = int.from_bytes(rest[4:8], order)
+    return length == 0xFFFFFFFF or length <= size - 8
 
 
 def _inflate(file: DicomFile) -> bytes:

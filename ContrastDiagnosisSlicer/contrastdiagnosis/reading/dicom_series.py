@@ -12,6 +12,8 @@ from contrastdiagnosis.reading.dicom_file import DicomFile
 from contrastdiagnosis.reading.dicom_values import items, text
 from contrastdiagnosis.reading.scan_image import MIN_SLICES
 
+_MAX_ROWS = 12
+
 
 @dataclass(frozen=True)
 class Series:
@@ -72,7 +74,7 @@ def choose_series(series: Sequence[Series], uid: str | None, shown: Path) -> Ser
     if len(series) > 1 and not volumes:
         raise InputError(
             f"wanted a CT of at least {MIN_SLICES} slices, got {len(series)} series of fewer in"
-            f" {shown}:\n{series_table(series)}"
+            f" {shown}:\n{_first_rows(series)}"
         )
     return _with_slices((volumes or series)[0], shown)
 
@@ -86,6 +88,12 @@ def series_table(series: Sequence[Series]) -> str:
         for row in rows
     )
     return "\n".join(f"  {line.rstrip()}" for line in lines)
+
+
+def _first_rows(series: Sequence[Series]) -> str:
+    """The table of as many as help: files whose series was taken from them have each its own."""
+    rest = len(series) - _MAX_ROWS
+    return series_table(series[:_MAX_ROWS]) + (f"\nand {rest} more" if rest > 0 else "")
 
 
 def _with_slices(series: Series, shown: Path) -> Series:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from contrastdiagnosis.errors import InputError
 from contrastdiagnosis.reading.dicom_frames import Frame
+from contrastdiagnosis.reading.image_header import check_axes, check_origin
 from contrastdiagnosis.reading.scan_image import MIN_SLICES
 
 SAME_PLACE_MM = 0.01
@@ -22,6 +23,9 @@ _TURN_TOLERANCE = 1e-3
 _ASIDE_MM = 0.5
 _ZOOM_MM = 0.1
 """Pixel spacings may differ by rounding, but not by this over the width of a slice."""
+
+_ROUNDING_MM = 0.1 + 1e-6
+"""Positions are told to 0.01 or 0.1 mm; the difference of two has a rounding of its own."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +56,7 @@ def stack_frames(frames: Sequence[Frame], identical: Callable[[Frame, Frame], bo
 
     Raises:
         InputError: They differ in size, spacing or orientation, are shifted against each other,
-            lie at one position or at unequal distances.
+            lie at one position or at unequal distances, or closer or further than any CT.
     """
     _check_sizes(frames)
     _check_spacings(frames)
@@ -71,8 +75,11 @@ def stack_frames(frames: Sequence[Frame], identical: Callable[[Frame, Frame], bo
     _check_tilt(kept, positions, normal)
     step = _step(kept, positions @ normal)
     rows, columns = kept[0].spacing_mm or (0.0, 0.0)
+    spacing_mm = (columns, rows, step)
+    check_axes(direction * spacing_mm)
+    check_origin(positions[0])
     n_duplicates = len(frames) - len(kept)
-    return Stack(tuple(kept), n_duplicates, positions[0], (columns, rows, step), direction)
+    return Stack(tuple(kept), n_duplicates, positions[0], spacing_mm, direction)
 
 
 def _check_sizes(frames: Sequence[Frame]) -> None:
@@ -149,6 +156,11 @@ def _without_duplicates(
             continue
         aside = np.subtract(frame.position_mm or (), kept[-1].position_mm or ())
         if np.linalg.norm(aside) > SAME_PLACE_MM or not identical(kept[-1], frame):
+            if np.ptp(along) < SAME_PLACE_MM:
+                raise InputError(
+                    f"all {len(frames)} slices tell the same place as Image Position (Patient), so"
+                    " their order and distance are not known"
+                )
             raise InputError(
                 f"two slices lie at the same position ({place:.2f} mm along the scan): the folder"
                 " mixes several reconstructions or time points of one series"
@@ -187,8 +199,8 @@ def _step(frames: Sequence[Frame], along: NDArray) -> float:
     """
     steps = np.diff(along)
     step = float(np.median(steps))
-    # DICOM rounds positions to 0.01-0.1 mm; a missing slice doubles a step.
-    allowed = min(max(0.1, 0.1 * step), 0.5 * step)
+    # A missing slice doubles a step.
+    allowed = min(max(_ROUNDING_MM, 0.1 * step), 0.5 * step)
     uneven = np.flatnonzero(np.abs(steps - step) > allowed)
     if len(uneven):
         first = int(uneven[0])

@@ -72,6 +72,15 @@ def text(dataset: Dataset, keyword: str) -> str:
     return " ".join("".join(c if c.isprintable() else " " for c in joined).split())
 
 
+def is_told(dataset: Dataset, keyword: str) -> bool:
+    """Whether the element is there and not empty."""
+    element = dataset.get_item(keyword)
+    if element is None:
+        return False
+    value = element.value
+    return bool(value.strip(b" \0") if isinstance(value, bytes) else value)
+
+
 def words(dataset: Dataset, keyword: str) -> set[str]:
     """The element's values in capitals, such as those of `ImageType`."""
     return {word.strip().upper() for word in text(dataset, keyword).split("\\")} - {""}

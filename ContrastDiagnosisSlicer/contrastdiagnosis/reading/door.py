@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
 
 from contrastdiagnosis.errors import InputError
 from contrastdiagnosis.reading.dicom import is_dicom, read_dicom
 from contrastdiagnosis.reading.files import read_file
-from contrastdiagnosis.reading.scan_image import ScanImage
+from contrastdiagnosis.reading.scan_image import HU_RANGE, ScanImage
 
 
 def read_scan_image(path: Path, series_uid: str | None = None) -> ScanImage:
@@ -20,8 +24,25 @@ def read_scan_image(path: Path, series_uid: str | None = None) -> ScanImage:
     Raises:
         InputError: There is nothing, it is damaged, or its geometry is not told.
     """
-    if not path.exists():
-        raise InputError(f"no file or folder at {path}")
-    if is_dicom(path):
-        return read_dicom(path, series_uid)
-    return read_file(path)
+    try:
+        if not path.exists():
+            raise InputError(f"no file or folder at {path}")
+        # Reading a pipe or a device would wait or never end, and cannot be begun anew.
+        if not (path.is_file() or path.is_dir()):
+            raise InputError(f"wanted a file or folder, got a pipe or device: {path}")
+        scan = read_dicom(path, series_uid) if is_dicom(path) else read_file(path)
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
+    return replace(scan, image=_within_16_bits(scan.image))
+
+
+def _within_16_bits(image: sitk.Image) -> sitk.Image:
+    """The image, its padding no further off than any voxel: wide numbers mark it by their ends."""
+    hu = sitk.GetArrayViewFromImage(image)
+    if hu.dtype.itemsize < 4:
+        return image
+    low, high = HU_RANGE
+    outside = (hu < low) | (hu > high)
+    if not outside.any() or np.isinf(hu[outside]).any():  # infinity is damage
+        return image
+    return sitk.Clamp(image, image.GetPixelID(), low, high)

@@ -25,6 +25,7 @@ _OTHERS = {
     b"\x89PNG": "a PNG picture", b"\xff\xd8\xff": "a JPEG picture", b"GIF8": "a GIF picture",
     b"BM": "a BMP picture", b"II*\0": "a TIFF picture", b"MM\0*": "a TIFF picture",
     b"%PDF": "a PDF", b"PK\x03\x04": "a zip", b"\x89HDF": "HDF5", b"# vtk": "VTK",
+    b"\xef\xbb\xbf": "text with a byte order mark", b"\xff\xfe": "text of 16 bits a letter",
     b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"7z\xbc\xaf": "7z", b"<": "HTML or XML",
 }  # fmt: skip
 """What users give by mistake, by first bytes."""

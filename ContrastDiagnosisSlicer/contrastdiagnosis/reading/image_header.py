@@ -24,6 +24,9 @@ MAX_GANTRY_TILT_DEG = 35.0
 SPACING_RANGE_MM = (0.05, 50.0)
 """Between voxels of a CT; whatever lies outside is in another unit than its header says."""
 
+FARTHEST_MM = 1e5
+"""From the scanner's centre; the server takes no more."""
+
 MAX_FILES = 100_000
 """That the voxels of one image are spread over."""
 
@@ -47,7 +50,8 @@ class ImageHeader:
     Attributes:
         size_ijk: Voxels along each axis.
         ijk_to_lps: (4, 4) affine from voxel indices to LPS millimetres.
-        itk_reader: Name of the module of ITK that reads the voxels; empty where ITK refuses them.
+        itk_reader: Name of the module of ITK that reads the voxels; empty where ITK refuses or
+            changes them.
     """
 
     size_ijk: tuple[int, int, int]
@@ -70,8 +74,7 @@ def header_of(
         InputError: The numbers are not finite, a spacing is no CT's, or the axes are skewed.
     """
     check_axes(axes)
-    if not np.isfinite(origin).all():
-        raise InputError(f"the position of its first voxel is not finite: {_numbers(origin)}")
+    check_origin(origin)
     affine = np.eye(4)
     affine[:3, :3], affine[:3, 3] = axes, origin
     i, j, k = size_ijk
@@ -101,6 +104,21 @@ def check_axes(axes: NDArray) -> None:
         raise InputError(
             f"its axes are {degrees:.1f} degrees off right angles, as in a scan taken with a tilted"
             " gantry. Resample it to an upright grid first"
+        )
+
+
+def check_origin(origin: NDArray) -> None:
+    """Refuses a position, (3,) in mm, that no scanner's coordinates reach.
+
+    Raises:
+        InputError: It is not finite or too far off.
+    """
+    if not np.isfinite(origin).all():
+        raise InputError(f"the position of its first voxel is not finite: {_numbers(origin)}")
+    if np.abs(origin).max() > FARTHEST_MM:
+        raise InputError(
+            f"the position of its first voxel is {_numbers(origin)} mm, wanted at most"
+            f" {FARTHEST_MM:g} mm: it is damaged or not in the unit that the header tells"
         )
 
 

@@ -44,6 +44,15 @@ _OFFSET = ("Offset", "Position", "Origin")
 _MATRIX = ("TransformMatrix", "Rotation", "Orientation")
 _BIG_ENDIAN = ("BinaryDataByteOrderMSB", "ElementByteOrderMSB")
 
+_FIELDS = {
+    *_OFFSET, *_MATRIX, *_BIG_ENDIAN,
+    "ObjectType", "NDims", "DimSize", "ElementSpacing", "ElementSize", "DistanceUnits",
+    "CenterOfRotation", "AnatomicalOrientation", "ElementType", "ElementNumberOfChannels",
+    "ElementToIntensityFunctionSlope", "ElementToIntensityFunctionOffset", "BinaryData",
+    "CompressedData", "CompressedDataSize", "HeaderSize", "ElementDataFile",
+}  # fmt: skip
+"""Those that are read here; others may be given as often as programs like."""
+
 _MAX_LENGTH_ERROR = 1e-3
 """Of a row of the matrix from 1: rounded direction cosines stay below."""
 
@@ -116,16 +125,18 @@ def read_metaimage_header(path: Path) -> ImageHeader:
 def _read_fields(path: Path) -> _Fields:
     values: dict[str, str] = {}
     with path.open("rb") as stream:
-        for line in iter(stream.readline, b""):
-            text = line.decode(errors="replace").replace("\t", " ").strip()
+        for number, line in enumerate(iter(stream.readline, b""), 1):
+            # Editors put a byte order mark before the first field.
+            text = line.decode(errors="replace").replace("\t", " ").strip(" \r\n\ufeff")
             if not text:
                 continue
             if not text.isprintable():
                 break
             if not (field := re.fullmatch(r"([^=:]+?)\s*[=:]\s*(.*)", text)):
-                raise InputError(f"its header is damaged: {text[:40]!r} is no field")
+                # What it holds may name the patient.
+                raise InputError(f"its header is damaged: line {number} is no field")
             name, value = field.groups()
-            if name in values and name != "Comment" and values[name] != value:
+            if name in _FIELDS and values.get(name, value) != value:
                 raise InputError(f"its header gives {name} twice: {values[name]} and {value}")
             values[name] = value
             if name == "ElementDataFile":

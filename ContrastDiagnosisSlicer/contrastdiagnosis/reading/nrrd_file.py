@@ -119,7 +119,7 @@ def _read_fields(path: Path) -> _Fields:
     listed: tuple[str, ...] = ()
     with path.open("rb") as stream:
         stream.readline()
-        for line in iter(stream.readline, b""):
+        for number, line in enumerate(iter(stream.readline, b""), 2):
             text = line.decode(errors="replace").rstrip("\r\n")
             if not text:
                 break
@@ -128,7 +128,8 @@ def _read_fields(path: Path) -> _Fields:
             name, colon, value = text.partition(":")
             name = re.sub(r"\s", "", name).lower()
             if not colon:
-                raise InputError(f"its header is damaged: {text[:40]!r} is no field")
+                # What it holds may name the patient.
+                raise InputError(f"its header is damaged: line {number} is no field")
             if name in values:
                 raise InputError(f"its header gives {name!r} twice")
             values[name] = value.strip()

@@ -12,6 +12,9 @@ MIN_SLICES = 3
 NO_VOXEL_HU = -32768
 """Stands where the scanner measured nothing, such as outside a round field of view."""
 
+HU_RANGE = (NO_VOXEL_HU, 65535)
+"""What 16 bits hold, with a sign or without: padding may lie at either end."""
+
 
 @dataclass(frozen=True, eq=False)
 class ScanImage:

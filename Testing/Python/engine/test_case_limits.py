@@ -38,7 +38,9 @@ NOT_JUDGEABLE = {
     "larger than the cases it would be compared with: longest diameter 36 mm": replace(
         FACTS, long_mm=36.0
     ),
-    "shows only 4% of the tissue": replace(FACTS, covered_share=0.04),
+    "shows only 4% of the tissue around the point: neither a nodule nor": replace(
+        FACTS, covered_share=0.04
+    ),
     "ends on both sides of what was found": replace(FACTS, cut_share=0.95, edge_mm=0.5),
     "60% of what was found lies where the scan measured nothing": replace(
         FACTS, unmeasured_share=0.6, edge_mm=0.0
@@ -84,10 +86,28 @@ def test_a_doubt_leaves_the_verdict_and_takes_the_confidence(sentence):
     assert len(told.reasons) == 1 and sentence in told.reasons[0]
 
 
-def test_other_doubts_come_last():
+def test_where_there_is_no_verdict_nothing_is_said_against_it():
+    """A split vote would tell a percentage of what is no nodule."""
     told = LIMITS.confidence(replace(NOTHING, slice_mm=8.0), ["the vote is split"])
-    assert told.reasons[0].startswith("no nodule") and told.reasons[-1] == "the vote is split"
+    assert told.reasons == ("no nodule was found at the point",)
     assert not LIMITS.confidence(FACTS, ["the vote is split"]).confident
+
+
+@pytest.mark.parametrize("sentence", NOTHING_THERE)
+def test_that_there_is_no_nodule_cannot_be_told_from_a_slab(sentence):
+    told = LIMITS.confidence(replace(NOTHING_THERE[sentence], covered_share=0.3))
+    assert told.nothing_there == () and not told.judged
+    assert "neither a nodule nor that there is none" in told.not_judgeable[0]
+    assert sentence in told.not_judgeable[1]
+    known = LIMITS.confidence(replace(NOTHING_THERE[sentence], covered_share=0.3), whole_scan=False)
+    assert known.nothing_there
+
+
+def test_a_mass_is_not_called_a_vessel():
+    """The gate was fitted to nodules: what is larger is told to be larger, whatever its cues."""
+    for mass in (replace(FACTS, long_mm=50.0), replace(FACTS, beyond_patch=1.0)):
+        told = LIMITS.confidence(replace(mass, cues=replace(NODULE, through=1.2)))
+        assert told.nothing_there == () and "larger than the cases" in told.not_judgeable[0]
 
 
 def test_a_file_cut_on_purpose_is_not_doubted_for_ending():

@@ -84,6 +84,22 @@ def test_other_objects_are_set_aside_in_one_notice(tmp_path):
     check_scan(tmp_path, series_uid=SERIES)
 
 
+@pytest.mark.parametrize("empty", [True, False])
+def test_a_screen_in_the_series_has_no_place(tmp_path, empty):
+    write_scan(tmp_path)
+    screen = other_object(
+        "CT", STORAGE + "7", PixelData=b"\1" * 72, Rows=8, Columns=9, BitsAllocated=8
+    )
+    screen.SeriesInstanceUID = SERIES
+    for keyword in ("ImagePositionPatient", "ImageOrientationPatient"):
+        if empty:
+            setattr(screen, keyword, None)
+        else:
+            delattr(screen, keyword)
+    save(screen, tmp_path / "screen")
+    check_scan(tmp_path, ("set aside: 1 secondary capture",))
+
+
 def test_without_a_ct_what_is_there_is_told(tmp_path):
     save(CONTOURS, tmp_path / "a.dcm")
     assert "wanted a CT series, got modality RTSTRUCT in" in refusal(tmp_path)
@@ -136,6 +152,29 @@ def test_what_is_named_like_its_neighbours_must_be_a_slice(tmp_path):
     write_scan(tmp_path, suffix="_im")
     (tmp_path / "5_im").write_bytes(b"\0" * 500)
     assert "5_im is no DICOM file, or so damaged" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["5.dcm.gz", "5.dcm.part", "x.IMA.crdownload", "deep/5.dcm.zip"])
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"\x1f\x8b" + b"x" * 500, "is packed: unpack it first"),
+        (b"PK\3\4" + b"x" * 500, "is packed: unpack it first"),
+        (b"", "is empty"),
+        (b"\0" * 500, "is no DICOM file"),
+    ],
+)
+def test_what_is_packed_or_not_all_there_yet_is_a_slice_too(tmp_path, name, data, message):
+    write_scan(tmp_path)
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_bytes(data)
+    assert f"{name} {message}" in refusal(tmp_path)
+
+
+def test_a_packed_slice_without_suffix_is_known_by_its_neighbours(tmp_path):
+    write_scan(tmp_path, suffix="")
+    (tmp_path / "5.gz").write_bytes(b"\x1f\x8b")
+    assert refusal(tmp_path) == "5.gz is packed: unpack it first"
 
 
 def test_odd_names_do_not_spoil_messages(tmp_path):
@@ -203,7 +242,7 @@ def test_an_index_is_passed_over_but_not_read(tmp_path):
 def test_empty_folders_and_strange_files_are_told(tmp_path):
     assert refusal(tmp_path) == f"no DICOM series in {tmp_path}"
     (tmp_path / "a.nrrd").write_bytes(b"x")
-    assert "it holds 1 files that are no DICOM (a.nrrd)" in refusal(tmp_path)
+    assert "it holds 1 file that is no DICOM (a.nrrd)" in refusal(tmp_path)
 
 
 # --- duplicates ---------------------------------------------------------------------------------
@@ -303,6 +342,14 @@ def test_only_series_of_few_slices_are_refused(tmp_path):
     assert "2 slices" in told and "1 slice " in told
 
 
+def test_slices_with_a_series_each_fill_no_page(tmp_path):
+    for n in range(40):
+        save(ct_slice(ct()[0], z_mm=n, series=f"1.2.{n}"), tmp_path / f"{n}.dcm")
+    told = refusal(tmp_path)
+    assert "got 40 series of fewer in" in told
+    assert told.count("\n") == 13 and told.endswith("\nand 28 more")
+
+
 def test_damage_in_another_series_does_not_matter(tmp_path):
     write_scan(tmp_path / "a")
     file = write_scan(tmp_path / "b", series=OTHER) / "2.dcm"
@@ -357,6 +404,10 @@ def test_a_zip_is_read_like_a_folder(tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(scratch))
     check_scan(file, ("set aside: 1 file that is no DICOM (a.nrrd)",))
     assert not list(scratch.iterdir())
+
+
+def test_a_zip_is_known_by_its_bytes(tmp_path):
+    check_scan(zipped(write_scan(tmp_path / "scan"), tmp_path / "export"))
 
 
 def test_slices_in_a_zip_are_named_as_there(tmp_path):
@@ -425,6 +476,4 @@ def test_a_zip_of_another_image_is_refused(tmp_path):
     (tmp_path / "scan").mkdir()
     (tmp_path / "scan" / "ct.nrrd").write_bytes(b"NRRD0004")
     file = zipped(tmp_path / "scan", tmp_path / "a.zip")
-    assert f"no DICOM series in {file}; it holds 1 files that are no DICOM (ct.nrrd)" in refusal(
-        file
-    )
+    assert f"no DICOM series in {file}; it holds 1 file that is no DICOM (ct.nrrd)" in refusal(file)

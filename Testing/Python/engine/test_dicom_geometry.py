@@ -202,7 +202,7 @@ def at(*z_mm):
         ((0, 1.5, 3, 4.5, 7.5), "1 of 4 gaps differ from the usual 1.50 mm"),
         ((0, 1.5, 3.8, 4.5, 6), "2 of 4 gaps differ"),
         ((0, 1.5, 3, 3, 4.5), r"two slices lie at the same position \(3.00 mm along the scan\)"),
-        ((0, 0, 0, 0, 0), "two slices lie at the same position"),
+        ((0, 0, 0, 0, 0), "all 5 slices tell the same place as Image Position"),
         ((0, 0.1, 0.2, 0.4, 0.5), "1 of 4 gaps differ"),
     ],
 )
@@ -223,6 +223,16 @@ def test_distances_that_drift_are_refused(tmp_path):
 def test_rounded_positions_are_equally_spaced(tmp_path):
     write_scan(tmp_path, changes=at(0, 0.6, 1.3, 1.9, 2.5))
     np.testing.assert_allclose(read_dicom(tmp_path).image.GetSpacing()[2], 0.625)
+
+
+@pytest.mark.parametrize("start_mm", [0.0, -1000.02, 13.33, -2.25])
+@pytest.mark.parametrize("step_mm", [0.27, 0.3, 0.55, 0.625, 0.75, 0.8333333, 1.25])
+def test_positions_of_one_decimal_are_equally_spaced(tmp_path, step_mm, start_mm):
+    """The difference of two is 0.1 mm off, and a little more in binary."""
+    hu = ct(shape=(60, 8, 9))
+    write_scan(tmp_path, hu, at(*(round(start_mm + step_mm * k, 1) for k in range(60))))
+    image = read_dicom(tmp_path).image
+    np.testing.assert_allclose(image.GetSpacing()[2], step_mm, atol=0.1 / 59 + 1e-9)
 
 
 @pytest.mark.parametrize("shift_mm", [0.2, 0.4, -2.0])
@@ -378,3 +388,18 @@ def test_frames_and_slices_of_one_series_are_joined(tmp_path):
     scan = read_dicom(tmp_path)
     np.testing.assert_array_equal(voxels(scan), ct())
     check_geometry(scan.image)
+
+
+@pytest.mark.parametrize("spacing", [[7e-4, 7e-4], [700, 700]])
+def test_spacings_of_no_ct_are_refused(tmp_path, spacing):
+    told = refusal(write_scan(tmp_path, PixelSpacing=spacing))
+    assert "mm apart, wanted 0.05 to 50 mm" in told
+
+
+def test_positions_out_of_this_world_are_refused(tmp_path):
+    told = refusal(write_scan(tmp_path, changes={k: far(k) for k in ALL}))
+    assert told.startswith("the position of its first voxel is 1e+06 0 0 mm, wanted at most 100000")
+
+
+def far(k):
+    return {"ImagePositionPatient": [1e6, 0, STEP_MM * k]}

@@ -455,6 +455,49 @@ def test_a_byte_more_is_padding(tmp_path):
     np.testing.assert_array_equal(voxels(read_dicom(tmp_path)), ct())
 
 
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
+@pytest.mark.parametrize("inserted", [b"\r", b"\r\r", b"\r" * 9, b"\r" * 40])
+@pytest.mark.parametrize("signed", [False, True])
+def test_pixels_that_a_transfer_as_text_has_shifted_are_refused(tmp_path, inserted, signed, syntax):
+    noise = ct()
+    noise[1] = -1000
+    for k, hu in enumerate(noise):
+        elements = stored(hu if signed else hu + 1024, signed)
+        dataset = ct_slice(hu, 1.5 * k, RescaleIntercept=0 if signed else -1024, **elements)
+        dataset.file_meta.TransferSyntaxUID = syntax
+        save(dataset, tmp_path / f"{k}.dcm")
+    assert read_dicom(tmp_path)
+    for k in range(len(noise)):
+        file = tmp_path / f"{k}.dcm"
+        data = file.read_bytes()
+        file.write_bytes(data[:-100] + inserted + data[-100:])
+        told = refusal(tmp_path)
+        assert told == f"{k}.dcm is damaged: behind its pixels lie bytes that tell nothing"
+        file.write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    "tail", [b"\0" * 300, b"\r\n--3ac1e--\r\n", b"\xfc\xff\xfc\xffOB\0\0\2\0\0\0\0\0"]
+)
+def test_padding_behind_the_pixels_is_harmless(tmp_path, tail):
+    file = write_scan(tmp_path) / "1.dcm"
+    file.write_bytes(file.read_bytes() + tail)
+    np.testing.assert_array_equal(voxels(read_dicom(tmp_path)), ct())
+
+
+@pytest.mark.parametrize(("keyword", "kind"), [("FloatPixelData", "<f4"), ("DoubleFloat", "<f8")])
+def test_floating_point_pixels_are_refused(tmp_path, keyword, kind):
+    keyword = keyword if keyword.endswith("PixelData") else f"{keyword}PixelData"
+    bits = 8 * np.dtype(kind).itemsize
+    write_scan(
+        tmp_path,
+        PixelData=None,
+        **{keyword: ct()[0].astype(kind).tobytes()},
+        **{"BitsAllocated": bits, "BitsStored": bits, "HighBit": bits - 1},
+    )
+    assert refusal(tmp_path) == "wanted whole numbers as pixels, got floating-point ones in 0.dcm"
+
+
 def test_more_images_than_told_are_refused(tmp_path):
     folder = transcode(tmp_path, JPEG2000Lossless)
     dataset = dcmread(folder / "3.dcm")

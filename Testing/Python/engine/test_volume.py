@@ -16,6 +16,7 @@ from contrastdiagnosis.volume import (
     read_volume,
     sitk_from_array,
 )
+from contrastdiagnosis.wire import read_request, request_body
 from scipy.spatial.transform import Rotation
 
 SHAPE = (7, 9, 11)
@@ -266,3 +267,16 @@ def test_padding_is_no_measurement(padding):
 
 def test_metal_and_noise_are_measured():
     assert padding_of(np.array([[[-1400, 30710]]])) is None
+
+
+@pytest.mark.parametrize("padding", [-32768, -3e38, 3e38])
+def test_padding_stays_what_the_server_takes_under_an_offset(tmp_path, padding):
+    hu = ct().astype(np.float32) + 1024
+    hu[:, :2] = padding
+    image = sitk_from_array(hu, GEOMETRIES["axial"])
+    sitk.WriteImage(image, str(tmp_path / "ct.nrrd"))
+    volume = read_volume(tmp_path / "ct.nrrd", hu_offset=-1024)
+    np.testing.assert_array_equal(volume.hu[:, 2:], ct()[:, 2:])
+    assert padding_of(volume.hu)[:, :2].all()
+    point = volume.ras_from_ijk((5, 6, 3))
+    assert read_request(request_body(volume, point)).volume.hu.shape == volume.hu.shape

@@ -148,11 +148,13 @@ def test_a_box_is_not_drawn_over_the_case(story, wait_until):
 
 
 def test_without_a_diagnosis_or_without_concepts_there_is_a_sentence(story):
-    story.section.show(story.node, {"verdict": "benign", "concepts": None})
-    assert "no concepts" in story.panel.headline.text
+    document = NoduleScene.documentOf(story.node, story.node.nodule)
+    story.section.show(story.node, document | {"concepts": None})
+    assert "without a concept head" in story.panel.headline.text
     assert not story.panel.table.isVisibleTo(story.panel.widget)
-    story.section.show(story.node, {"verdict": "benign"})  # of an older version
-    assert "no concepts" in story.panel.headline.text
+    del document["concepts"]  # of an older version
+    story.section.show(story.node, document)
+    assert "without a concept head" in story.panel.headline.text
     story.section.show(story.node, None)
     assert "Diagnose a nodule" in story.panel.headline.text
 

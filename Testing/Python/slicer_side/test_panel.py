@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import html
 import json
 import os
@@ -419,28 +418,6 @@ def test_other_messages_do_not_lead_to_the_set_up(widget, click):
     click(widget, [(5000.0, 0.0, 0.0)])
     assert message(widget)
     assert not widget.ui.openSetupButton.isVisibleTo(widget.parent)
-
-
-def test_a_point_without_a_nodule_is_not_benign(widget, click):
-    """In the list, the headline and the table of the scene."""
-    (pointId,) = click(widget)
-    node = widget.logic.getParameterNode()
-    text = NoduleScene.nodeOf("diagnosis", node.inputVolume, pointId)
-    document = json.loads(text.GetText())
-    document["nodule"] |= {"found": False, "long_axis_mm": 0.0, "short_axis_mm": 0.0}
-    document["nodule"]["volume_mm3"] = 0.0
-    document |= {"verdict": "benign", "confident": True}
-    diagnosed = NoduleScene.readDiagnosed(node, pointId)
-    NoduleScene.storeDiagnosis(node, dataclasses.replace(diagnosed, document=document))
-    widget.panel.refresh()
-    shown = widget.panel.result
-    row = [shown.nodules.item(0, c).text() for c in range(shown.nodules.columnCount)]
-    assert row == ["1", "no nodule", "-", "-", "-", "-"]
-    assert shown.headline.text == "No nodule was found at the point."
-    assert "benign" not in shown.confidence.text and shown.confidence.text == ""
-    table = NoduleScene.nodeOf("findings", node.inputVolume, "").GetTable()
-    told = [table.GetColumnByName(c).GetValue(0) for c in ("finding", "probability", "confident")]
-    assert told == ["no nodule", "-", "no"]
 
 
 class TestSize:
