@@ -9,11 +9,11 @@ import numpy as np
 import SimpleITK as sitk
 import torch
 from contrastdiagnosis.case_folder import Nodule, NoduleScan, read_scan
-from contrastdiagnosis.diagnoser import outline_at
 from contrastdiagnosis.encoding import Encoding, encode
 from contrastdiagnosis.facts import nodule_facts
 from contrastdiagnosis.measure import axial_diameters
 from contrastdiagnosis.network import NoduleNet
+from contrastdiagnosis.outline import outline_at
 from contrastdiagnosis.patch import DEFAULT_GEOMETRY, Region, crop_patch
 from contrastdiagnosis.volume import Volume
 from numpy.typing import NDArray
