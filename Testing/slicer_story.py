@@ -373,6 +373,8 @@ def nothing_there(story: Story) -> None:
     assert [role for role in roles if panel.compare.node(node, role) is not None] == []
     assert "Boxes: 1" in panel.concepts.panel.headline.text
     story.picture("09_nothing_there")
+    if story.window is not None:
+        story.widget.parent.grab().save(str(story.out / "09_nothing_panel.png"))
     panel.result.cases.selectRow(1)
     story.wait(lambda: panel.compare.node(node, "queryMap") is not None)
     story.settle()
@@ -616,7 +618,8 @@ def own_ct(story: Story) -> None:
 
 CHAPTERS = (
     open_module, load_phantom, click_nodule, windows_and_zoom, compare, concepts, move_and_undo,
-    nothing_there, cut_scan, several_points, report, save_and_load, two_cts, transform, atlas, second_widget,
+    nothing_there, cut_scan, several_points, report, save_and_load, two_cts, transform, atlas,
+    second_widget,
 )  # fmt: skip
 OF_VIEWS = (windows_and_zoom, compare)
 

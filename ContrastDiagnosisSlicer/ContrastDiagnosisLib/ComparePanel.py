@@ -61,10 +61,16 @@ class ComparePanel:
         elif self._view.isShown:
             self._view.note(_noteOf(self._node))
 
-    def refresh(self) -> None:
-        """Maps that were asked for and will not come can be asked for again."""
-        if self._isAsking and not self._session.isAskingMaps:
+    def refresh(self, isMoved: bool) -> None:
+        """Maps that were asked for and will not come can be asked for again.
+
+        Args:
+            isMoved: Whether the shown nodule's point lies elsewhere now; the maps go then.
+        """
+        isLost = self._isAsking and not self._session.isAskingMaps
+        if isLost:
             self._isAsking = False
+        if self._node.caseId and (isLost or isMoved):
             self._node.caseId = ""
 
     def _clear(self) -> None:

@@ -79,11 +79,17 @@ class DiagnosisSession:
         self._mapsQuestion: Any = None
         self._done = self._total = 0
         self._steps: list[Step] = []
+        self._isStoring = False
 
     @property
     def isRunning(self) -> bool:
         """Whether a diagnosis is awaited."""
         return bool(self._running or self._queue)
+
+    @property
+    def isStoring(self) -> bool:
+        """Whether an answer is on its way into the scene; `onChanged` is called when it is."""
+        return self._isStoring
 
     @property
     def isAskingMaps(self) -> bool:
@@ -250,10 +256,13 @@ class DiagnosisSession:
         self._question, self._running = None, ""
         self._done += 1
         if self.stillFits(asked):
+            self._isStoring = True
             try:
                 self._store(asked, body)
             except (KeyError, ValueError) as error:
                 self._onError(_("The engine's answer cannot be used: {e}").format(e=error), True)
+            finally:
+                self._isStoring = False
         self._next()
 
     def _store(self, asked: Asked, body: bytes) -> None:

@@ -130,7 +130,8 @@ class Panel:
         self._showProgress()
         self._checkCanApply()
         self.views.refresh(node)
-        self._pair.refresh()
+        # Not where it is not known yet: a scene that is being loaded keeps its maps.
+        self._pair.refresh(row >= 0 and states[row] is PointState.MOVED)
         self._fillSegments()
         self.ui.undoButton.enabled = self.session.canUndo and not self.session.isRunning
         self._reportButtons.follow(node, document is not None, any(documents))
@@ -238,7 +239,9 @@ class Panel:
             ConceptView.setOpacity(node)
         finally:
             self._updating = False
-        self.refresh()
+        # The session tells of an answer once it is whole: to draw it twice takes a click's 1 %.
+        if not self.session.isStoring:
+            self.refresh()
 
     def _onAnotherVolume(self) -> None:
         """What was asked of the last one is not of this one."""

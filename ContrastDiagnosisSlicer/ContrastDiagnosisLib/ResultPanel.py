@@ -110,8 +110,9 @@ class ResultPanel:
             hasPoints: Whether there are points that could be diagnosed.
         """
         self._shown = document["cases"] if document else ()
-        self.headline.setText(_headlineOf(document, hasPoints))
-        self.confidence.setText(_confidenceOf(document) if document else "")
+        headline = _headlineOf(document, hasPoints)
+        self.headline.setText(headline)
+        self.confidence.setText(_confidenceOf(document, headline) if document else "")
         self.notices.setText("\n".join(document["notices"] if document else ()))
         for label in (self.confidence, self.notices):
             label.setVisible(bool(label.text))
@@ -209,7 +210,7 @@ def _headlineOf(document: dict[str, Any] | None, hasPoints: bool) -> str:
             return _("Select a nodule above, or press Diagnose.")
         return _("Place a point on a nodule.")
     if not document["nodule"]["found"]:
-        return _("No nodule was found at the point.")
+        return _("No verdict: no nodule was found at the point.")
     if not isJudged(document):
         return _("No verdict: this cannot be judged.")
     told = _(
@@ -220,8 +221,9 @@ def _headlineOf(document: dict[str, Any] | None, hasPoints: bool) -> str:
     return told.format(verdict=verdict, probability=probability, **document["vote"])
 
 
-def _confidenceOf(document: dict[str, Any]) -> str:
-    reasons = "; ".join(document["reasons"])
+def _confidenceOf(document: dict[str, Any], headline: str) -> str:
+    """Why the verdict is not sure, or why there is none, but for what the headline says."""
+    reasons = "; ".join(reason for reason in document["reasons"] if reason not in headline)
     if not isJudged(document):
         return "\n".join([*([reasons] if reasons else []), FOR_WHAT_IT_IS_WORTH])
     if document["confident"]:

@@ -95,6 +95,8 @@ class GateEval:
     to are told too well: gate-fit leaves each of them out in turn."""
     unseen: bool = False
     """Leave out nodules of patients whose cases the bundle holds."""
+    readers: int = 1
+    """Leave out nodules that fewer readers marked."""
     json: Path | None = None
     """Write the figures here."""
     points: int = 40
@@ -112,7 +114,7 @@ class GateEval:
         known = {case.patient_id for case in bundle.library.cases}
         parts = []
         for folder in self.nodules:
-            rows = read_case_folder(folder)
+            rows = [n for n in read_case_folder(folder) if n.readers >= self.readers]
             asked = [n for n in rows if not (self.unseen and n.patient_id in known)]
             parts.append(nodule_answers(diagnoser, asked, self.seed))
         if self.cts:

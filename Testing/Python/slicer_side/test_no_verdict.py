@@ -105,13 +105,13 @@ def check_no_verdict(widget, finding):
     panel, document = widget.panel, document_of(widget)
     assert row_of(widget)[1:4] == [finding, "-", "-"]
     told = {
-        "no nodule": "No nodule was found at the point.",
+        "no nodule": "No verdict: no nodule was found at the point.",
         "not judged": "No verdict: this cannot be judged.",
     }
     assert panel.result.headline.text == told[finding]
-    reasons = panel.result.confidence.text
-    assert all(reason in reasons for reason in document["reasons"])
-    assert FOR_WHAT_IT_IS_WORTH in reasons
+    told = panel.result.headline.text + panel.result.confidence.text
+    assert [told.count(reason) for reason in document["reasons"]] == [1] * len(document["reasons"])
+    assert FOR_WHAT_IT_IS_WORTH in told
     texts = seen_texts(widget)
     assert not [t for t in texts if any(word in t for word in VERDICT_WORDS)], texts
     assert not panel.concepts.panel.table.isVisibleTo(panel.concepts.panel.widget)
@@ -258,6 +258,25 @@ def test_from_a_verdict_to_none_and_back(widget, click, wait_until, back):
     assert Revisions.isSame(asked["revision"], reading["revision"])
     assert asked["probability"] == reading["probability"]
     assert panel.compare.node(node, "conceptMap") is not None
+
+
+def test_a_moved_point_that_waits_shows_nothing_of_the_verdict_before(widget, click, wait_until):
+    click(widget)
+    make_corrected(widget, wait_until)
+    node_of(widget).live = False
+    move(widget, HEART, wait_until)
+    assert "moved" in row_of(widget)[1]
+    texts = seen_texts(widget)
+    assert not [t for t in texts if any(word in t for word in VERDICT_WORDS)], texts
+    assert "Select a case" in widget.ui.remarksLabel.text
+    check_nothing_coloured(widget)
+    segmentation = node_of(widget).segmentation
+    segmentId = NoduleScene.segmentIdOf(node_of(widget).nodule)
+    assert not segmentation.GetDisplayNode().GetSegmentVisibility(segmentId)
+    widget.ui.applyButton.click()
+    settle(widget, wait_until)
+    check_no_verdict(widget, "no nodule")
+    check_nothing_coloured(widget)
 
 
 def test_the_segment_of_a_verdict_goes_with_it(widget, click, wait_until):

@@ -219,6 +219,14 @@ def test_any_bundle_can_be_put_on_trial(folders, fitted, capsys, tmp_path):
     assert {row["points"] for row in rows} <= {"nodules of context", *KINDS}
 
 
+def test_nodules_of_few_readers_or_of_known_patients_can_be_left_out(folders, capsys):
+    options = ["--bundle", folders / "bundle", "--nodules", folders / "context", "--device", "cpu"]
+    assert run("gate-eval", *options, "--readers", 5) == 2
+    assert "there is no point to ask about" in capsys.readouterr().err
+    assert run("gate-eval", *options, "--readers", 4, "--unseen") == 0
+    assert "nodules of context" in capsys.readouterr().out
+
+
 def test_nothing_to_ask_is_told(folders, capsys):
     assert run("gate-eval", "--bundle", folders / "bundle", "--device", "cpu") == 2
     assert "there is no point to ask about" in capsys.readouterr().err
