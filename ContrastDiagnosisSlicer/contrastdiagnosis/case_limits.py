@@ -98,11 +98,14 @@ class CaseLimits:
             wavering += self._near_the_edge(facts)
             if absent and facts.covered_share < self.sure_covered_share:
                 # A slab of a carcinoma looks like nothing: that there is none cannot be told.
-                beyond = list(dict.fromkeys([_little_seen(facts), *beyond, *absent]))
-                absent = []
+                beyond.insert(0, _little_seen(facts))
+                beyond, absent = [*beyond, *absent], []
+        if large:
+            # A mass may leave little lung around it: that is no reason to deny it.
+            beyond, absent = [*beyond, *absent], []
         return Confidence(
             nothing_there=tuple(absent),
-            not_judgeable=tuple(beyond),
+            not_judgeable=tuple(dict.fromkeys(beyond)),
             doubts=(*wavering, *doubts),
         )
 
@@ -124,7 +127,8 @@ class CaseLimits:
         if facts.lung_share < self.min_lung_share:
             told.append(
                 f"the point does not seem to lie in lung: {facts.lung_share:.0%} of the tissue"
-                f" around it is as light as lung, at least {self.min_lung_share:.0%} was expected"
+                f" around it is as light as lung, at least {self.min_lung_share:.0%} was expected;"
+                " a mass that fills all that is looked at would look the same"
             )
         return told
 

@@ -110,6 +110,15 @@ def test_a_mass_is_not_called_a_vessel():
         assert told.nothing_there == () and "larger than the cases" in told.not_judgeable[0]
 
 
+@pytest.mark.parametrize("whole_scan", [True, False])
+def test_a_mass_that_leaves_little_lung_is_not_denied(whole_scan):
+    for mass in (replace(FACTS, long_mm=50.0), replace(FACTS, beyond_patch=1.0)):
+        told = LIMITS.confidence(replace(mass, lung_share=0.05), whole_scan=whole_scan)
+        assert told.nothing_there == () and not told.judged
+        assert "larger than the cases" in told.not_judgeable[0]
+        assert "does not seem to lie in lung" in told.not_judgeable[1]
+
+
 def test_a_file_cut_on_purpose_is_not_doubted_for_ending():
     ends = replace(FACTS, covered_share=0.04, cut_share=1.0, edge_mm=0.0, unmeasured_share=0.6)
     assert LIMITS.confidence(ends, whole_scan=False).confident

@@ -558,7 +558,10 @@ def test_another_revision_takes_no_other_pass_through_the_network(bundle, body):
     queue = EngineQueue(engine)
     app = make_app(queue, TOKEN)
     logits = []
-    for revision in ({}, {"boxes": [BOX]}, {"rejected": ["calcified"]}, {"boxes": [CELL]}, {}):
+    everything = {**CELL, "concept": None}
+    for revision in (
+        {}, {"boxes": [BOX]}, {"rejected": ["calcified"]}, {"boxes": [everything]}, {},
+    ):  # fmt: skip
         logits.append(ask(app, "POST", "/concepts", with_revision(body, revision)).json["logit"])
         assert len(passes) == 1
     assert len(set(logits)) == 4 and logits[0] == logits[-1]

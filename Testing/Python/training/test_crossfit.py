@@ -151,7 +151,7 @@ def test_the_bundle_knows_how_its_cases_were_scanned(bundle, folders):
     """Balls in lung with 20 HU of noise, 1.25 mm slices; none of them is called unlike the rest."""
     limits = load_bundle(bundle).info.limits
     assert limits.gate is None  # `gate-fit` adds it.
-    assert limits.min_volume_mm3 >= 0 and limits.max_diameter_mm > 0
+    assert limits.min_volume_mm3 >= 0 and limits.max_diameter_mm >= 0
     assert limits.max_noise_hu == pytest.approx(20, rel=0.2)
     assert limits.max_slice_mm == 1.25
     assert 0 < limits.min_lung_share < 1
