@@ -18,7 +18,13 @@ from safetensors.numpy import load, save
 
 from contrastdiagnosis.errors import InputError
 from contrastdiagnosis.patch import DEFAULT_GEOMETRY
-from contrastdiagnosis.reading.scan_image import HU_RANGE, MIN_SLICES
+from contrastdiagnosis.reading.scan_image import (
+    FARTHEST_MM,
+    HU_RANGE,
+    MIN_SLICES,
+    SPACING_RANGE_MM,
+    has_wide_padding,
+)
 from contrastdiagnosis.revision import ELSEWHERE, Box, Mode, Revision
 from contrastdiagnosis.volume import Volume, apply_affine, check_finite, holds_air
 
@@ -32,9 +38,6 @@ HEADER_BYTES = 100_000
 six cases takes 1000."""
 
 VOXEL_TYPES = ("int16", "float32")
-SPACING_MM = (0.01, 100.0)
-FARTHEST_MM = 1e5
-"""No scanner's coordinates reach further."""
 LEAST_DETERMINANT = 0.01
 """Of the axes' directions: 1 if they are orthogonal, 0.87 for a gantry tilted by 30 degrees."""
 
@@ -260,9 +263,8 @@ def _volume(
     if hu.ndim != 3 or hu.size == 0:
         raise InputError(f"{name} must have 3 dimensions (k, j, i) with voxels, got {hu.shape}")
     check_finite(hu)
-    low, high = float(hu.min()), float(hu.max())
-    if low < HU_RANGE[0] or high > HU_RANGE[1]:
-        raise InputError(f"{name} must lie within {HU_RANGE} HU, got {low:g} to {high:g}")
+    if has_wide_padding(hu):
+        hu = hu.clip(*HU_RANGE)
     return Volume(hu, _affine(document, affine_name))
 
 
@@ -271,7 +273,7 @@ def _affine(document: Mapping[str, Any], name: str) -> NDArray[np.float64]:
     if affine[3].tolist() != [0, 0, 0, 1]:
         raise InputError(f"the last row of {name} must be 0 0 0 1, got {affine[3].tolist()}")
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
-    low, high = SPACING_MM
+    low, high = SPACING_RANGE_MM
     if spacing.min() < low or spacing.max() > high:
         raise InputError(
             f"the spacing of {name} must lie between {low:g} and {high:g} mm, got"

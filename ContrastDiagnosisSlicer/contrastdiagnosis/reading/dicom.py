@@ -18,6 +18,7 @@ from contrastdiagnosis.reading.dicom_folder import list_files, open_files
 from contrastdiagnosis.reading.dicom_frames import Frame, check_frames, frames_of
 from contrastdiagnosis.reading.dicom_hounsfield import hounsfield, hounsfield_volume
 from contrastdiagnosis.reading.dicom_kinds import count_kinds, sort_out
+from contrastdiagnosis.reading.dicom_lost import may_be_lost, refuse_lost
 from contrastdiagnosis.reading.dicom_pixels import PixelReader
 from contrastdiagnosis.reading.dicom_series import (
     Series,
@@ -54,7 +55,10 @@ def read_dicom(path: Path, series_uid: str | None = None) -> ScanImage:
             files = unpack_zip(path, Path(folder))
         else:
             files = [(path, path.name)]
-        return _read_files(files, path, series_uid)
+        try:
+            return _read_files(files, path, series_uid)
+        except MemoryError as error:
+            raise InputError(f"there is not enough memory to read {path}: {error}") from error
 
 
 def _read_files(
@@ -68,7 +72,10 @@ def _read_files(
         raise InputError(f"wanted a CT series, got {_came(aside)} in {shown}")
     series = group_series(slices)
     chosen = choose_series(series, series_uid, shown)
-    stack, image = _read_series(chosen)
+    suspects = may_be_lost(chosen, found.dicom)
+    left_out = [*found.strangers, *(file.name for file in suspects)]
+    stack, image = _read_series(chosen, _few(left_out))
+    refuse_lost(stack, chosen, suspects)
     aside["duplicate slice"] = stack.n_duplicates
     aside[f"series of fewer than {MIN_SLICES} slices"] = len(series) - 1
     return ScanImage(image, chosen.uid, _notices(aside, found.strangers))
@@ -82,7 +89,7 @@ def _of_series(files: Sequence[DicomFile], uid: str | None) -> Sequence[DicomFil
     return [file for file in files if uid_of[file] == uid or not (uid_of[file] or file.pixel_bytes)]
 
 
-def _read_series(series: Series) -> tuple[Stack, sitk.Image]:
+def _read_series(series: Series, left_out: str) -> tuple[Stack, sitk.Image]:
     frames = frames_of(series.files)
     check_frames(frames)
     with tempfile.TemporaryDirectory() as scratch:
@@ -91,7 +98,7 @@ def _read_series(series: Series) -> tuple[Stack, sitk.Image]:
         def identical(one: Frame, other: Frame) -> bool:
             return np.array_equal(hounsfield(one, reader), hounsfield(other, reader))
 
-        stack = stack_frames(frames, identical)
+        stack = stack_frames(frames, identical, left_out)
         image = sitk.GetImageFromArray(hounsfield_volume(stack.frames, reader))
     image.SetOrigin(stack.origin_mm.tolist())
     image.SetSpacing(stack.spacing_mm)
@@ -110,7 +117,10 @@ def _instead(strangers: Sequence[str], shown: Path) -> str:
         return ": it is an index of other files; name the folder that it lies in"
     if not strangers:
         return ""
-    return f"; it holds {_no_dicom(strangers)}"
+    images = (".nrrd", ".nhdr", ".nii", ".nii.gz", ".mha", ".mhd")
+    named = any(name.lower().endswith(images) for name in strangers)
+    hint = "; name the file itself to read it" if named else ""
+    return f"; it holds {_no_dicom(strangers)}{hint}"
 
 
 def _notices(aside: Counter[str], strangers: Sequence[str]) -> tuple[str, ...]:

@@ -38,17 +38,19 @@ _KEYWORDS = (
     *("FrameOfReferenceUID", "PatientID", "Modality", "ImageType", "SeriesDescription"),
     *("SeriesNumber", "ConvolutionKernel", "SliceThickness", "NumberOfFrames"),
     *("ConcatenationUID", "InConcatenationNumber", "InConcatenationTotalNumber"),
+    "ConcatenationFrameOffsetNumber",
     *("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"),
     *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
     *("RescaleSlope", "RescaleIntercept", "RescaleType", "ModalityLUTSequence"),
     *("Rows", "Columns", "SamplesPerPixel", "PixelRepresentation"),
+    "PhotometricInterpretation",
     *("BitsAllocated", "BitsStored", "HighBit"),
     *("PixelPaddingValue", "PixelPaddingRangeLimit"),
 )
 _READ_AT_ONCE = [
     keyword
     for keyword in _KEYWORDS
-    if dictionary_VR(keyword) in ("UI", "CS", "LO", "SH", "US", "SQ", "IS")
+    if dictionary_VR(keyword) in ("UI", "CS", "LO", "SH", "US", "UL", "SQ", "IS")
 ]
 _TAGS: list[BaseTag | int] = [*map(Tag, _KEYWORDS), *OVERLAY_BITS]
 

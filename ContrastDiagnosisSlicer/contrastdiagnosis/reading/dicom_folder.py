@@ -21,8 +21,19 @@ _QUIET_SUFFIXES = {
 }
 """Companions of scans on a disc. Nobody misses a slice that is named so."""
 
-_PACKED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd", b"PK\x03\x04")
-"""First bytes of gzip, bzip2, xz, zstd and zip."""
+_PACKED = (
+    *(b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd", b"PK\x03\x04"),
+    *(b"Rar!\x1a\x07", b"7z\xbc\xaf\x27\x1c"),
+)
+"""First bytes of gzip, bzip2, xz, zstd, zip, rar and 7-Zip."""
+
+_TAR = slice(257, 262)
+"""Where tar says `ustar`."""
+
+_NO_ARCHIVES = (".nii.gz", ".img.gz", ".mgz", ".mrb", ".npz")
+"""Ends of names of other images, which are packed but hold no slices."""
+
+_APPLE_DOUBLE = b"\0\5\x16\7"
 
 _WRAPPINGS = {
     *(".gz", ".bz2", ".xz", ".zst", ".zip"),
@@ -53,7 +64,7 @@ def list_files(folder: Path) -> list[tuple[Path, str]]:
         InputError: A folder cannot be opened.
     """
     found: list[tuple[Path, str]] = []
-    seen: set[tuple[int, int]] = set()
+    seen: set[tuple[int, int] | str] = set()
     for here, below, names in os.walk(folder, onerror=_refuse_folder, followlinks=True):
         if not _is_new(Path(here), seen):
             below.clear()
@@ -85,18 +96,70 @@ def open_files(files: Sequence[tuple[Path, str]]) -> FoundFiles:
             strangers.append((path, name))
         elif file.sop_class != MediaStorageDirectoryStorage:
             dicom.append(file)
-    _refuse_lost_slices(strangers, {_shape(file.name) for file in dicom})
+    _refuse_lost_slices(strangers, {file.name for file in dicom})
     return FoundFiles(tuple(dicom), tuple(name for _, name in strangers if not _is_quiet(name)))
 
 
-def _refuse_lost_slices(strangers: list[tuple[Path, str]], shapes: set[str]) -> None:
-    """Refuses files that are no DICOM but named like slices: each may be a slice that is lost."""
+def _refuse_lost_slices(strangers: list[tuple[Path, str]], slices: set[str]) -> None:
+    """Refuses files that are no DICOM but may be slices that are lost, or hold such."""
+    shapes = {_shape(name) for name in slices}
+    places = {_place(name) for name in slices}
     for path, name in strangers:
-        inside = PurePath(name)
-        if inside.suffix.lower() in _WRAPPINGS:
-            inside = inside.with_suffix("")
-        if inside.suffix.lower() in SUFFIXES or _shape(inside.as_posix()) in shapes:
+        told = (
+            _is_named_like_slice(name, slices, shapes)
+            or (not _is_quiet(name) and (_is_blank(path) or _is_archive(path, name)))
+            or (not _is_quiet(name) and _place(name) in places and not _is_text(path))
+        )
+        if told:
             raise InputError(f"{name} is {_what_is_wrong(path)}")
+
+
+def _is_named_like_slice(name: str, slices: set[str], shapes: set[str]) -> bool:
+    """Whether the name, or what stands before its last suffix, is one of a slice.
+
+    A file that adds a suffix of its own to the name of a slice which is there describes that one.
+    """
+    own = PurePath(name)
+    bare = own.parent / own.stem
+    wrapped = own.suffix.lower() in _WRAPPINGS or bare.as_posix() not in slices
+    return any(
+        one.suffix.lower() in SUFFIXES or _shape(one.as_posix()) in shapes
+        for one in ([own, bare] if wrapped else [own])
+    )
+
+
+def _place(name: str) -> tuple[str, str]:
+    """Folder and suffix of a file, those of slices alike."""
+    path = PurePath(name)
+    return _shape(path.parent.as_posix()), _shape(path.suffix)
+
+
+def _is_blank(path: Path) -> bool:
+    """Whether the file is empty or all zeros, as what was not copied to its end is."""
+    if not path.exists():
+        return False
+    with path.open("rb") as stream:
+        return not any(piece.strip(b"\0") for piece in iter(lambda: stream.read(1 << 20), b""))
+
+
+def _is_archive(path: Path, name: str) -> bool:
+    return not name.lower().endswith(_NO_ARCHIVES) and _is_packed(path)
+
+
+def _is_packed(path: Path) -> bool:
+    head = _first_bytes(path, _TAR.stop)
+    return head.startswith(_PACKED) or head[_TAR] == b"ustar"
+
+
+def _is_text(path: Path) -> bool:
+    return path.exists() and not re.search(rb"[\0-\x08\x0e-\x1a]", _first_bytes(path, 4096))
+
+
+def _first_bytes(path: Path, count: int) -> bytes:
+    if not path.exists():
+        return b""
+    with path.open("rb") as stream:
+        return stream.read(count)
 
 
 def _what_is_wrong(path: Path) -> str:
@@ -104,16 +167,16 @@ def _what_is_wrong(path: Path) -> str:
         return "a link to a file that is not there"
     if path.stat().st_size == 0:
         return "empty: a DICOM file was wanted"
-    with path.open("rb") as stream:
-        if stream.read(6).startswith(_PACKED):
-            return "packed: unpack it first"
+    if _is_packed(path):
+        return "packed: unpack it first"
     return "no DICOM file, or so damaged that it is none any more"
 
 
 def _is_shadow(path: Path, name: str) -> bool:
     """Whether macOS made the file to keep its own notes on another, of nearly the same name."""
-    parts = PurePath(name).parts
-    return parts[-1].startswith("._") or "__MACOSX" in parts
+    inside = PurePath(name)
+    named = inside.name.startswith("._") or "__MACOSX" in inside.parts
+    return named and _first_bytes(path, len(_APPLE_DOUBLE)) in (b"", _APPLE_DOUBLE)
 
 
 def _is_quiet(name: str) -> bool:
@@ -123,8 +186,11 @@ def _is_quiet(name: str) -> bool:
 
 
 def _shape(name: str) -> str:
-    """The path with numbers left out: slices of a series are named alike but for them."""
-    return re.sub(r"\d+", "#", name)
+    """The path with numbers, hexadecimal ones too, left out: slices are named alike but for them.
+
+    Letters alone are a word.
+    """
+    return re.sub(r"[0-9a-f]*[0-9][0-9a-f]*", "#", name, flags=re.IGNORECASE)
 
 
 def _natural(name: str) -> list[tuple[int, str]]:
@@ -136,9 +202,10 @@ def _numbered(name: str) -> list[tuple[int, str]]:
     return list(enumerate(re.split(r"(\d+)", name)))
 
 
-def _is_new(path: Path, seen: set[tuple[int, int]]) -> bool:
+def _is_new(path: Path, seen: set[tuple[int, int] | str]) -> bool:
     status = path.stat()
-    key = (status.st_dev, status.st_ino)
+    # Network drives and some of Windows' number no file: what its links lead to is its name.
+    key = (status.st_dev, status.st_ino) if status.st_ino else os.path.realpath(path)
     if key in seen:
         return False
     seen.add(key)

@@ -8,11 +8,15 @@ from dataclasses import dataclass
 from pydicom.dataset import Dataset
 
 from contrastdiagnosis.errors import InputError
+from contrastdiagnosis.reading.dicom_concatenation import check_concatenations
 from contrastdiagnosis.reading.dicom_file import DicomFile
-from contrastdiagnosis.reading.dicom_pixel_format import PixelFormat, pixel_format_of
-from contrastdiagnosis.reading.dicom_values import decimals, items, text
+from contrastdiagnosis.reading.dicom_pixel_format import PixelFormat, check_length, pixel_format_of
+from contrastdiagnosis.reading.dicom_values import decimals, items, name_of, text
 
 Numbers = tuple[float, ...]
+
+Levels = tuple[list[Dataset], list[Dataset]]
+"""Functional groups of a frame alone, and those that all frames share."""
 
 _NOT_HU = {
     "OD": "optical densities",
@@ -23,6 +27,21 @@ _NOT_HU = {
     "EDW": "electron densities",
 }
 """Rescale Types other than Hounsfield units, DICOM PS3.3 C.11.1.1.2."""
+
+
+@dataclass(frozen=True)
+class Plane:
+    """Where a slice lies; what its file does not tell is None.
+
+    Attributes:
+        position_mm: Centre of its first voxel, (x, y, z) in LPS.
+        orientation: LPS directions of its rows, then of its columns.
+        spacing_mm: Distance between rows, then between columns.
+    """
+
+    position_mm: Numbers | None
+    orientation: Numbers | None
+    spacing_mm: Numbers | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,50 +115,86 @@ def check_frames(frames: Sequence[Frame]) -> None:
         _refuse_lacking(frames, "Rescale Intercept", intercepts, why)
         _refuse_lacking(frames, "Rescale Slope", slopes, why)
     for frame in frames:
-        if frame.slope == 0:
-            raise InputError(f"wanted a Rescale Slope other than 0, got 0 in {frame.name}")
+        if frame.slope is not None and frame.slope <= 0:
+            raise InputError(
+                f"wanted a positive Rescale Slope, got {frame.slope:g} in {frame.name}"
+            )
+
+
+def planes_of(file: DicomFile) -> list[Plane]:
+    """Where the file's slices lie, whatever they show; none where it does not tell clearly."""
+    try:
+        return [_plane(file, n, groups) for n, groups in enumerate(_groups_of(file))]
+    except Exception:  # damage in what is not read here
+        return []
 
 
 def _frames_of(file: DicomFile) -> list[Frame]:
-    header, n_frames = file.header, file.n_frames
-    own = items(header, "PerFrameFunctionalGroupsSequence")
+    groups_of_frames = _groups_of(file)
+    pixels = pixel_format_of(file)
+    check_length(file, pixels)
+    return [_frame(file, n, pixels, groups) for n, groups in enumerate(groups_of_frames)]
+
+
+def _groups_of(file: DicomFile) -> list[Levels]:
+    """The functional groups of every frame."""
+    n_frames = file.n_frames
+    own = items(file.header, "PerFrameFunctionalGroupsSequence")
     if own and len(own) != n_frames:
         raise InputError(f"{file.name} holds {n_frames} frames but describes {len(own)}")
-    shared = items(header, "SharedFunctionalGroupsSequence")
-    pixels = pixel_format_of(file)
-    return [
-        _frame(file, index, pixels, [*own[index : index + 1], *shared]) for index in range(n_frames)
-    ]
+    if not own and n_frames > 1:
+        raise InputError(
+            f"{n_frames} of {n_frames} slices lack Image Position (Patient) (the first is"
+            f" {_frame_name(file, 0)}), so the geometry of the scan is not known"
+        )
+    shared = items(file.header, "SharedFunctionalGroupsSequence")
+    return [(own[index : index + 1], shared) for index in range(n_frames)]
 
 
-def _frame(file: DicomFile, index: int, pixel_format: PixelFormat, groups: list[Dataset]) -> Frame:
-    where = _frame_name(file, index)
-
-    def told(sequence: str, keyword: str, count: int, fallback: Dataset | None) -> Numbers | None:
-        places = [place for group in groups for place in items(group, sequence)]
-        for place in [*places, *([fallback] if fallback is not None else [])]:
-            values = decimals(place, keyword, count, where)
-            if values is not None:
-                return values
-        return None
-
-    header = file.header
-    # The header's own position is that of one slice: several frames cannot share it.
-    placed = header if file.n_frames == 1 else None
-    slope = told("PixelValueTransformationSequence", "RescaleSlope", 1, header)
-    intercept = told("PixelValueTransformationSequence", "RescaleIntercept", 1, header)
-    _check_hounsfield(file, groups, where)
+def _frame(file: DicomFile, index: int, pixel_format: PixelFormat, groups: Levels) -> Frame:
+    where, header = _frame_name(file, index), file.header
+    scale = "PixelValueTransformationSequence"
+    slope = _told(groups, scale, "RescaleSlope", 1, header, where)
+    intercept = _told(groups, scale, "RescaleIntercept", 1, header, where)
+    every = [group for level in groups for group in level]
+    _check_hounsfield(file, every, where)
+    plane = _plane(file, index, groups)
     return Frame(
         file,
         index,
         pixel_format,
-        told("PlanePositionSequence", "ImagePositionPatient", 3, placed),
-        told("PlaneOrientationSequence", "ImageOrientationPatient", 6, header),
-        told("PixelMeasuresSequence", "PixelSpacing", 2, header),
+        plane.position_mm,
+        plane.orientation,
+        plane.spacing_mm,
         slope[0] if slope else None,
         intercept[0] if intercept else None,
-        _stack(groups),
+        _stack(every),
     )
+
+
+def _plane(file: DicomFile, index: int, groups: Levels) -> Plane:
+    where, header = _frame_name(file, index), file.header
+    # The header's own position is that of one slice: several frames cannot share it.
+    placed = header if file.n_frames == 1 else None
+    return Plane(
+        _told(groups, "PlanePositionSequence", "ImagePositionPatient", 3, placed, where),
+        _told(groups, "PlaneOrientationSequence", "ImageOrientationPatient", 6, header, where),
+        _told(groups, "PixelMeasuresSequence", "PixelSpacing", 2, header, where),
+    )
+
+
+def _told(
+    groups: Levels, sequence: str, keyword: str, count: int, header: Dataset | None, where: str
+) -> Numbers | None:
+    """What a frame's own groups tell, else what the shared ones do, else the header."""
+    places = [[item for group in level for item in items(group, sequence)] for level in groups]
+    for level in [*places, [header] if header is not None else []]:
+        told = {decimals(place, keyword, count, where) for place in level} - {None}
+        if len(told) > 1:
+            raise InputError(f"{where} tells {len(told)} different values of {name_of(keyword)}")
+        if told:
+            return told.pop()
+    return None
 
 
 def _stack(groups: list[Dataset]) -> tuple[str, str]:
@@ -181,18 +236,7 @@ def _check_same_object(frames: Sequence[Frame]) -> None:
                 f"wanted one volume, got {len(values)} {told} in one series; the first file is"
                 f" {frames[0].file.name}"
             )
-    _check_concatenation(frames)
-
-
-def _check_concatenation(frames: Sequence[Frame]) -> None:
-    """Refuses a multi-frame object that was stored in several files of which some are missing."""
-    wanted, came = 0, set()
-    for file in {id(frame.file): frame.file for frame in frames}.values():
-        total = decimals(file.header, "InConcatenationTotalNumber", 1, file.name)
-        wanted = max(wanted, int(total[0]) if total else 0)
-        came.add(text(file.header, "InConcatenationNumber"))
-    if wanted > len(came):
-        raise InputError(f"the scan was stored in {wanted} parts, of which {len(came)} are here")
+    check_concatenations({id(frame.file): frame.file for frame in frames}.values())
 
 
 def _refuse_lacking(

@@ -15,10 +15,7 @@ from contrastdiagnosis.reading.dicom_frames import Frame
 from contrastdiagnosis.reading.dicom_pixel_format import PixelFormat
 from contrastdiagnosis.reading.dicom_pixels import PixelReader, StoredPixels
 from contrastdiagnosis.reading.dicom_values import whole
-from contrastdiagnosis.reading.scan_image import NO_VOXEL_HU
-
-LOWEST_AIR_HU = -1500
-"""No voxel of a patient or of air lies below, noise included."""
+from contrastdiagnosis.reading.scan_image import LOWEST_HU, NO_VOXEL_HU
 
 _INT16 = np.iinfo(np.int16)
 
@@ -53,7 +50,7 @@ def hounsfield(frame: Frame, reader: PixelReader) -> NDArray:
     _check_high_bits(stored, is_padding, frame)
     hu = _rescale(values, frame)
     if is_padding.any():
-        impossible = (hu < LOWEST_AIR_HU) | (hu > _INT16.max)
+        impossible = (hu < LOWEST_HU) | (hu > _INT16.max)
         hu[is_padding & (impossible | _reaches_border(is_padding))] = NO_VOXEL_HU
     return hu
 

@@ -4,9 +4,28 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+)
+
 from contrastdiagnosis.errors import InputError
 from contrastdiagnosis.reading.dicom_file import DicomFile
-from contrastdiagnosis.reading.dicom_values import name_of, whole
+from contrastdiagnosis.reading.dicom_values import name_of, text, whole
+
+NATIVE_SYNTAXES = {
+    "",
+    ImplicitVRLittleEndian,
+    ExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    DeflatedExplicitVRLittleEndian,
+}
+"""Encodings in which pixels stand one behind the other."""
+
+_ITEM_BYTES = 8
+"""Least length of a compressed frame, which is an item, DICOM PS3.5 A.4."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +73,11 @@ def pixel_format_of(file: DicomFile) -> PixelFormat:
     samples = whole(file.header, "SamplesPerPixel", file.name)
     if samples not in (None, 1):
         raise InputError(f"wanted grey voxels, got {samples} samples per pixel in {file.name}")
+    colours = text(file.header, "PhotometricInterpretation").upper()
+    if colours not in ("", "MONOCHROME1", "MONOCHROME2"):
+        raise InputError(
+            f"wanted grey voxels, got {colours[:16]} as Photometric Interpretation in {file.name}"
+        )
     allocated, stored = numbers["BitsAllocated"], numbers["BitsStored"]
     high = whole(file.header, "HighBit", file.name)
     high = stored - 1 if high is None else high
@@ -64,3 +88,29 @@ def pixel_format_of(file: DicomFile) -> PixelFormat:
         )
     signed = numbers["PixelRepresentation"] == 1
     return PixelFormat(numbers["Rows"], numbers["Columns"], allocated, stored, high, signed)
+
+
+def check_length(file: DicomFile, pixel_format: PixelFormat) -> None:
+    """Refuses pixels that cannot be, or are not all, those of the images the header tells of.
+
+    Raises:
+        InputError: As said.
+    """
+    told = file.pixel_bytes or 0
+    if told < 0:
+        room = file.path.stat().st_size - (file.pixel_offset or 0)
+        if file.pixel_offset is not None and file.n_frames * _ITEM_BYTES > room:
+            raise InputError(
+                f"{file.name} tells of {file.n_frames} images but has only {room} bytes of"
+                " compressed pixels: it is damaged"
+            )
+        return
+    if file.transfer_syntax not in NATIVE_SYNTAXES:
+        return
+    wanted = pixel_format.frame_bytes * file.n_frames
+    row = pixel_format.columns * pixel_format.allocated // 8
+    if told < wanted or told >= wanted + max(row, 2):
+        raise InputError(
+            f"wanted {wanted} bytes of pixels for {file.n_frames} images of {pixel_format.rows} x"
+            f" {pixel_format.columns}, got {told} in {file.name}: it is damaged"
+        )

@@ -15,10 +15,6 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate
 from pydicom.uid import (
     UID,
-    DeflatedExplicitVRLittleEndian,
-    ExplicitVRBigEndian,
-    ExplicitVRLittleEndian,
-    ImplicitVRLittleEndian,
     RLELossless,
     SecondaryCaptureImageStorage,
     generate_uid,
@@ -33,16 +29,7 @@ from contrastdiagnosis.reading.dicom_encapsulated import (
 )
 from contrastdiagnosis.reading.dicom_file import DicomFile
 from contrastdiagnosis.reading.dicom_frames import Frame
-from contrastdiagnosis.reading.dicom_pixel_format import PixelFormat
-
-_NATIVE = {
-    "",
-    ImplicitVRLittleEndian,
-    ExplicitVRLittleEndian,
-    ExplicitVRBigEndian,
-    DeflatedExplicitVRLittleEndian,
-}
-
+from contrastdiagnosis.reading.dicom_pixel_format import NATIVE_SYNTAXES, PixelFormat
 
 _PIXEL_GROUP = 0x7FE0
 """Elements behind the pixels are of this group or a later one."""
@@ -90,7 +77,7 @@ class PixelReader:
         if self._file is not file:
             self._file, self._frames, self._inflated = file, [], b""
         syntax = UID(file.transfer_syntax)
-        if syntax in _NATIVE:
+        if syntax in NATIVE_SYNTAXES:
             cells = self._native(frame)
         else:
             _check_known(syntax, file.name)
@@ -125,7 +112,7 @@ class PixelReader:
     def _native(self, frame: Frame) -> NDArray:
         file, pixel_format = frame.file, frame.pixels
         size = pixel_format.frame_bytes
-        _check_length(file, pixel_format)
+        _check_native(file)
         if file.pixel_offset is None:
             self._inflated = self._inflated or _inflate(file)
             data = self._inflated[frame.index * size : (frame.index + 1) * size]
@@ -177,19 +164,10 @@ def _check_known(syntax: UID, name: str) -> None:
         raise InputError(f"{name} is stored in an unknown transfer syntax{told}")
 
 
-def _check_length(file: DicomFile, pixel_format: PixelFormat) -> None:
-    """Refuses native pixels of which some would be left over: the header tells of fewer."""
-    told = file.pixel_bytes or 0
-    if told < 0:
+def _check_native(file: DicomFile) -> None:
+    if file.pixel_bytes == -1:
         raise InputError(
             f"the pixels of {file.name} are compressed, but its transfer syntax tells otherwise"
-        )
-    wanted = pixel_format.frame_bytes * file.n_frames
-    row = pixel_format.columns * pixel_format.allocated // 8
-    if told < wanted or told >= wanted + max(row, 2):
-        raise InputError(
-            f"wanted {wanted} bytes of pixels for {file.n_frames} images of {pixel_format.rows} x"
-            f" {pixel_format.columns}, got {told} in {file.name}: it is damaged"
         )
 
 

@@ -47,12 +47,15 @@ class Stack:
     direction: NDArray[np.float64]
 
 
-def stack_frames(frames: Sequence[Frame], identical: Callable[[Frame, Frame], bool]) -> Stack:
+def stack_frames(
+    frames: Sequence[Frame], identical: Callable[[Frame, Frame], bool], left_out: str
+) -> Stack:
     """The slices in order, with their grid.
 
     Args:
         frames: Slices that passed `check_frames`, in any order.
         identical: Whether two slices at one position hold the same voxels.
+        left_out: Names of files that slices may be missing for, empty where there are none.
 
     Raises:
         InputError: They differ in size, spacing or orientation, are shifted against each other,
@@ -73,7 +76,7 @@ def stack_frames(frames: Sequence[Frame], identical: Callable[[Frame, Frame], bo
             f" {len(frames) - len(kept)} only repeat another"
         )
     _check_tilt(kept, positions, normal)
-    step = _step(kept, positions @ normal)
+    step = _step(kept, positions @ normal, left_out)
     rows, columns = kept[0].spacing_mm or (0.0, 0.0)
     spacing_mm = (columns, rows, step)
     check_axes(direction * spacing_mm)
@@ -191,7 +194,7 @@ def _check_tilt(frames: Sequence[Frame], positions: NDArray, normal: NDArray) ->
         )
 
 
-def _step(frames: Sequence[Frame], along: NDArray) -> float:
+def _step(frames: Sequence[Frame], along: NDArray, left_out: str) -> float:
     """Mean distance between slices.
 
     Raises:
@@ -208,6 +211,7 @@ def _step(frames: Sequence[Frame], along: NDArray) -> float:
             f"the slices are not equally spaced: {len(uneven)} of {len(steps)} gaps differ from"
             f" the usual {step:.2f} mm; the first is {steps[first]:.2f} mm after"
             f" {along[first]:.2f} mm along the scan. Slices are missing or unordered"
+            f"{f'; left out: {left_out}' if left_out else ''}"
         )
     mean = float(np.mean(steps))
     off = along - along[0] - mean * np.arange(len(along))

@@ -5,13 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import SimpleITK as sitk
 
 from contrastdiagnosis.errors import InputError
 from contrastdiagnosis.reading.dicom import is_dicom, read_dicom
 from contrastdiagnosis.reading.files import read_file
-from contrastdiagnosis.reading.scan_image import HU_RANGE, ScanImage
+from contrastdiagnosis.reading.scan_image import HU_RANGE, ScanImage, has_wide_padding
 
 
 def read_scan_image(path: Path, series_uid: str | None = None) -> ScanImage:
@@ -38,11 +37,6 @@ def read_scan_image(path: Path, series_uid: str | None = None) -> ScanImage:
 
 def _within_16_bits(image: sitk.Image) -> sitk.Image:
     """The image, its padding no further off than any voxel: wide numbers mark it by their ends."""
-    hu = sitk.GetArrayViewFromImage(image)
-    if hu.dtype.itemsize < 4:
+    if not has_wide_padding(sitk.GetArrayViewFromImage(image)):
         return image
-    low, high = HU_RANGE
-    outside = (hu < low) | (hu > high)
-    if not outside.any() or np.isinf(hu[outside]).any():  # infinity is damage
-        return image
-    return sitk.Clamp(image, image.GetPixelID(), low, high)
+    return sitk.Clamp(image, image.GetPixelID(), *HU_RANGE)

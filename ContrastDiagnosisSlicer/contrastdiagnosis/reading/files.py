@@ -54,7 +54,8 @@ def read_file(path: Path) -> ScanImage:
 def _read_header(path: Path) -> tuple[ImageHeader, Path]:
     """What the header tells, and the file that ITK is to be given."""
     head = first_bytes(path, _HEAD_BYTES)
-    if is_nifti(head) or path.name.lower().endswith((".img", ".img.gz")):
+    other = is_nrrd(head) or is_metaimage(head)
+    if is_nifti(head) or (not other and path.name.lower().endswith((".img", ".img.gz"))):
         return read_nifti_header(path)
     if is_gzip(path):
         raise InputError("it is compressed by gzip and holds no NIfTI: unpack it first")

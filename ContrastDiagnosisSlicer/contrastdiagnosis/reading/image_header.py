@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from contrastdiagnosis.errors import InputError
+from contrastdiagnosis.reading.scan_image import FARTHEST_MM, SPACING_RANGE_MM
 
 MAX_AXES_COSINE = 1e-3
 """Of the angle between two voxel axes; rounded direction cosines stay far below."""
@@ -20,12 +21,6 @@ MAX_CORNER_GAP_MM = 0.1
 
 MAX_GANTRY_TILT_DEG = 35.0
 """Scanners tilt by up to 30 degrees."""
-
-SPACING_RANGE_MM = (0.05, 50.0)
-"""Between voxels of a CT; whatever lies outside is in another unit than its header says."""
-
-FARTHEST_MM = 1e5
-"""From the scanner's centre; the server takes no more."""
 
 MAX_FILES = 100_000
 """That the voxels of one image are spread over."""

@@ -31,13 +31,15 @@ from contrastdiagnosis.reading.stored_bytes import (
     GZIP_OR_ZLIB,
     check_plain,
     check_stored,
+    check_text,
+    check_there,
     unpacked_size,
 )
 
-_BYTES_OF_TYPE = {
-    "MET_CHAR": 1, "MET_UCHAR": 1, "MET_SHORT": 2, "MET_USHORT": 2, "MET_INT": 4, "MET_UINT": 4,
-    "MET_LONG": 4, "MET_ULONG": 4, "MET_LONG_LONG": 8, "MET_ULONG_LONG": 8, "MET_FLOAT": 4,
-    "MET_DOUBLE": 8,
+_DTYPES = {
+    "MET_CHAR": "i1", "MET_UCHAR": "u1", "MET_SHORT": "i2", "MET_USHORT": "u2", "MET_INT": "i4",
+    "MET_UINT": "u4", "MET_LONG": "i4", "MET_ULONG": "u4", "MET_LONG_LONG": "i8",
+    "MET_ULONG_LONG": "u8", "MET_FLOAT": "f4", "MET_DOUBLE": "f8",
 }  # fmt: skip
 
 _OFFSET = ("Offset", "Position", "Origin")
@@ -211,11 +213,12 @@ def _directions(fields: _Fields) -> NDArray[np.float64]:
 
 def _check_voxels(path: Path, fields: _Fields, sizes: list[int]) -> None:
     kind = fields["ElementType"]
-    if kind not in _BYTES_OF_TYPE:
+    if kind not in _DTYPES:
         raise InputError(f"wanted numbers as voxels, got the ElementType {kind}")
     files, local = _data_files(path, fields, sizes)
     voxels = prod(sizes) // len(files)
-    wanted = voxels * _BYTES_OF_TYPE[kind]
+    dtype = np.dtype(_DTYPES[kind])
+    wanted = voxels * dtype.itemsize
     skip = whole_numbers_of(fields.values.get("HeaderSize", "0"), "HeaderSize")[0]
     packed = fields.is_true("CompressedData", False)
     if (
@@ -229,18 +232,18 @@ def _check_voxels(path: Path, fields: _Fields, sizes: list[int]) -> None:
             f" CompressedData {packed} cannot be read"
         )
     for file in files:
-        if not file.is_file():
-            raise InputError(f"its voxels should be in {file.name}, which is not there")
+        check_there(file)
         with file.open("rb") as stream:
             start = stream.seek(fields.end if local else max(skip, 0))
             if not fields.is_true("BinaryData", False):
-                _check_text(stream, voxels)
+                _check_text(stream.read(), voxels, dtype)
             elif packed:
                 _check_packed(stream, fields, wanted)
-            elif skip < 0:
+            elif skip < 0 and not local:
                 check_stored(min(stream.seek(0, SEEK_END) - start, wanted), wanted)
             else:
-                check_plain(stream, wanted, padded=local)
+                # With -1, ITK takes the last bytes for voxels.
+                check_plain(stream, wanted, dtype.itemsize, padded=local and skip == 0)
 
 
 def _data_files(path: Path, fields: _Fields, sizes: list[int]) -> tuple[list[Path], bool]:
@@ -265,6 +268,8 @@ def _data_files(path: Path, fields: _Fields, sizes: list[int]) -> tuple[list[Pat
 def _check_packed(stream: BinaryIO, fields: _Fields, wanted: int) -> None:
     # Without the size, ITK returns uninitialised memory and no error.
     told = whole_numbers_of(fields["CompressedDataSize"], "CompressedDataSize")[0]
+    if told < 1:
+        raise InputError(f"wanted a positive CompressedDataSize, got {told}")
     start = stream.tell()
     there = stream.seek(0, SEEK_END) - start
     if there < told:
@@ -275,10 +280,10 @@ def _check_packed(stream: BinaryIO, fields: _Fields, wanted: int) -> None:
     check_stored(unpacked_size(stream, GZIP_OR_ZLIB, enough=wanted, packed=told), wanted)
 
 
-def _check_text(stream: BinaryIO, voxels: int) -> None:
-    found = len(stream.read().split())
-    if found != voxels:
-        raise InputError(
-            f"wanted {voxels} values as text, got {found}; its header does not say"
-            " BinaryData = True"
-        )
+def _check_text(text: bytes, voxels: int, dtype: np.dtype) -> None:
+    try:
+        check_text(text, voxels, dtype)
+    except InputError as error:
+        raise InputError(f"{error}; its header does not say BinaryData = True") from error
+    if not text[-1:].isspace():
+        raise InputError("its voxels are text without a line end behind the last: add one")

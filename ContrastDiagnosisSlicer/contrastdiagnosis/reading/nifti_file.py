@@ -42,6 +42,9 @@ from contrastdiagnosis.reading.stored_bytes import (
 SINGLE_SUFFIXES = (".nii", ".nii.gz")
 _PAIR = {".hdr": ".img", ".hdr.gz": ".img.gz"}
 
+_ITK_SUFFIXES = (".nii", ".nii.gz", ".hdr", ".hdr.gz", ".NII", ".NII.GZ", ".HDR", ".HDR.GZ")
+"""ITK refuses others, such as .nii.GZ."""
+
 _HEADER_BYTES = {348: Nifti1Header, 540: Nifti2Header}
 _MAGIC_BYTES = 540
 
@@ -89,7 +92,12 @@ def read_nifti_header(path: Path) -> tuple[ImageHeader, Path]:
     affine = _ijk_to_ras_mm(header, sizes)
     # Without a qform to turn to, ITK refuses an sform for the smallest rounding of its directions.
     rounded = int(header["qform_code"]) <= 0 and axes_cosine(affine[:3, :3]) > _ITK_AXES_COSINE
-    refused = rounded or isinstance(header, Nifti2Header) or _dtype(header).kind == "f"
+    refused = (
+        rounded
+        or isinstance(header, Nifti2Header)
+        or _dtype(header).kind == "f"
+        or not name_of_header.name.endswith(_ITK_SUFFIXES)
+    )
     checked = header_of(
         sizes,
         _TO_LPS[:, None] * affine[:3, :3],
@@ -146,12 +154,15 @@ def _read_fields(path: Path) -> Nifti1Header:
         header = _HEADER_BYTES[size](head[:size], check=False)
     except (WrapStructError, HeaderDataError) as error:
         raise InputError(f"its header is damaged: {error}") from error
-    if bytes(header["magic"])[:3] not in (b"n+1", b"n+2", b"ni1", b"ni2"):
+    magic = bytes(header["magic"]).strip(b"\0")
+    if magic[:3] in (b"n+1", b"n+2", b"ni1", b"ni2"):
+        return header
+    if not magic:
         raise InputError(
             "it is of the old Analyze format, which does not tell which way is left or where it"
             " lies: convert it to NIfTI from its original"
         )
-    return header
+    raise InputError(f"its header is damaged: its magic is {magic!r}, wanted n+1 or ni1")
 
 
 def _leading_numbers(head: bytes) -> tuple[int, int]:
@@ -273,7 +284,7 @@ def _check_voxels(path: Path, header: Nifti1Header, sizes: list[int], single: bo
             check_stored(found - int(offset), wanted)
         else:
             stream.seek(int(offset))
-            check_plain(stream, wanted, padded=single)
+            check_plain(stream, wanted, _dtype(header).itemsize, padded=single)
 
 
 def _check_finite(numbers: NDArray, name: str) -> None:

@@ -26,7 +26,14 @@ from contrastdiagnosis.reading.image_header import (
     numbers_of,
     whole_numbers_of,
 )
-from contrastdiagnosis.reading.stored_bytes import GZIP, check_plain, check_stored, unpacked_size
+from contrastdiagnosis.reading.stored_bytes import (
+    GZIP,
+    check_plain,
+    check_stored,
+    check_text,
+    check_there,
+    unpacked_size,
+)
 
 _TO_LPS = {
     **dict.fromkeys(("left-posterior-superior", "lps"), (1, 1, 1)),
@@ -35,15 +42,19 @@ _TO_LPS = {
 }
 """Signs that turn the vectors of each space with an anatomical meaning into ITK's."""
 
-_BYTES = {
-    1: "signed char|int8|int8_t|uchar|unsigned char|uint8|uint8_t",
-    2: "short|short int|signed short|signed short int|int16|int16_t"
-    "|ushort|unsigned short|unsigned short int|uint16|uint16_t",
-    4: "int|signed int|int32|int32_t|uint|unsigned int|uint32|uint32_t|float",
-    8: "longlong|long long|long long int|signed long long|signed long long int|int64|int64_t"
-    "|ulonglong|unsigned long long|unsigned long long int|uint64|uint64_t|double",
+_NAMES = {
+    "i1": "signed char|int8|int8_t",
+    "u1": "uchar|unsigned char|uint8|uint8_t",
+    "i2": "short|short int|signed short|signed short int|int16|int16_t",
+    "u2": "ushort|unsigned short|unsigned short int|uint16|uint16_t",
+    "i4": "int|signed int|int32|int32_t",
+    "u4": "uint|unsigned int|uint32|uint32_t",
+    "i8": "longlong|long long|long long int|signed long long|signed long long int|int64|int64_t",
+    "u8": "ulonglong|unsigned long long|unsigned long long int|uint64|uint64_t",
+    "f4": "float",
+    "f8": "double",
 }
-_BYTES_OF_TYPE = {name: size for size, names in _BYTES.items() for name in names.split("|")}
+_DTYPES = {name: np.dtype(code) for code, names in _NAMES.items() for name in names.split("|")}
 
 _RAW, _GZIP, _TEXT, _HEX = "raw", "gzip", "text", "hex"
 _ENCODINGS = {
@@ -194,15 +205,15 @@ def _mm_per_unit(fields: _Fields) -> float:
 
 def _check_voxels(path: Path, fields: _Fields, sizes: list[int]) -> None:
     kind = fields["type"].lower()
-    if kind not in _BYTES_OF_TYPE:
+    if kind not in _DTYPES:
         raise InputError(f"wanted numbers as voxels, got the type {kind!r}")
     encoding = _ENCODINGS.get(fields["encoding"].lower())
     if encoding is None:
         raise InputError(
             f"its encoding {fields['encoding']!r} cannot be read, wanted raw, gzip, ascii or hex"
         )
-    bytes_each = _BYTES_OF_TYPE[kind]
-    if bytes_each > 1 and encoding != _TEXT:
+    dtype = _DTYPES[kind]
+    if dtype.itemsize > 1 and encoding != _TEXT:
         fields["endian"]
     files, detached = _data_files(path, fields, sizes)
     voxels = prod(sizes) // len(files)
@@ -211,16 +222,17 @@ def _check_voxels(path: Path, fields: _Fields, sizes: list[int]) -> None:
     if min(skip + 1, lines) < 0:
         raise InputError(f"a byte skip of {skip} and a line skip of {lines} cannot be read")
     for file in files:
-        if not file.is_file():
-            raise InputError(f"its voxels should be in {file.name}, which is not there")
+        check_there(file)
         with file.open("rb") as stream:
             stream.seek(0 if detached else fields.end)
             for _ in range(lines):
                 stream.readline()
-            if encoding in (_TEXT, _HEX):
-                _check_text(stream, encoding, voxels, bytes_each)
+            if encoding == _TEXT:
+                check_text(stream.read().replace(b",", b" "), voxels, dtype)
+            elif encoding == _HEX:
+                _check_hex(stream.read(), voxels * dtype.itemsize)
             else:
-                _check_bytes(stream, encoding, voxels * bytes_each, skip, padded=not detached)
+                _check_bytes(stream, encoding, voxels, dtype.itemsize, skip, not detached)
 
 
 def _data_files(path: Path, fields: _Fields, sizes: list[int]) -> tuple[list[Path], bool]:
@@ -242,11 +254,13 @@ def _data_files(path: Path, fields: _Fields, sizes: list[int]) -> tuple[list[Pat
     return [path.parent / name for name in names], True
 
 
-def _check_bytes(stream: BinaryIO, encoding: str, wanted: int, skip: int, padded: bool) -> None:
+def _check_bytes(
+    stream: BinaryIO, encoding: str, voxels: int, voxel_bytes: int, skip: int, padded: bool
+) -> None:
     """Checks raw or gzip data; a skip of -1 says that the voxels are the last bytes."""
-    wanted += max(skip, 0)
+    wanted = voxels * voxel_bytes + max(skip, 0)
     if encoding == _RAW and skip >= 0:
-        check_plain(stream, wanted, padded)
+        check_plain(stream, wanted, voxel_bytes, padded)
         return
     enough = wanted if skip >= 0 else _MAX_BYTES
     if encoding == _GZIP:
@@ -256,11 +270,7 @@ def _check_bytes(stream: BinaryIO, encoding: str, wanted: int, skip: int, padded
     check_stored(found if skip >= 0 else min(found, wanted), wanted)
 
 
-def _check_text(stream: BinaryIO, encoding: str, voxels: int, bytes_each: int) -> None:
-    text = stream.read()
-    if encoding == _HEX:
-        found, wanted = len(b"".join(text.split())) // 2, voxels * bytes_each
-    else:
-        found, wanted = len(text.replace(b",", b" ").split()), voxels
+def _check_hex(text: bytes, wanted: int) -> None:
+    found = len(b"".join(text.split())) // 2
     if found != wanted:
-        raise InputError(f"wanted {wanted} values in its {encoding} data, got {found}")
+        raise InputError(f"wanted {wanted} values in its hex data, got {found}")

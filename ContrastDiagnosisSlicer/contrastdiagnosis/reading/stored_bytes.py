@@ -8,6 +8,8 @@ from io import SEEK_END
 from pathlib import Path
 from typing import BinaryIO
 
+import numpy as np
+
 from contrastdiagnosis.errors import InputError
 
 GZIP = 31
@@ -67,23 +69,41 @@ def unpacked_size(
     return size
 
 
-def check_plain(stream: BinaryIO, wanted: int, padded: bool) -> None:
+def check_there(file: Path) -> None:
+    """Refuses a file of voxels, named by a header, that is none.
+
+    Raises:
+        InputError: There is nothing, or a folder.
+    """
+    if not file.is_file():
+        what = "is a folder" if file.is_dir() else "is not there"
+        raise InputError(f"its voxels should be in {file.name}, which {what}")
+
+
+def check_plain(stream: BinaryIO, wanted: int, voxel_bytes: int, padded: bool) -> None:
     """Refuses a stream whose rest is not so many bytes.
 
     Args:
         stream: At the start of the voxels.
         wanted: Bytes that the header announces.
-        padded: Zeros and blanks may follow. Anything else that follows is voxels: the header
-            belongs to others, or a transfer as text has shifted them.
+        voxel_bytes: Of one voxel.
+        padded: Zeros and blanks may follow, as many as whole voxels have, and line ends. Anything
+            else that follows is voxels: the header belongs to others, or something before them,
+            such as a blank line or a transfer as text, has shifted them.
 
     Raises:
-        InputError: They are fewer or more.
+        InputError: They are fewer or more, or shifted.
     """
     start = stream.tell()
     found = stream.seek(0, SEEK_END) - start
     if padded and wanted < found <= wanted + MAX_PADDING_BYTES:
+        stream.seek(start)
+        first = stream.read(2)
         stream.seek(start + wanted)
-        if not stream.read().strip(b"\0 \t\r\n"):
+        tail = stream.read()
+        if not tail.strip(b"\0 \t\r\n") and len(tail.rstrip(b"\r\n")) % voxel_bytes == 0:
+            if len(tail) > 1 and first in (b"\r\n", b"\n\n"):
+                raise InputError("a blank line stands before its voxels and shifts them")
             return
     check_stored(found, wanted)
 
@@ -103,6 +123,29 @@ def check_stored(found: int, wanted: int) -> None:
         raise InputError(
             f"its header does not belong to its voxels: wanted {wanted} bytes of them, got more"
         )
+
+
+def check_text(text: bytes, wanted: int, dtype: np.dtype) -> None:
+    """Refuses text that is not so many numbers of a kind.
+
+    Raises:
+        InputError: They are fewer or more, no numbers, or do not fit; ITK would wrap or cut them.
+    """
+    words = text.split()
+    if len(words) != wanted:
+        raise InputError(f"wanted {wanted} values as text, got {len(words)}")
+    try:
+        values = np.array(words, dtype=np.float64)
+    except ValueError:
+        values = None
+    fits = values is not None and b"_" not in text
+    if values is not None and dtype.kind != "f":
+        ends = np.iinfo(dtype)
+        whole = (values >= ends.min) & (values <= ends.max) & (values == np.rint(values))
+        # ITK reads 1 where 1e3 stands.
+        fits &= bool(whole.all()) and b"e" not in text.lower()
+    if not fits:
+        raise InputError(f"its text holds values that are no {dtype.name} numbers")
 
 
 def _unpack(pieces: Iterator[bytes], window_bits: int) -> Iterator[bytes]:

@@ -162,7 +162,7 @@ def _voxels(draw, random, shape) -> np.ndarray:
 
 
 def _affine(draw, random) -> np.ndarray:
-    spacing = [draw(st.sampled_from([0.011, 0.1, 0.7, 1.0, 2.5, 40.0, 99.0])) for _ in range(3)]
+    spacing = [draw(st.sampled_from([0.051, 0.1, 0.7, 1.0, 2.5, 20.0, 49.0])) for _ in range(3)]
     directions = np.eye(3)
     if draw(st.booleans()):
         directions = Rotation.random(random_state=int(random.integers(2**31))).as_matrix()

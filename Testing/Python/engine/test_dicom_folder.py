@@ -115,8 +115,9 @@ def test_a_modality_of_free_text_is_not_repeated(tmp_path):
 
 def test_files_beside_a_scan_are_passed_over(tmp_path):
     write_scan(tmp_path)
-    for name in ("README.txt", ".DS_Store", "Thumbs.db", "report.pdf", "._1.dcm", ".hidden"):
+    for name in ("README.txt", ".DS_Store", "Thumbs.db", "report.pdf", "1.dcm.json", ".hidden"):
         (tmp_path / name).write_bytes(b"not of interest, but long enough to hold the magic" * 5)
+    (tmp_path / "._1.dcm").write_bytes(b"\0\5\x16\7" + b"notes of macOS" * 20)
     (tmp_path / "__MACOSX").mkdir()
     (tmp_path / "__MACOSX" / "0.dcm").write_bytes(b"")
     check_scan(tmp_path)
@@ -175,6 +176,116 @@ def test_a_packed_slice_without_suffix_is_known_by_its_neighbours(tmp_path):
     write_scan(tmp_path, suffix="")
     (tmp_path / "5.gz").write_bytes(b"\x1f\x8b")
     assert refusal(tmp_path) == "5.gz is packed: unpack it first"
+
+
+NAMES = {
+    "hex": "{:08X}",
+    "letters": "slice_{}",
+    "folder": "{:x}/image.x",
+    "copy": "IM{:03}",
+}
+
+
+def write_named(folder, name):
+    """Five slices with names of such a kind; the last one of them is told."""
+    for k in range(5):
+        number = chr(97 + k) * 2 if "slice" in name else (k + 3) * 0x1F2E3D
+        file = save(ct_slice(ct()[k], STEP_MM * k), folder / name.format(number))
+    return file
+
+
+@pytest.mark.parametrize("kind", NAMES)
+@pytest.mark.parametrize("data", [b"", b"\0" * 100, b"\xff\0\1" * 50])
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_damaged_slice_of_any_name_is_refused(tmp_path, kind, data, packed):
+    file = write_named(tmp_path / "scan", NAMES[kind])
+    file.write_bytes(data)
+    told = refusal(zipped(tmp_path / "scan", tmp_path / "a.zip") if packed else tmp_path)
+    assert str(file.relative_to(tmp_path / "scan")) in told
+    assert ("is no DICOM file" if data else "is empty") in told
+
+
+@pytest.mark.parametrize("name", ["4.bak", "4 (1)", "Copy of 4.xdcm", "more/anything"])
+@pytest.mark.parametrize("data", [b"", b"\0" * 500])
+def test_what_is_empty_or_all_zeros_is_refused_by_any_name(tmp_path, name, data):
+    write_scan(tmp_path, ct()[:4])
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_bytes(data)
+    assert refusal(tmp_path).startswith(f"{name} is ")
+
+
+def test_an_error_page_in_place_of_a_slice_is_known_by_its_hexadecimal_name(tmp_path):
+    file = write_named(tmp_path, "{:08X}")
+    file.write_text("<html>404</html>")
+    assert refusal(tmp_path).startswith(f"{file.name} is no DICOM file")
+
+
+def test_text_beside_slices_without_suffix_is_told(tmp_path):
+    write_named(tmp_path, "IM{:03}")
+    (tmp_path / "README").write_text("Made by a scanner.\n")
+    check_scan(tmp_path, ("set aside: 1 file that is no DICOM (README)",))
+
+
+@pytest.mark.parametrize(("suffix", "name"), [(".dcm", "4.dcm.txt"), ("", "4.txt")])
+def test_a_suffix_behind_that_of_a_slice_hides_no_damage(tmp_path, suffix, name):
+    write_scan(tmp_path, suffix=suffix)
+    (tmp_path / f"4{suffix}").rename(tmp_path / name)
+    check_scan(tmp_path)
+    (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:100])
+    assert refusal(tmp_path).startswith(f"{name} is no DICOM file")
+
+
+def test_a_slice_that_is_named_like_notes_of_macos_is_read(tmp_path):
+    write_scan(tmp_path)
+    (tmp_path / "4.dcm").rename(tmp_path / "._4.dcm")
+    check_scan(tmp_path)
+    (tmp_path / "._4.dcm").write_bytes(b"\0" * 100)
+    assert refusal(tmp_path).startswith("._4.dcm is no DICOM file")
+
+
+PACKED = {
+    "rest.zip": b"PK\3\4",
+    "rest.rar": b"Rar!\x1a\7\1\0",
+    "rest.7z": b"7z\xbc\xaf\x27\x1c",
+    "rest.tgz": b"\x1f\x8b\x08",
+    "rest.tar": b"4.dcm".ljust(257, b"\0") + b"ustar",
+}
+
+
+@pytest.mark.parametrize("name", PACKED)
+def test_what_is_packed_beside_slices_may_hold_others(tmp_path, name):
+    write_scan(tmp_path / "scan")
+    (tmp_path / "scan" / name).write_bytes(PACKED[name] + b"x" * 500)
+    told = f"{name} is packed: unpack it first"
+    assert refusal(tmp_path / "scan") == told
+    assert refusal(zipped(tmp_path / "scan", tmp_path / "a.zip")) == told
+
+
+def test_packed_images_of_other_formats_are_no_slices(tmp_path):
+    write_scan(tmp_path)
+    (tmp_path / "a.nii.gz").write_bytes(b"\x1f\x8b" + b"x" * 500)
+    check_scan(tmp_path, ("set aside: 1 file that is no DICOM (a.nii.gz)",))
+
+
+def test_what_is_left_out_is_named_where_slices_are_missing(tmp_path):
+    write_scan(tmp_path, changes={2: {"SeriesInstanceUID": OTHER}})
+    (tmp_path / "notes").write_text("text")
+    told = refusal(tmp_path)
+    assert told.endswith("Slices are missing or unordered; left out: notes, 2.dcm")
+
+
+@pytest.mark.parametrize("drive", [0, 1])
+def test_files_without_numbers_on_their_disk_are_read(tmp_path, monkeypatch, drive):
+    write_scan(tmp_path)
+    (tmp_path / "circle").symlink_to(tmp_path)
+    stat = type(tmp_path).stat
+
+    def unnumbered(path, **keywords):
+        told = list(stat(path, **keywords))
+        return os.stat_result([told[0], 0, drive, *told[3:]])
+
+    monkeypatch.setattr(type(tmp_path), "stat", unnumbered)
+    check_scan(tmp_path)
 
 
 def test_odd_names_do_not_spoil_messages(tmp_path):
@@ -364,6 +475,84 @@ def test_files_without_a_series_are_one(tmp_path):
     assert check_scan(write_scan(tmp_path, SeriesInstanceUID=None)).series_uid == ""
 
 
+# --- slices that are lost to another series or kind -----------------------------------------------
+
+
+def lost(name, told):
+    return (
+        f"{name} lies where the scan could have a slice but has none, and {told}, but is not told"
+        " to be a CT slice of it: correct its header, or take it away if it is none"
+    )
+
+
+@pytest.mark.parametrize("series_uid", [None, SERIES])
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({4: {"SeriesInstanceUID": None}}, lost("4.dcm", "tells no Series Instance UID")),
+        ({4: {"SeriesInstanceUID": OTHER}}, lost("4.dcm", "has another series UID")),
+        (
+            {k: {"SeriesInstanceUID": OTHER} for k in (0, 1)},
+            lost("1.dcm", "has another series UID"),
+        ),
+        (
+            {k: {"SeriesInstanceUID": f"{OTHER}.{k}"} for k in (1, 3)},
+            lost("3.dcm", "has another series UID"),
+        ),
+    ],
+)
+def test_slices_of_another_series_that_continue_the_scan_are_refused(
+    tmp_path, changes, message, series_uid
+):
+    write_scan(tmp_path, changes=changes)
+    assert refusal(tmp_path, series_uid=series_uid) == message
+
+
+@pytest.mark.parametrize(
+    "elements",
+    [
+        {"Modality": "PT"},
+        {"SOPClassUID": STORAGE + "4"},
+        {"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]},
+        {"SamplesPerPixel": 3, "PixelData": b"\0" * 216},
+    ],
+)
+@pytest.mark.parametrize("slices", [(4,), (1, 3)])
+@pytest.mark.parametrize("series_uid", [None, SERIES])
+def test_slices_marked_as_another_kind_are_refused(tmp_path, elements, slices, series_uid):
+    write_scan(tmp_path, changes=dict.fromkeys(slices, elements))
+    told = lost(f"{slices[0]}.dcm", "has the UID of the series")
+    assert refusal(tmp_path, series_uid=series_uid) == told
+
+
+@pytest.mark.parametrize(
+    "elements",
+    [
+        {"ImagePositionPatient": [-10, -20, 4 * STEP_MM]},
+        {"ImagePositionPatient": [-10, -20, 9 * STEP_MM]},
+        {"ImagePositionPatient": [-10, -20, 2.5 * STEP_MM]},
+        {"ImagePositionPatient": [-50, -20, 5 * STEP_MM]},
+        {"ImagePositionPatient": None},
+        {"ImageOrientationPatient": [0, 1, 0, 0, 0, -1]},
+        {"PixelSpacing": [0.5, 0.5]},
+        {"Rows": 9, "Columns": 8},
+        {"StudyInstanceUID": "1.2.3.4"},
+        {"FrameOfReferenceUID": "1.2.3.4"},
+    ],
+)
+def test_other_images_that_do_not_continue_the_scan_are_set_aside(tmp_path, elements):
+    write_scan(tmp_path)
+    save(ct_slice(ct()[0], 5 * STEP_MM, series=OTHER, **elements), tmp_path / "few")
+    check_scan(tmp_path, ("set aside: 1 series of fewer than 3 slices",))
+
+
+def test_a_picture_of_a_slice_that_is_there_is_set_aside(tmp_path):
+    write_scan(tmp_path)
+    picture = ct_slice(ct()[0], 2 * STEP_MM, SamplesPerPixel=3, PixelData=b"\0" * 216)
+    save(picture, tmp_path / "picture")
+    check_scan(tmp_path, ("set aside: 1 secondary capture",))
+
+
 # --- single files -------------------------------------------------------------------------------
 
 
@@ -440,6 +629,54 @@ def test_damaged_zips_are_refused(tmp_path):
         assert refusal(file).startswith(f"{file} is a damaged zip archive: ")
 
 
+@pytest.mark.parametrize("wide", [False, True])
+def test_a_zip_that_lists_fewer_files_than_it_tells_is_refused(tmp_path, monkeypatch, wide):
+    """The comment of an entry reaches over the next: zipfile passes that over in silence."""
+    if wide:
+        monkeypatch.setattr(zipfile, "ZIP_FILECOUNT_LIMIT", 3)
+    file = zipped(write_scan(tmp_path / "scan"), tmp_path / "a.zip")
+    data = bytearray(file.read_bytes())
+    assert (b"PK\6\6" in data) == wide
+    if wide:  # as where there are more than 65535
+        at = data.rindex(b"PK\5\6")
+        data[at + 8 : at + 12] = b"\xff" * 4
+        file.write_bytes(data)
+    check_scan(file)
+    last = data.rindex(b"PK\1\2")
+    entry = data.rindex(b"PK\1\2", 0, last)
+    data[entry + 32] = last - entry
+    file.write_bytes(data)
+    told = "it tells of 5 files but lists 4"
+    assert refusal(file) == f"{file} is a damaged zip archive: {told}"
+
+
+def test_a_file_without_a_name_in_a_zip_is_refused(tmp_path):
+    file = zipped(write_scan(tmp_path / "scan"), tmp_path / "a.zip")
+    data = bytearray(file.read_bytes())
+    entry = data.index(b"PK\1\2")
+    data[entry + 28] = 0
+    data[entry + 32] = len("0.dcm")  # as a comment, so that the next entry is found
+    file.write_bytes(data)
+    assert refusal(file).startswith(f"{file} is a damaged zip archive: ")
+
+
+@pytest.mark.parametrize("name", [".", "./", "/", "..", "//"])
+def test_files_of_no_real_name_in_a_zip_are_told(tmp_path, name):
+    file = zipped(write_scan(tmp_path / "scan"), tmp_path / "a.zip")
+    with zipfile.ZipFile(file, "a") as packed:
+        packed.writestr(zipfile.ZipInfo(name), b"text")
+    check_scan(file, (f"set aside: 1 file that is no DICOM ({name})",) if name != ".." else ())
+
+
+def test_a_slice_in_a_zip_that_is_named_as_a_folder_is_read(tmp_path):
+    write_scan(tmp_path / "scan")
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as packed:
+        for k in range(5):
+            data = (tmp_path / "scan" / f"{k}.dcm").read_bytes()
+            packed.writestr(zipfile.ZipInfo(f"{k}.dcm/" if k == 4 else f"{k}.dcm"), data)
+    check_scan(tmp_path / "a.zip")
+
+
 def test_encrypted_zips_are_refused(tmp_path):
     file = zipped(write_scan(tmp_path / "scan"), tmp_path / "a.zip")
     data = bytearray(file.read_bytes())
@@ -476,4 +713,6 @@ def test_a_zip_of_another_image_is_refused(tmp_path):
     (tmp_path / "scan").mkdir()
     (tmp_path / "scan" / "ct.nrrd").write_bytes(b"NRRD0004")
     file = zipped(tmp_path / "scan", tmp_path / "a.zip")
-    assert f"no DICOM series in {file}; it holds 1 file that is no DICOM (ct.nrrd)" in refusal(file)
+    told = refusal(file)
+    assert f"no DICOM series in {file}; it holds 1 file that is no DICOM (ct.nrrd)" in told
+    assert told.endswith("; name the file itself to read it")

@@ -286,6 +286,23 @@ def test_frames_are_refused_by_the_rules_of_slices(tmp_path, order, message):
     assert message in refusal(save(dataset, tmp_path / "e.dcm"))
 
 
+SPACED = item(PixelSpacing=[0.7, 0.8])
+TWO = (SPACED, item(PixelSpacing=[0.5, 0.5]))
+
+
+def scaled(intercept):
+    return item(RescaleSlope=1, RescaleIntercept=intercept)
+
+
+def faced(sign):
+    return item(ImageOrientationPatient=[1, 0, 0, 0, sign, 0])
+
+
+def test_functional_groups_that_repeat_themselves_are_read(tmp_path):
+    dataset = enhanced(ct(), shared={"PixelMeasuresSequence": [SPACED, SPACED]})
+    check_geometry(read_dicom(save(dataset, tmp_path / "e.dcm")).image)
+
+
 def turned(n):
     return {n: {"PlaneOrientationSequence": [item(ImageOrientationPatient=[0, 1, 0, -1, 0, 0])]}}
 
@@ -297,6 +314,22 @@ def turned(n):
         (
             {"per_frame": {2: {"PixelMeasuresSequence": [item(PixelSpacing=[0.9, 0.9])]}}},
             "differ in Pixel Spacing: frame 1 of e.dcm",
+        ),
+        (
+            {"shared": {"PixelMeasuresSequence": [SPACED, item(PixelSpacing=[0.5, 0.5])]}},
+            "frame 1 of e.dcm tells 2 different values of Pixel Spacing",
+        ),
+        (
+            {"SharedFunctionalGroupsSequence": [item(PixelMeasuresSequence=[one]) for one in TWO]},
+            "frame 1 of e.dcm tells 2 different values of Pixel Spacing",
+        ),
+        (
+            {"shared": {"PixelValueTransformationSequence": [scaled(-1024), scaled(0)]}},
+            "frame 1 of e.dcm tells 2 different values of Rescale Intercept",
+        ),
+        (
+            {"shared": {"PlaneOrientationSequence": [faced(1), faced(-1)]}},
+            "frame 1 of e.dcm tells 2 different values of Image Orientation (Patient)",
         ),
         ({"shared": {"PlaneOrientationSequence": []}}, "5 of 5 slices lack Image Orientation"),
         ({"shared": {"PixelMeasuresSequence": [item()]}}, "5 of 5 slices lack Pixel Spacing"),
@@ -370,6 +403,66 @@ def test_parts_of_a_concatenation_are_joined_and_a_lost_one_is_missed(tmp_path):
     np.testing.assert_array_equal(voxels(read_dicom(tmp_path)), ct())
     (tmp_path / "0.dcm").unlink()
     assert "stored in 2 parts, of which 1 are here" in refusal(tmp_path)
+
+
+PARTS = ([0, 1], [2, 3], [4, 5, 6], [7, 8, 9])
+
+
+def write_parts(folder, kept, told):
+    """Some parts of a concatenation; `told` gives the elements of the part by its index."""
+    hu = ct(shape=(10, 8, 9))
+    for part in kept:
+        save(enhanced(hu, PARTS[part], **told(part)), folder / f"{part}.dcm")
+    return hu
+
+
+def numbered(part):
+    return {"ConcatenationUID": "1.2.3", "InConcatenationNumber": part + 1}
+
+
+def placed(part):
+    return {"ConcatenationUID": "1.2.3", "ConcatenationFrameOffsetNumber": PARTS[part][0]}
+
+
+def placed_without_uid(part):
+    return {"ConcatenationFrameOffsetNumber": PARTS[part][0]}
+
+
+def totalled(part):
+    return {**placed(part), "InConcatenationTotalNumber": 4}
+
+
+@pytest.mark.parametrize("told", [numbered, totalled, placed, placed_without_uid])
+def test_parts_of_a_concatenation_are_joined_by_number_or_offset(tmp_path, told):
+    hu = write_parts(tmp_path, range(4), told)
+    np.testing.assert_array_equal(voxels(read_dicom(tmp_path)), hu)
+
+
+@pytest.mark.parametrize(
+    ("kept", "told", "message"),
+    [
+        ([1, 2, 3], numbered, "stored in at least 4 parts, of which 3 are here"),
+        ([2], numbered, "stored in at least 3 parts, of which 1 are here"),
+        ([0, 0], numbered, "0.dcm is one part of a scan of which the others are not here"),
+        ([2], placed, "wanted one from frame 1, got one from frame 5"),
+        ([1, 2, 3], placed, "wanted one from frame 1, got one from frame 3"),
+        ([1, 2, 3], placed_without_uid, "wanted one from frame 1, got one from frame 3"),
+        ([1, 2, 2], totalled, "stored in 4 parts, of which 2 are here"),
+        ([2], lambda part: {"ConcatenationUID": "1.2.3"}, "not told which one (In-concaten"),
+    ],
+)
+def test_a_lost_part_is_missed_though_their_number_is_not_told(tmp_path, kept, told, message):
+    hu = ct(shape=(10, 8, 9))
+    for n, part in enumerate(kept):
+        order = [0, 1, 2] if part == 0 else PARTS[part]
+        save(enhanced(hu, order, **told(part)), tmp_path / f"{part}{n or ''}.dcm")
+    assert message in refusal(tmp_path)
+
+
+def test_a_concatenation_of_one_part_is_whole(tmp_path):
+    told = {**numbered(0), "InConcatenationTotalNumber": 1, "ConcatenationFrameOffsetNumber": 0}
+    scan = read_dicom(save(enhanced(ct(), **told), tmp_path / "e.dcm"))
+    np.testing.assert_array_equal(voxels(scan), ct())
 
 
 def test_multi_frame_files_of_one_frame_are_slices(tmp_path):

@@ -110,8 +110,9 @@ def test_without_any_rescale_values_stay(tmp_path):
 
 
 def test_other_units_are_refused(tmp_path):
-    told = refusal(write_scan(tmp_path / "slope", RescaleSlope=0))
-    assert "Rescale Slope other than 0, got 0 in 0.dcm" in told
+    for slope in (0, -1):
+        told = refusal(write_scan(tmp_path / f"slope{slope}", RescaleSlope=slope))
+        assert told == f"wanted a positive Rescale Slope, got {slope} in 0.dcm"
     told = refusal(write_scan(tmp_path / "unit", RescaleType="MGML"))
     assert "wanted Hounsfield units, got mg/ml in 0.dcm" in told
     told = refusal(write_scan(tmp_path / "lut", ModalityLUTSequence=[item(LUTExplanation="x")]))
@@ -568,6 +569,50 @@ def test_colour_is_refused(tmp_path):
     write_scan(tmp_path, changes=changes, PhotometricInterpretation="RGB", PlanarConfiguration=0)
     with pytest.raises(InputError, match="wanted grey voxels, got 3 samples per pixel in 0.dcm"):
         read_dicom(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["PALETTE COLOR", "RGB", "YBR_FULL"])
+def test_one_sample_that_is_no_grey_is_refused(tmp_path, kind):
+    told = refusal(write_scan(tmp_path, PhotometricInterpretation=kind))
+    assert told == f"wanted grey voxels, got {kind} as Photometric Interpretation in 0.dcm"
+
+
+@pytest.mark.parametrize("kind", ["MONOCHROME1", None])
+def test_either_way_to_show_grey_gives_the_same(tmp_path, kind):
+    write_scan(tmp_path, PhotometricInterpretation=kind)
+    np.testing.assert_array_equal(voxels(read_dicom(tmp_path)), ct())
+
+
+def test_pixels_for_no_such_size_are_refused_before_any_memory_is_taken(tmp_path):
+    file = save(enhanced(ct(), Rows=60000, Columns=60000), tmp_path / "e.dcm")
+    told = "pixels for 5 images of 60000 x 60000, got 720 in e.dcm: it is damaged"
+    assert told in refusal(file)
+
+
+def test_more_compressed_frames_than_there_is_room_for_are_refused(tmp_path):
+    groups = [item() for _ in range(100)]
+    dataset = enhanced(ct(), NumberOfFrames=100, PerFrameFunctionalGroupsSequence=groups)
+    dataset.file_meta.TransferSyntaxUID = RLELossless
+    dataset.PixelData = encapsulate([b"xx"])
+    dataset["PixelData"].VR = "OB"
+    dataset["PixelData"].is_undefined_length = True
+    told = refusal(save(dataset, tmp_path / "e.dcm"))
+    assert told.startswith("e.dcm tells of 100 images but has only")
+
+
+def test_frames_that_are_not_described_are_not_built(tmp_path):
+    dataset = enhanced(ct(), PerFrameFunctionalGroupsSequence=None, NumberOfFrames=2_000_000_000)
+    told = refusal(save(dataset, tmp_path / "e.dcm"))
+    assert told.startswith("2000000000 of 2000000000 slices lack Image Position (Patient)")
+
+
+def test_too_little_memory_is_told(tmp_path, monkeypatch):
+    def fail(*_):
+        raise MemoryError("Unable to allocate 228 GiB")
+
+    monkeypatch.setattr("contrastdiagnosis.reading.dicom.hounsfield_volume", fail)
+    told = refusal(write_scan(tmp_path))
+    assert told == f"there is not enough memory to read {tmp_path}: Unable to allocate 228 GiB"
 
 
 def test_set_elements_removes(tmp_path):

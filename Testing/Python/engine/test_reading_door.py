@@ -96,6 +96,27 @@ def test_whatever_pads_a_scan_the_server_takes_it(tmp_path, dtype, value, kept):
     read_request(request_body(volume, (-30.0, -30, 20)))
 
 
+@pytest.mark.parametrize("share", [0.0001, 0.1])
+@pytest.mark.parametrize("suffix", [".nrrd", ".nii.gz", ".mha"])
+def test_scattered_wide_numbers_are_damage_and_no_padding(tmp_path, share, suffix):
+    """Padding is one number, or one at each end; damaged voxels hold whatever came."""
+    random = np.random.default_rng(0)
+    hu = random.integers(-1000, 400, (40, 60, 60)).astype(np.float32)
+    where = random.random(hu.shape) < share
+    hu[where] = 10 ** random.uniform(5, 9, where.sum())
+    sitk.WriteImage(sitk.GetImageFromArray(hu), str(tmp_path / f"ct{suffix}"))
+    with pytest.raises(InputError, match=r"voxels hold \d+ different numbers from .* damaged"):
+        read_volume(tmp_path / f"ct{suffix}")
+
+
+def test_padding_at_both_ends_is_padding(tmp_path):
+    hu = np.random.default_rng(0).integers(-1000, 400, (40, 60, 60)).astype(np.float32)
+    hu[:, :10], hu[:, -10:] = -1e6, 1e6
+    sitk.WriteImage(sitk.GetImageFromArray(hu), str(tmp_path / "ct.nrrd"))
+    read = read_volume(tmp_path / "ct.nrrd").hu
+    assert (read[:, :10] == HU_RANGE[0]).all() and (read[:, -10:] == HU_RANGE[1]).all()
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_what_is_no_number_is_not_taken_for_padding(tmp_path, value):
     with pytest.raises(InputError, match="got 48000 NaN or infinite voxels"):

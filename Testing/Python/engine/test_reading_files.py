@@ -20,6 +20,7 @@ from contrastdiagnosis.reading.stored_bytes import (
     GZIP_OR_ZLIB,
     check_plain,
     check_stored,
+    check_text,
     first_bytes,
     unpacked_size,
 )
@@ -74,12 +75,22 @@ def test_nrrd_and_metaimage_are_known_by_content(tmp_path, written, suffix):
     same(read_file(path).image, image())
 
 
+@pytest.mark.parametrize("suffix", [".nrrd", ".mha"])
+def test_what_a_file_holds_counts_more_than_its_name(tmp_path, suffix):
+    sitk.WriteImage(image(), str(tmp_path / f"ct{suffix}"))
+    same(read_file((tmp_path / f"ct{suffix}").rename(tmp_path / "ct.img")).image, image())
+
+
 def test_packed_nrrd_and_other_packed_files_are_refused(tmp_path):
     sitk.WriteImage(image(), str(tmp_path / "ct.nrrd"))
     packed = tmp_path / "ct.nrrd.gz"
     packed.write_bytes(gzip.compress((tmp_path / "ct.nrrd").read_bytes()))
     refused(packed, "compressed by gzip and holds no NIfTI: unpack it first")
     refused(packed.rename(tmp_path / "ct.nii.gz"), "holds no NIfTI")
+    sitk.WriteImage(image(), str(tmp_path / "ct.mha"))
+    packed = tmp_path / "ct.mha.gz"
+    packed.write_bytes(gzip.compress((tmp_path / "ct.mha").read_bytes()))
+    refused(packed, "compressed by gzip and holds no NIfTI: unpack it first")
 
 
 @pytest.mark.parametrize(
@@ -220,16 +231,72 @@ def test_too_few_and_too_many_bytes_are_refused(found, match):
 
 @pytest.mark.parametrize("tail", [b"", b"\n", bytes(5000), b"\0\0 \r\n"])
 def test_blank_padding_passes_behind_a_header_and_nowhere_else(tail):
-    check_plain(io.BytesIO(b"0123456789" + tail), 10, padded=True)
+    check_plain(io.BytesIO(b"0123456789" + tail), 10, 1, padded=True)
     if tail:
         with pytest.raises(InputError, match="header does not belong"):
-            check_plain(io.BytesIO(b"0123456789" + tail), 10, padded=False)
+            check_plain(io.BytesIO(b"0123456789" + tail), 10, 1, padded=False)
 
 
 @pytest.mark.parametrize("tail", [b"a", b"\0" * 99 + b"a", bytes(1 << 17)])
 def test_more_voxels_are_no_padding(tail):
     with pytest.raises(InputError, match="header does not belong"):
-        check_plain(io.BytesIO(b"0123456789" + tail), 10, padded=True)
+        check_plain(io.BytesIO(b"0123456789" + tail), 10, 1, padded=True)
+
+
+@pytest.mark.parametrize("tail", [b"", b"\n", b"\r\n", b"\0\0", b"\0\0\0\0\n"])
+def test_padding_is_whole_voxels_and_a_line_end(tail):
+    for first in (b"01", b"\n1"):
+        check_plain(io.BytesIO(first + b"23456789" + tail), 10, 2, padded=True)
+    if tail.strip(b"\r\n"):
+        with pytest.raises(InputError, match="header does not belong"):
+            check_plain(io.BytesIO(b"0123456789\0" + tail), 10, 2, padded=True)
+
+
+@pytest.mark.parametrize("before", [b"\n", b"\r\n", b"\n\n", b"\0"])
+@pytest.mark.parametrize("suffix", [".nrrd", ".nii", ".mha"])
+def test_bytes_before_the_voxels_are_no_padding_behind_them(tmp_path, suffix, before):
+    """The last voxel, 0 to 255 or 0, then seems to be padding."""
+    made = image()
+    made[5, 4, 3] = 40 if len(before) == 1 else 0
+    path = tmp_path / f"ct{suffix}"
+    sitk.WriteImage(made, str(path))
+    whole = path.read_bytes()
+    head = len(whole) - HU.nbytes
+    path.write_bytes(whole[:head] + before + whole[head:])
+    refused(path, "does not belong to its voxels" if len(before) == 1 else "a blank line stands")
+
+
+@pytest.mark.parametrize(
+    ("text", "dtype"),
+    [
+        (b"1 2 32767 -32768", "i2"),
+        (b"1 2 65535 0", "u2"),
+        (b"1.0 2. +3 -4", "i2"),
+        (b"1e3 .5 -1 nan", "f4"),
+    ],
+)
+def test_text_that_fits_passes(text, dtype):
+    check_text(text, 4, np.dtype(dtype))
+
+
+@pytest.mark.parametrize(
+    ("text", "dtype"),
+    [
+        (b"99999", "i2"),
+        (b"-1", "u2"),
+        (b"128", "i1"),
+        (b"1.5", "i2"),
+        (b"1e3", "i2"),
+        (b"nan", "i2"),
+        (b"1_0", "i2"),
+        (b"1_0", "f4"),
+        (b"abc", "f4"),
+        (b"0x10", "i2"),
+    ],
+)
+def test_text_that_itk_would_wrap_or_cut_is_refused(text, dtype):
+    with pytest.raises(InputError, match=f"values that are no {np.dtype(dtype).name} numbers"):
+        check_text(b"7 " + text, 2, np.dtype(dtype))
 
 
 @pytest.mark.parametrize("suffix", [".nrrd", ".nii", ".mha"])

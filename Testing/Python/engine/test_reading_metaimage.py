@@ -226,7 +226,7 @@ TEXT = " ".join(map(str, HU.ravel())).encode() + b"\n "
     [
         ({"BinaryDataByteOrderMSB": "True"}, HU.astype(">i2").tobytes()),
         ({"CompressedData": "True", "CompressedDataSize": str(len(PACKED))}, PACKED),
-        ({"HeaderSize": "-1"}, b"abc" * 50 + RAW),
+        ({"HeaderSize": "-1"}, RAW),
         ({}, RAW + b"\n"),
         ({"BinaryData": "False"}, TEXT),
         ({"CompressedData": "true", "CompressedDataSize": "88"}, None),
@@ -275,10 +275,16 @@ def test_damaged_compressed_voxels_are_refused(tmp_path, body, told, match):
         ({}, RAW[:-1], "cut short .* wanted 120 bytes of voxels, got 119"),
         ({}, b"", "wanted 120 bytes of voxels, got 0"),
         ({"HeaderSize": "-1"}, RAW[:-1], "wanted 120 bytes of voxels, got 119"),
+        ({"HeaderSize": "-1"}, RAW + bytes(10), "does not belong to its voxels"),
+        ({"HeaderSize": "-1"}, bytes(10) + RAW, "does not belong to its voxels"),
         ({"DimSize": "5 4 2"}, RAW, "does not belong to its voxels"),
         ({"ElementType": "MET_FLOAT"}, RAW, "wanted 240 bytes of voxels, got 120"),
         ({"ElementType": "MET_CHAR"}, RAW, "does not belong to its voxels"),
         ({"BinaryData": "False"}, TEXT[:-9], "wanted 60 values as text, got 59"),
+        ({"BinaryData": "False"}, TEXT.rstrip(), "text without a line end behind the last: add"),
+        ({"BinaryData": "False"}, TEXT.replace(b"-900", b"99999", 1), "no int16 numbers"),
+        ({"CompressedData": "True", "CompressedDataSize": "-1"}, PACKED, "positive Compr.* got -1"),
+        ({"CompressedData": "True", "CompressedDataSize": "0"}, PACKED, "positive Compr.* got 0"),
     ],
 )
 def test_damaged_voxels_are_refused(tmp_path, changes, body, match):
@@ -323,7 +329,7 @@ def test_voxels_in_files_of_their_own_are_read(tmp_path, changes):
     ("changes", "match"),
     [
         ({"ElementDataFile": "gone.raw"}, "should be in gone.raw, which is not there"),
-        ({"ElementDataFile": "sub"}, "should be in sub, which is not there"),
+        ({"ElementDataFile": "sub"}, "should be in sub, which is a folder"),
         ({"ElementDataFile": "short.raw"}, "wanted 120 bytes of voxels, got 118"),
         ({"ElementDataFile": "long.raw"}, "does not belong to its voxels"),
         ({"ElementDataFile": "all.raw", "HeaderSize": "4"}, "wanted 120 bytes of voxels, got 116"),

@@ -151,6 +151,17 @@ def test_analyze_is_refused(tmp_path):
     refused(tmp_path / "ct.img", "old Analyze format")
 
 
+@pytest.mark.parametrize("magic", [b"xxxx", b"n+3"])
+def test_a_broken_magic_is_damage(tmp_path, magic):
+    refused(write(tmp_path / "ct.nii", magic=magic), "damaged: its magic is b'.*', wanted n")
+
+
+@pytest.mark.parametrize("name", ["ct.nii.GZ", "ct.Nii.gz", "ct.Nii"])
+def test_a_suffix_of_mixed_case_is_read(tmp_path, name):
+    written = write(tmp_path / ("as.nii.gz" if name.lower().endswith("gz") else "as.nii"))
+    check(read_file(written.rename(tmp_path / name)).image)
+
+
 def moved(matrix, mm):
     matrix = matrix.copy()
     matrix[0, 3] += mm
@@ -279,7 +290,7 @@ def test_rounded_direction_cosines_keep_the_scaling(tmp_path):
         ({"scl_slope": 0, "scl_inter": -1024}, "scl_slope 0, scl_inter -1024"),
         ({"scl_slope": np.nan, "scl_inter": -1024}, "scaling to Hounsfield units is open"),
         ({"scl_slope": 1, "scl_inter": np.nan}, "scl_slope 1, scl_inter nan"),
-        ({"magic": b"xyz"}, "old Analyze format"),
+        ({"magic": b"xyz"}, "header is damaged: its magic is b'xyz'"),
         ({"sizeof_hdr": 300}, "got an unknown format"),
     ],
 )

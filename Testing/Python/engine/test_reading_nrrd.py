@@ -278,8 +278,9 @@ def flipped(data, at):
         ({"encoding": "gzip"}, zlib.compress(RAW), "compressed data is damaged"),
         ({"encoding": "gzip"}, gzip.compress(RAW[:-2]), "wanted 120 bytes of voxels, got 118"),
         ({"encoding": "gzip"}, gzip.compress(RAW * 2), "does not belong to its voxels"),
-        ({"encoding": "ascii"}, TEXT[:-9], "wanted 60 values in its text data, got 58"),
-        ({"encoding": "ascii"}, TEXT.replace(b"8", b"x", 1), "ITK refuses it"),
+        ({"encoding": "ascii"}, TEXT[:-9], "wanted 60 values as text, got 58"),
+        ({"encoding": "ascii"}, TEXT.replace(b"8", b"x", 1), "no int16 numbers"),
+        ({"encoding": "ascii"}, TEXT.replace(b"-900", b"99999", 1), "no int16 numbers"),
         ({"encoding": "hex"}, RAW.hex().encode()[:-2], "wanted 120 values in its hex data"),
     ],
 )
@@ -335,7 +336,7 @@ def test_voxels_in_files_of_their_own_are_read(tmp_path, changes):
     ("changes", "match"),
     [
         ({"data file": "gone.raw"}, "should be in gone.raw, which is not there"),
-        ({"data file": "sub"}, "should be in sub, which is not there"),
+        ({"data file": "sub"}, "should be in sub, which is a folder"),
         ({"data file": "short.raw"}, "wanted 120 bytes of voxels, got 118"),
         ({"data file": "long.raw"}, "does not belong to its voxels"),
         ({"byte skip": "4", "data file": "all.raw"}, "cut short"),

@@ -17,6 +17,7 @@ from contrastdiagnosis.volume import (
     sitk_from_array,
 )
 from contrastdiagnosis.wire import read_request, request_body
+from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
 SHAPE = (7, 9, 11)
@@ -263,6 +264,62 @@ def test_padding_is_no_measurement(padding):
     check_ct(hu)
     with pytest.raises(InputError, match="nothing but padding"):
         check_ct(np.full(SHAPE, padding))
+
+
+@pytest.mark.parametrize("padding", [None, -2000, -32768, 62512])
+@pytest.mark.parametrize("unsigned", [False, True])
+@pytest.mark.parametrize("shifted", [False, True])
+def test_swapped_and_shifted_bytes_are_refused(padding, unsigned, shifted):
+    """They lie anywhere in 16 bits, as no CT and no padding does."""
+    hu = ct(shape=(20, 30, 40)).astype(np.int32)
+    if padding is not None:
+        hu[:, :8] = padding
+    check_ct(hu)
+    stored = (hu + 1024 if unsigned else hu).astype("<u2")
+    if shifted:
+        wrong = np.frombuffer((b"\n" + stored.tobytes())[:-1], "<u2").reshape(hu.shape)
+    else:
+        wrong = stored.byteswap()
+    wrong = wrong.astype(np.int32) - 1024 if unsigned else wrong.view(np.int16)
+    with pytest.raises(InputError, match=r"% of the voxels lie outside .* its byte order is told"):
+        check_ct(wrong)
+
+
+def test_byte_order_told_wrongly_is_refused(tmp_path):
+    image = sitk_from_array(ct(shape=(20, 30, 40)), np.eye(4))
+    sitk.WriteImage(image, str(tmp_path / "ct.nrrd"))
+    whole = (tmp_path / "ct.nrrd").read_bytes()
+    assert b"endian: little" in whole
+    (tmp_path / "ct.nrrd").write_bytes(whole.replace(b"endian: little", b"endian: big"))
+    with pytest.raises(InputError, match="its byte order is told wrongly"):
+        read_volume(tmp_path / "ct.nrrd")
+
+
+@pytest.mark.parametrize("padding", [-2000, -3024, -32768, 62512, 63536])
+def test_interpolated_borders_of_padding_pass(padding):
+    k, j, i = np.indices((30, 40, 40))
+    padded = np.where((i - 20) ** 2 + (j - 20) ** 2 > 300, padding, ct(shape=k.shape))
+    hu = ndimage.zoom(padded.astype(np.float32), (1, 1.7, 1.7), order=1)
+    assert len(np.unique(hu[padding_of(hu)])) > 300
+    check_ct(hu)
+
+
+def test_much_metal_passes():
+    hu = ct(shape=(20, 30, 40))
+    hu[:4, :20, :20] = np.random.default_rng(1).integers(3000, 30710, (4, 20, 20))
+    check_ct(hu)
+
+
+@pytest.mark.parametrize("padding", [None, -2000, 62512])
+def test_a_scan_without_soft_tissue_is_refused(tmp_path, padding):
+    """8-bit pixels with an intercept of -1024; a crop of lung is asked about all the same."""
+    hu = ct().astype(np.int32) % 256 - 1024
+    if padding is not None:
+        hu[:, :2] = padding
+    check_ct(hu)
+    sitk.WriteImage(sitk_from_array(hu, np.eye(4)), str(tmp_path / "ct.nrrd"))
+    with pytest.raises(InputError, match=r"-1024 to -\d+ with no voxel above -300 \(soft tissue\)"):
+        read_volume(tmp_path / "ct.nrrd")
 
 
 def test_metal_and_noise_are_measured():

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from contrastdiagnosis.errors import InputError
 from contrastdiagnosis.patch import crop_patch
+from contrastdiagnosis.reading.scan_image import HU_RANGE
 from contrastdiagnosis.revision import Box, Revision
 from contrastdiagnosis.volume import Volume
 from contrastdiagnosis.wire import (
@@ -184,7 +185,7 @@ def test_a_body_that_is_none_is_refused(body, message):
         ({"ijk_to_ras": [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 1, 1]]}, "last row"),
         ({"ijk_to_ras": np.diag([1, 1, 0.001, 1]).tolist()}, "spacing of ijk_to_ras must lie"),
         ({"ijk_to_ras": np.diag([1, 1, 0, 1]).tolist()}, "spacing of ijk_to_ras must lie"),
-        ({"ijk_to_ras": np.diag([1, 1, 101, 1]).tolist()}, "between 0.01 and 100 mm"),
+        ({"ijk_to_ras": np.diag([1, 1, 101, 1]).tolist()}, "between 0.05 and 50 mm"),
         (
             {"ijk_to_ras": [[1, 1, 0, 0], [0, 0.001, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]},
             "the axes of ijk_to_ras lie in one plane",
@@ -211,12 +212,21 @@ def test_odd_fields_are_refused(fields, message):
         (HU[0], r"hu must have 3 dimensions \(k, j, i\) with voxels, got \(4, 5\)"),
         (HU[:0], "with voxels"),
         (np.where(HU == -10, np.nan, HU).astype(np.float32), "got 1 NaN or infinite voxels"),
-        (np.where(HU == -10, 1e30, HU).astype(np.float32), "must lie within"),
+        (HU.astype(np.float32) * 1e6, "60 voxels hold 60 different numbers from"),
     ],
 )
 def test_odd_voxels_are_refused(hu, message):
     with pytest.raises(InputError, match=message):
         asked(hu)
+
+
+def test_padding_of_wide_numbers_is_taken_as_from_a_file():
+    """One number below and one above are padding; a floating-point CT marks it so."""
+    wide = np.where(HU < -550, -1e6, np.where(HU > -50, 1e6, HU)).astype(np.float32)
+    hu = asked(wide).volume.hu
+    assert (hu.min(), hu.max()) == HU_RANGE
+    inner = (HU >= -550) & (HU <= -50)
+    np.testing.assert_array_equal(hu[inner], wide[inner])
 
 
 def test_a_refusal_quotes_little():
