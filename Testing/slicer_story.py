@@ -418,7 +418,7 @@ def cut_scan(story: Story) -> None:
     story.diagnosed(pointId)
     has_no_verdict(story, 0, "not judged")
     segment = story.node.segmentation.GetSegmentation().GetNthSegment(0)
-    assert np.allclose(segment.GetColor(), story.scene.DOUBTFUL)
+    assert np.allclose(segment.GetColor(), story.scene.NOT_JUDGED)
     assert not segment.HasTag("ContrastDiagnosis.probability")
     story.panel.onNoduleSelected(0)
     story.settle()

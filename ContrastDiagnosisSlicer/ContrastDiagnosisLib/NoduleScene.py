@@ -49,7 +49,10 @@ TERMINOLOGY = (
 
 COLOURS = {"malignant": (0.86, 0.24, 0.16), "benign": (0.13, 0.6, 0.42)}
 DOUBTFUL = (0.93, 0.76, 0.2)
-"""Colour of a segment whose diagnosis is not confident, or that is not judged."""
+"""Colour of a segment whose diagnosis is not confident."""
+
+NOT_JUDGED = (0.62, 0.62, 0.62)
+"""Colour of a segment that has no verdict."""
 
 LABELMAP = "Binary labelmap"
 """Slicer's name of the representation."""
@@ -347,7 +350,8 @@ def _putSegment(parameterNode: Any, diagnosed: Diagnosed) -> None:
     isSure = isJudged(document) and document["confident"]
     segment = slicer.vtkSegment()
     segment.SetName(_("Nodule {number}").format(number=number))
-    segment.SetColor(*(COLOURS[document["verdict"]] if isSure else DOUBTFUL))
+    colour = COLOURS[document["verdict"]] if isSure else DOUBTFUL
+    segment.SetColor(*(colour if isJudged(document) else NOT_JUDGED))
     segment.SetTerminology(TERMINOLOGY)
     if isJudged(document):
         segment.SetTag("ContrastDiagnosis.probability", f"{document['probability']:.4f}")

@@ -9,7 +9,7 @@ import qt
 from slicer.i18n import tr as _
 
 from ContrastDiagnosisLib.NoduleScene import PointState
-from ContrastDiagnosisLib.Tables import findingOf, isJudged
+from ContrastDiagnosisLib.Tables import findingOf, isJudged, isNothing
 
 PICTURE_PIXELS = 72
 SPACING_PIXELS = 4
@@ -209,7 +209,7 @@ def _headlineOf(document: dict[str, Any] | None, hasPoints: bool) -> str:
         if hasPoints:
             return _("Select a nodule above, or press Diagnose.")
         return _("Place a point on a nodule.")
-    if not document["nodule"]["found"]:
+    if isNothing(document):
         return _("No verdict: no nodule was found at the point.")
     if not isJudged(document):
         return _("No verdict: this cannot be judged.")

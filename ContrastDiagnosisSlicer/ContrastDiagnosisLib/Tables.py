@@ -18,7 +18,14 @@ def findingOf(document: dict[str, Any]) -> str:
     """The verdict in a word, or why there is none."""
     if isJudged(document):
         return _(document["verdict"])
-    return _("not judged") if document["nodule"]["found"] else _("no nodule")
+    return _("no nodule") if isNothing(document) else _("not judged")
+
+
+def isNothing(document: dict[str, Any]) -> bool:
+    """Whether no nodule was found; older versions had no other reason for no verdict."""
+    if document["verdict"] is None:
+        return document["finding"] == "no nodule"
+    return not document["nodule"]["found"]
 
 
 def fillFindings(table: Any, documents: Mapping[int, dict[str, Any]]) -> None:

@@ -93,7 +93,8 @@ def _limits(values: dict[str, Any]) -> CaseLimits:
     nested = {**flat, **values.pop("limits", {})}
     gate = nested.pop("gate", None)
     if gate is not None:
-        gate = NoduleGate(**{**gate, "weights": tuple(gate["weights"])})
+        rows = {name: tuple(gate[name]) for name in ("weights", "typical")}
+        gate = NoduleGate(**{**gate, **rows})
     return CaseLimits(**nested, gate=gate)
 
 

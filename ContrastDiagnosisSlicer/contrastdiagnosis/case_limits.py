@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from contrastdiagnosis.confidence import Confidence
 from contrastdiagnosis.cues import CUE_NAMES, NoduleCues
@@ -21,6 +22,13 @@ NODULE_MM = 30.0
 MOST_UNMEASURED = 0.5
 """Where the scan measured less than half of what the mask covers, it is guessed."""
 
+SPECK_MM3 = np.pi / 6 * 3.0**3
+"""Of a ball of 3 mm; LIDC's readers outlined what they held for as large (Armato et al., Med Phys
+2011;38:915)."""
+
+TOO_FAR_APART = "the slices are too far apart"
+"""Begins the reason for which a thickly sliced scan is never confident."""
+
 
 @dataclass(frozen=True)
 class NoduleGate:
@@ -30,22 +38,32 @@ class NoduleGate:
         weights: One a cue, in the order of `CUE_NAMES`.
         intercept: Log odds where all cues are 0.
         threshold: Log odds below which it is no nodule.
+        typical: The cues of nodules, medians; what is rejected is told by its distance from them.
     """
 
     weights: tuple[float, ...]
     intercept: float
     threshold: float
+    typical: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        if len(self.weights) != len(CUE_NAMES):
-            raise ValueError(f"gate: wanted {len(CUE_NAMES)} weights, got {len(self.weights)}")
-        if not np.isfinite([*self.weights, self.intercept, self.threshold]).all():
+        for name in ("weights", "typical"):
+            if len(getattr(self, name)) != len(CUE_NAMES):
+                raise ValueError(
+                    f"gate: wanted {len(CUE_NAMES)} {name}, got {len(getattr(self, name))}"
+                )
+        numbers = [*self.weights, *self.typical, self.intercept, self.threshold]
+        if not np.isfinite(numbers).all():
             raise ValueError("gate: its numbers must be finite")
 
     def score(self, cues: NoduleCues) -> float:
         """Log odds of being a nodule, NaN where nothing was found."""
-        values = np.array([getattr(cues, name) for name in CUE_NAMES])
-        return float(values @ np.array(self.weights) + self.intercept)
+        return float(_values(cues) @ np.array(self.weights) + self.intercept)
+
+    def strangest(self, cues: NoduleCues) -> str:
+        """Name of the cue that speaks most against a nodule."""
+        told = np.array(self.weights) * (_values(cues) - np.array(self.typical))
+        return CUE_NAMES[int(told.argmin())]
 
     def passes(self, cues: NoduleCues) -> bool:
         """Whether the cues are those of a nodule."""
@@ -62,8 +80,8 @@ class CaseLimits:
         max_slice_mm: So are scans whose slices lie further apart.
         min_covered_share: Less of the patch is too little to see a nodule in.
         sure_covered_share: Less of it makes the verdict waver.
-        min_volume_mm3: No case is smaller.
-        max_diameter_mm: No case is longer.
+        min_volume_mm3: Hardly any case is smaller.
+        max_diameter_mm: Hardly any case is longer.
         max_size_factor: By which the measured size may contradict the concepts of size.
         gate: Tells nodules from normal tissue.
     """
@@ -90,7 +108,7 @@ class CaseLimits:
                 do: that it ends there is then no reason to doubt it.
         """
         large = self._not_like_the_cases(facts)
-        beyond = list(large)
+        beyond = [*large, *self._too_small(facts)]
         wavering = [*self._poor_image(facts), *self._odd_size(facts)]
         absent = self._nothing_there(facts, too_large=bool(large))
         if whole_scan:
@@ -113,17 +131,17 @@ class CaseLimits:
         told = []
         if not facts.found:
             told.append("no nodule was found at the point")
-        elif facts.volume_mm3 < self.min_volume_mm3:
+        elif facts.volume_mm3 < min(SPECK_MM3, self.min_volume_mm3):
             told.append(
-                "what was found at the point is too small to be judged:"
-                f" {facts.volume_mm3:.1f} mm3, the cases have at least"
-                f" {self.min_volume_mm3:.0f} mm3"
+                f"what was found at the point is a speck of {facts.volume_mm3:.1f} mm3, smaller"
+                " than what is called a nodule"
             )
         elif self.gate and not too_large and not self.gate.passes(facts.cues):
             # The gate knows what nodules are like, not what masses are.
-            told.append(
-                f"what was found at the point is not like a nodule: {_strangest(facts.cues)}"
+            strangest = STRANGE[self.gate.strangest(facts.cues)].format(
+                times=np.exp(facts.cues.elongation), hu=facts.cues.density_hu
             )
+            told.append(f"what was found at the point is not like a nodule: {strangest}")
         if facts.lung_share < self.min_lung_share:
             told.append(
                 f"the point does not seem to lie in lung: {facts.lung_share:.0%} of the tissue"
@@ -131,6 +149,14 @@ class CaseLimits:
                 " a mass that fills all that is looked at would look the same"
             )
         return told
+
+    def _too_small(self, facts: NoduleFacts) -> list[str]:
+        if not SPECK_MM3 <= facts.volume_mm3 < self.min_volume_mm3:
+            return []
+        return [
+            f"what was found is too small to be judged: {facts.volume_mm3:.0f} mm3, nearly all"
+            f" cases have at least {self.min_volume_mm3:.0f} mm3"
+        ]
 
     def _not_like_the_cases(self, facts: NoduleFacts) -> list[str]:
         longest = self.max_diameter_mm
@@ -144,7 +170,8 @@ class CaseLimits:
         if facts.long_mm > longest:
             return [
                 f"what was found is larger than the cases it would be compared with: longest"
-                f" diameter {facts.long_mm:.0f} mm, theirs at most {longest:.0f} mm"
+                f" diameter {facts.long_mm:.0f} mm, that of nearly all cases at most"
+                f" {longest:.0f} mm"
             ]
         return []
 
@@ -188,8 +215,8 @@ class CaseLimits:
             )
         if self.max_slice_mm is not None and facts.slice_mm > self.max_slice_mm:
             told.append(
-                f"the slices are too far apart: {facts.slice_mm:.1f} mm, those of the cases are"
-                f" at most {self.max_slice_mm:.1f} mm"
+                f"{TOO_FAR_APART}: {facts.slice_mm:.1f} mm, those of nearly all cases are at most"
+                f" {self.max_slice_mm:.1f} mm"
             )
         return told
 
@@ -215,15 +242,16 @@ def _little_seen(facts: NoduleFacts) -> str:
     )
 
 
-def _strangest(cues: NoduleCues) -> str:
-    """What about the cues is least like a nodule, in words."""
-    if cues.through > 0.6:
-        return (
-            "it goes on beyond its outline on two opposite sides, as a vessel or a part of"
-            " something larger does"
-        )
-    if cues.elongation > np.log(1.8):
-        return f"it is {np.exp(cues.elongation):.1f} times as long as wide, as a vessel is"
-    if cues.alone < np.log(0.6 / 0.4):
-        return "much around it looks the same"
-    return "its outline is uncertain"
+def _values(cues: NoduleCues) -> NDArray[np.float64]:
+    return np.array([getattr(cues, name) for name in CUE_NAMES])
+
+
+STRANGE = {
+    "certainty": "its outline is uncertain",
+    "alone": "much around it looks the same",
+    "elongation": "it is {times:.1f} times as long as wide, as a vessel is",
+    "density_hu": "it is of a density, {hu:.0f} HU, that nodules seldom have",
+    "through": "it goes on beyond its outline on two opposite sides, as a vessel or a part of"
+    " something larger does",
+}
+"""What is told of the cue that is least like a nodule's."""

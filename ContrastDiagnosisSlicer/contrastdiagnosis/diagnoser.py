@@ -11,6 +11,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from contrastdiagnosis.bundle import Bundle
+from contrastdiagnosis.case_limits import SPECK_MM3
 from contrastdiagnosis.cases import Case, Neighbour
 from contrastdiagnosis.concept_reading import ConceptReading, read_concepts
 from contrastdiagnosis.concepts import ConceptHead
@@ -45,6 +46,13 @@ from contrastdiagnosis.volume import (
 
 SHOWN_CASES = 6
 """Nearest cases that are shown one by one, whatever the number that votes."""
+
+
+NO_FINDING = (
+    "that no nodule is told of does not mean that none is there: large masses, nodules beside"
+    " larger structures and very small ones are missed"
+)
+"""Said wherever no nodule was found: a patient may be harmed by what is missed."""
 
 
 @dataclass(frozen=True)
@@ -90,8 +98,8 @@ class Diagnosis:
 
     @property
     def found(self) -> bool:
-        """Whether there is a nodule at the point."""
-        return not self.confidence.nothing_there
+        """Whether something was outlined at the point that may be a nodule."""
+        return may_be_nodule(self.confidence, self.facts)
 
     @property
     def judged(self) -> bool:
@@ -113,7 +121,7 @@ class Diagnosis:
     @property
     def finding(self) -> str:
         """The verdict, or "no nodule", or "not judged" for what there is no verdict on."""
-        return self.verdict or ("not judged" if self.found else "no nodule")
+        return self.verdict or ("no nodule" if self.confidence.nothing_there else "not judged")
 
     @property
     def disagreement(self) -> str:
@@ -122,6 +130,13 @@ class Diagnosis:
             return ""
         cases, concepts = ("malignant", "benign") if self.malignant else ("benign", "malignant")
         return f"the similar cases say {cases}, the concepts say {concepts}: weigh both"
+
+
+def may_be_nodule(confidence: Confidence, facts: NoduleFacts) -> bool:
+    """Whether what was outlined has a size worth telling; of a speck in a slab it would mislead."""
+    if confidence.judged:
+        return True
+    return not confidence.nothing_there and facts.volume_mm3 >= SPECK_MM3
 
 
 def choose_device(name: str) -> torch.device:
@@ -233,7 +248,7 @@ class Diagnoser:
             self.bundle.info.split_vote,
         )
         confidence = self.bundle.info.limits.confidence(facts, doubts)
-        if confidence.nothing_there:
+        if not may_be_nodule(confidence, facts):
             mask, diameters = no_region(volume), NO_DIAMETERS
         return Diagnosis(
             point_ras_mm=(float(point[0]), float(point[1]), float(point[2])),
@@ -249,7 +264,11 @@ class Diagnoser:
             probability=probability,
             confidence=confidence,
             facts=facts,
-            notices=(*volume.notices, *self._notices(encoding, len(voters), patient)),
+            notices=(
+                *volume.notices,
+                *self._notices(encoding, len(voters), patient),
+                *([NO_FINDING] if confidence.nothing_there else []),
+            ),
             concepts=concepts if confidence.judged else None,
         )
 

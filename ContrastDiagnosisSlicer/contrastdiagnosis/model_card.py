@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from contrastdiagnosis.case_limits import CUT_THROUGH, MOST_UNMEASURED, NODULE_MM
+
 if TYPE_CHECKING:
     from contrastdiagnosis.bundle_info import BundleInfo
+    from contrastdiagnosis.case_limits import CaseLimits
     from contrastdiagnosis.cases import CaseLibrary
 
 FIGURES = {
@@ -83,25 +86,10 @@ def _metrics(metrics: Mapping[str, Any]) -> list[str]:
 def _not_judged(info: BundleInfo) -> list[str]:
     """When there is no verdict, and how often that is right."""
     limits = info.limits
-    told = [
-        f"lung-dense tissue around the point below {limits.min_lung_share:.0%}",
-        f"volume below {limits.min_volume_mm3:g} mm3",
-        f"less than {limits.min_covered_share:.1%} of the patch in the scan",
-    ]
-    if limits.max_diameter_mm is not None:
-        told.append(f"longest diameter above {limits.max_diameter_mm:g} mm, or beyond the patch")
-    if limits.gate:
-        told.append("cues of vessels and other normal tissue (gate)")
-    sure = [
-        f"noise above {limits.max_noise_hu} HU",
-        f"slices further apart than {limits.max_slice_mm} mm",
-        f"less than {limits.sure_covered_share:.0%} of the patch in the scan",
-        "the scan's edge or padding next to the nodule",
-    ]
+    none, doubts = _limits_in_words(limits)
     parts = [
         "## What is not judged",
-        f"No verdict: nothing outlined; {'; '.join(told)}. A verdict, but not confident:"
-        f" {'; '.join(sure)}; a split vote; no near case; concepts that contradict the size.",
+        f"No verdict: {'; '.join(none)}. A verdict, but not confident: {'; '.join(doubts)}.",
     ]
     gate = info.metrics.get("gate")
     if gate:
@@ -115,6 +103,40 @@ def _not_judged(info: BundleInfo) -> list[str]:
         table = "\n".join([head, "|---" * (2 + len(GATE_COLUMNS)) + "|", *rows])
         parts += [str(gate["protocol"]), table]
     return parts
+
+
+def _limits_in_words(limits: CaseLimits) -> tuple[list[str], list[str]]:
+    """What there is no verdict on, and what takes the confidence; limits that are not known out."""
+    none = [
+        "nothing outlined",
+        f"a mask of which {CUT_THROUGH:.0%} of the largest cross-section lies at both ends of the"
+        " scan (a slab)",
+        f"a mask of which {MOST_UNMEASURED:.0%} lies where the scan measured nothing",
+    ]
+    if limits.min_lung_share:
+        none.append(f"lung-dense tissue around the point below {limits.min_lung_share:.0%}")
+    if limits.min_volume_mm3:
+        none.append(f"volume below {limits.min_volume_mm3:g} mm3")
+    if limits.min_covered_share:
+        none.append(f"less than {limits.min_covered_share:.0%} of the patch in the scan")
+    doubts = ["a split vote", "no near case", "the scan's edge or padding next to the nodule"]
+    if limits.max_diameter_mm is not None:
+        none.append(f"longest diameter above {limits.max_diameter_mm:g} mm, or beyond the patch")
+        doubts.append(f"longest diameter above {NODULE_MM:g} mm")
+    if limits.gate:
+        none.append("cues of vessels and other normal tissue (gate)")
+    if limits.max_noise_hu is not None:
+        doubts.append(f"noise above {limits.max_noise_hu:g} HU")
+    if limits.max_slice_mm is not None:
+        doubts.append(f"slices further apart than {limits.max_slice_mm:g} mm")
+    if limits.sure_covered_share:
+        doubts.append(f"less than {limits.sure_covered_share:.0%} of the patch in the scan")
+    if limits.max_size_factor is not None:
+        doubts.append(
+            f"concepts that contradict the measured size by a factor of {limits.max_size_factor:g}"
+            " in diameter"
+        )
+    return none, doubts
 
 
 GATE_COLUMNS = {

@@ -141,12 +141,14 @@ def case_map(bundle: Bundle, diagnosis: Diagnosis) -> tuple[list[MapPoint], tupl
 def sign_views(explanation: Explanation, diagnosis: Diagnosis) -> list[SignView]:
     """Both signs of a pair as pictures; the two sides of a sign share one scale of colour."""
     nodule = diagnosis.encoding.probability * diagnosis.nodule
+    # Without a verdict it is not called a nodule.
+    title = "this nodule" if diagnosis.judged else "this place"
     views = []
     for sign in SIGNS:
         sides = [explanation.query, *([explanation.case] if explanation.case else [])]
         highest = max(side.of_sign(sign).highest for side in sides) or 1.0
         query = evidence_picture(
-            "this nodule", diagnosis.encoding.patch.intensity, nodule,
+            title, diagnosis.encoding.patch.intensity, nodule,
             explanation.query.of_sign(sign), sign, highest,
         )  # fmt: skip
         case = None

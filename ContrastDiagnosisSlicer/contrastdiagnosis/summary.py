@@ -191,7 +191,7 @@ def summary_text(summary: Mapping[str, Any]) -> str:
         f"axial diameters {nodule['long_axis_mm']} x {nodule['short_axis_mm']} mm,"
         f" volume {nodule['volume_mm3']:.0f} mm3"
         if nodule["found"]
-        else "no nodule found at the point",
+        else "nothing was outlined that may be a nodule",
         *(f"note: {notice}" for notice in summary["notices"]),
         *_concept_lines(summary),
         "nearest cases:" if summary["verdict"] else "nearest cases, for what they are worth:",

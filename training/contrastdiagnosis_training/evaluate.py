@@ -13,7 +13,7 @@ from contrastdiagnosis.bundle import Bundle, load_bundle
 from contrastdiagnosis.bundle_info import BundleInfo
 from contrastdiagnosis.case_folder import read_case_folder
 from contrastdiagnosis.case_limits import CaseLimits
-from contrastdiagnosis.diagnoser import choose_device
+from contrastdiagnosis.diagnoser import Diagnoser, choose_device
 from contrastdiagnosis.errors import InputError
 from contrastdiagnosis.output import check_writable, write_file
 from contrastdiagnosis.vote import VoteRule
@@ -139,7 +139,8 @@ def calibrated_across(parts: Sequence[Part]) -> list[Part]:
 def evaluate_bundle(bundle: Bundle, cases: Path, device: str) -> dict[str, Any]:
     """Figures of a bundle on any case folder; nodules of its own patients never vote for them."""
     chosen = choose_device(device)
-    readings = read_nodules(bundle.network.to(chosen), read_case_folder(cases), chosen)
+    diagnoser = Diagnoser(bundle, chosen.type)
+    readings = read_nodules(diagnoser.network, read_case_folder(cases), chosen, diagnoser)
     judge = judge_of_bundle(bundle)
     seen = int(np.isin(readings.patient_id, judge.patient_id).sum())
     figures = figures_of([(judge, readings)]) | context_figures([(judge, readings)])

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from contrastdiagnosis.case_folder import Nodule, read_scan
-from contrastdiagnosis.case_limits import CaseLimits, NoduleGate
+from contrastdiagnosis.case_limits import TOO_FAR_APART, CaseLimits, NoduleGate
 from contrastdiagnosis.confidence import Confidence, vote_doubts
 from contrastdiagnosis.cues import CUE_NAMES
 from contrastdiagnosis.diagnoser import Diagnoser
@@ -190,9 +190,11 @@ def fit_gate(nodules: Answers, tissue: Answers) -> NoduleGate:
     intercept = float(regression.intercept_[0] - weights @ scaler.mean_)
     scores = nodules.cues @ weights + intercept
     threshold = min(float(np.quantile(scores[source == n], LOST)) for n in range(len(sources)))
+    typical = np.median(nodules.cues, axis=0)
     return NoduleGate(
-        tuple(round(float(w), 5) for w in weights), round(intercept, 5), round(threshold, 5)
-    )
+        tuple(round(float(w), 5) for w in weights), round(intercept, 5), round(threshold, 5),
+        tuple(round(float(t), 5) for t in typical),
+    )  # fmt: skip
 
 
 def left_out_confidences(
@@ -251,7 +253,8 @@ def before_the_gate(
 ) -> list[Confidence]:
     """The judgement by the rule of bundles up to lidc 9: a mask, lung, noise, slices, the vote.
 
-    There was a verdict on everything then.
+    There was a verdict on everything then. Lung is measured as now, without the air outside the
+    body: in that air a few more were confident.
     """
     old = CaseLimits(limits.min_lung_share, limits.max_noise_hu, limits.max_slice_mm)
     cut = replace(answers, whole=np.zeros(len(answers), bool))
@@ -296,7 +299,7 @@ THIN_MM = 2.5
 
 
 def _sure_but_for_slices(confidence: Confidence) -> bool:
-    return all("slices are too far apart" in reason for reason in confidence.reasons)
+    return all(reason.startswith(TOO_FAR_APART) for reason in confidence.reasons)
 
 
 def _share(values: Sequence[bool]) -> float:

@@ -9,6 +9,8 @@ import numpy as np
 import SimpleITK as sitk
 import torch
 from contrastdiagnosis.case_folder import Nodule, NoduleScan, read_scan
+from contrastdiagnosis.concepts import ConceptHead
+from contrastdiagnosis.diagnoser import Diagnoser
 from contrastdiagnosis.encoding import Encoding, encode
 from contrastdiagnosis.facts import nodule_facts
 from contrastdiagnosis.measure import axial_diameters
@@ -64,24 +66,37 @@ class Readings:
         return Readings(*(getattr(self, f.name)[positions] for f in fields(self)))
 
 
-def read_nodules(network: NoduleNet, nodules: Sequence[Nodule], device: torch.device) -> Readings:
+def read_nodules(
+    network: NoduleNet,
+    nodules: Sequence[Nodule],
+    device: torch.device,
+    bundled: Diagnoser | None = None,
+) -> Readings:
     """The network's readings of nodules, in their order.
 
     Args:
         network: In eval mode, on the device.
         nodules: Rows of a case folder.
         device: Where the network is.
+        bundled: Reads the concepts, whose size may contradict the measured one; without it nothing
+            is said against that.
     """
-    rows = [_read(network, nodule, device) for nodule in tqdm(nodules, unit="nodule", leave=False)]
+    told = tqdm(nodules, unit="nodule", leave=False)
+    rows = [_read(network, nodule, device, bundled) for nodule in told]
     names = [f.name for f in fields(Readings)]
     return Readings(**{name: np.array([row[name] for row in rows]) for name in names})
 
 
-def _read(network: NoduleNet, nodule: Nodule, device: torch.device) -> dict[str, object]:
+def _read(
+    network: NoduleNet, nodule: Nodule, device: torch.device, bundled: Diagnoser | None
+) -> dict[str, object]:
     scan = read_scan(nodule)
     point = scan.center_ras_mm
-    encoding, nodule_there, mask = _diagnose_mask(network, scan.volume, point, device)
-    diameters = axial_diameters(encoding.probability * nodule_there, DEFAULT_GEOMETRY.spacing_mm)
+    head = bundled.head if bundled else None
+    encoding, nodule_there, mask = _diagnose_mask(network, scan.volume, point, device, head)
+    concepts = bundled.read_concepts(encoding) if bundled else None
+    geometry = DEFAULT_GEOMETRY
+    diameters = axial_diameters(encoding.probability * nodule_there, geometry.spacing_mm)
     between, ceiling = _reader_agreement(nodule)
     row: dict[str, object] = {
         "case_id": nodule.case_id,
@@ -94,7 +109,9 @@ def _read(network: NoduleNet, nodule: Nodule, device: torch.device) -> dict[str,
         "dice_reader_consensus": ceiling,
         "trimmed_embedding": np.full_like(encoding.embedding, np.nan),
         "trimmed_dice": np.nan,
-        "facts": nodule_facts(encoding, nodule_there, diameters, scan.volume, point).row,
+        "facts": nodule_facts(
+            encoding, nodule_there, diameters, scan.volume, point, geometry, concepts
+        ).row,
     }
     kept = nodule_slices(scan)
     if kept is not None:
@@ -123,9 +140,13 @@ def cut_slices(volume: Volume, kept: slice) -> Volume:
 
 
 def _diagnose_mask(
-    network: NoduleNet, volume: Volume, point: NDArray, device: torch.device
+    network: NoduleNet,
+    volume: Volume,
+    point: NDArray,
+    device: torch.device,
+    head: ConceptHead | None = None,
 ) -> tuple[Encoding, NDArray[np.bool_], Region]:
-    encoding = encode(network, [crop_patch(volume, point)], device)[0]
+    encoding = encode(network, [crop_patch(volume, point)], device, head)[0]
     return encoding, *outline_at(encoding, volume, DEFAULT_GEOMETRY)
 
 

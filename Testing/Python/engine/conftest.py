@@ -14,6 +14,8 @@ from contrastdiagnosis.bundle_info import BundleInfo
 from contrastdiagnosis.cases import RATINGS, Case, CaseLibrary
 from contrastdiagnosis.cells import cell_channels
 from contrastdiagnosis.concepts import Concept, ConceptConfig, ConceptHead
+from contrastdiagnosis.cues import NoduleCues
+from contrastdiagnosis.facts import NEAR_MM, NoduleFacts
 from contrastdiagnosis.network import NoduleNet, NoduleNetConfig, space_to_channels
 from contrastdiagnosis.patch import crop_patch
 from contrastdiagnosis.phantom import PhantomNodule, make_phantom
@@ -37,6 +39,14 @@ CONCEPTS = (
     Concept("calcified", "calcification", at_most=5),
 )
 PROTOTYPES = 4
+
+
+SOUND_FACTS = NoduleFacts(
+    covered_share=1.0, lung_share=0.7, noise_hu=30.0, slice_mm=1.0, volume_mm3=500.0, long_mm=11.0,
+    beyond_patch=0.0, unmeasured_share=0.0, edge_mm=NEAR_MM, cut_share=0.0, size_factor=1.0,
+    cues=NoduleCues(certainty=2.5, alone=2.5, elongation=0.1, density_hu=0.0, through=0.2),
+)  # fmt: skip
+"""Of a nodule that nothing speaks against."""
 
 
 def tiny_concepts(table: list[Case], seed: int = 0) -> ConceptPart:

@@ -7,37 +7,33 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from contrastdiagnosis.case_limits import CaseLimits, NoduleGate
-from contrastdiagnosis.cues import CUE_NAMES, NO_CUES, NoduleCues
-from contrastdiagnosis.facts import NEAR_MM, NoduleFacts
+from contrastdiagnosis.cues import CUE_NAMES, NO_CUES
 
-GATE = NoduleGate((1.0, 1.0, -2.0, 0.0, -4.0), 0.0, 1.0)
+from engine.conftest import SOUND_FACTS
+
+GATE = NoduleGate((1.0, 1.0, -2.0, 0.0, -4.0), 0.0, 1.0, (2.5, 2.5, 0.1, 0.0, 0.2))
 LIMITS = CaseLimits(0.2, 130.0, 2.5, 0.06, 0.5, 25.0, 35.0, 1.6, GATE)
-NODULE = NoduleCues(certainty=2.5, alone=2.5, elongation=0.1, density_hu=0.0, through=0.2)
-FACTS = NoduleFacts(
-    covered_share=1.0, lung_share=0.7, noise_hu=30.0, slice_mm=1.0, volume_mm3=500.0, long_mm=11.0,
-    beyond_patch=0.0, unmeasured_share=0.0, edge_mm=NEAR_MM, cut_share=0.0, size_factor=1.0,
-    cues=NODULE,
-)  # fmt: skip
+FACTS = SOUND_FACTS
+NODULE = FACTS.cues
 NOTHING = replace(FACTS, volume_mm3=0.0, long_mm=0.0, cues=NO_CUES, size_factor=float("nan"))
 
 NOTHING_THERE = {
     "no nodule was found": NOTHING,
-    "too small to be judged: 3.1 mm3, the cases have at least 25 mm3": replace(
-        FACTS, volume_mm3=3.1
-    ),
+    "is a speck of 3.1 mm3, smaller than what is called a nodule": replace(FACTS, volume_mm3=3.1),
     "goes on beyond its outline on two opposite": replace(FACTS, cues=replace(NODULE, through=1.1)),
-    "2.5 times as long as wide": replace(
-        FACTS, cues=replace(NODULE, elongation=np.log(2.5), certainty=0.2)
+    "4.0 times as long as wide": replace(
+        FACTS, cues=replace(NODULE, elongation=np.log(4), certainty=1.2)
     ),
     "much around it looks the same": replace(FACTS, cues=replace(NODULE, alone=-2.0)),
     "its outline is uncertain": replace(FACTS, cues=replace(NODULE, certainty=-1.5)),
     "does not seem to lie in lung: 5%": replace(FACTS, lung_share=0.05),
 }
 NOT_JUDGEABLE = {
-    "reaches beyond the part of the scan": replace(FACTS, beyond_patch=1.0),
-    "larger than the cases it would be compared with: longest diameter 36 mm": replace(
-        FACTS, long_mm=36.0
+    "too small to be judged: 16 mm3, nearly all cases have at least 25 mm3": replace(
+        FACTS, volume_mm3=16.0
     ),
+    "reaches beyond the part of the scan": replace(FACTS, beyond_patch=1.0),
+    "longest diameter 36 mm, that of nearly all cases at most 35 mm": replace(FACTS, long_mm=36.0),
     "shows only 4% of the tissue around the point: neither a nodule nor": replace(
         FACTS, covered_share=0.04
     ),
@@ -144,7 +140,23 @@ def test_the_gate_is_its_definition():
     assert GATE.passes(NODULE) and not GATE.passes(replace(NODULE, through=1.2))
 
 
-@pytest.mark.parametrize("numbers", [((1.0,), 0.0, 0.0), ((1.0,) * 5, np.nan, 0.0)])
+@pytest.mark.parametrize("name", CUE_NAMES)
+def test_the_cue_that_is_told_is_the_one_that_speaks_most_against_a_nodule(name):
+    """Each weight by its distance from the typical nodule; made typical, it counts no more."""
+    gate = NoduleGate((1.0, 1.0, -2.0, 0.01, -4.0), 0.0, 1.0, (2.5, 2.5, 0.1, 0.0, 0.2))
+    off = {"certainty": -1.0, "alone": -1.0, "elongation": 2.0, "density_hu": -700, "through": 1.2}
+    strange = replace(NODULE, **{name: off[name]})
+    assert gate.strangest(strange) == name
+
+
+@pytest.mark.parametrize(
+    "numbers",
+    [
+        ((1.0,), 0.0, 0.0, (0.0,) * 5),
+        ((1.0,) * 5, 0.0, 0.0, (0.0,)),
+        ((1.0,) * 5, np.nan, 0.0, (0.0,) * 5),
+    ],
+)
 def test_an_impossible_gate_is_refused(numbers):
     with pytest.raises(ValueError, match="gate: "):
         NoduleGate(*numbers)

@@ -15,9 +15,10 @@ from contrastdiagnosis.answers import (
     report_html,
 )
 from contrastdiagnosis.bundle import default_bundle_folder, load_bundle
-from contrastdiagnosis.case_limits import CaseLimits
+from contrastdiagnosis.case_limits import CaseLimits, NoduleGate
 from contrastdiagnosis.cli import main
-from contrastdiagnosis.diagnoser import Diagnoser
+from contrastdiagnosis.confidence import Confidence
+from contrastdiagnosis.diagnoser import NO_FINDING, Diagnoser, may_be_nodule
 from contrastdiagnosis.engine_queue import Engine
 from contrastdiagnosis.errors import InputError
 from contrastdiagnosis.phantom import DEMO_NODULES, make_phantom
@@ -27,10 +28,10 @@ from contrastdiagnosis.volume import Volume
 from contrastdiagnosis.wire import crop_around, read_request, request_body, unpack
 
 from engine.asking import refuse
-from engine.conftest import NODULE
+from engine.conftest import NODULE, SOUND_FACTS
 
 LIMITS = {
-    "no nodule": CaseLimits(min_volume_mm3=1e6),
+    "no nodule": CaseLimits(gate=NoduleGate((0.0,) * 5, 0.0, 1.0, (0.0,) * 5)),
     "not judged": CaseLimits(max_diameter_mm=1.0),
 }
 REVISION = Revision((Box(NODULE.center_ras_mm, (30, 30, 30), False),), ("calcified",))
@@ -103,6 +104,20 @@ def test_reports_show_no_verdict_no_percentage_and_no_concepts(
     assert "Research use only" in html
 
 
+@pytest.mark.parametrize("sure", [False, True])
+def test_only_a_confident_verdict_has_the_colour_of_its_class(bundle, asked, sure):
+    """A vessel in thick slices may get a verdict; red or blue it never is."""
+    limits = CaseLimits() if sure else CaseLimits(max_slice_mm=0.01)
+    indicator = replace(bundle.indicator, matched=np.array([1e6], np.float32))
+    info = replace(bundle.info, limits=limits, split_vote=(0.5, 0.5))
+    engine = Engine(replace(bundle, info=info, indicator=indicator), "cpu")
+    assert engine.diagnose(asked).confidence.confident == sure
+    html = report_html(engine, asked)
+    colours = ["verdict malignant", "verdict benign"]
+    assert sum(html.count(f'class="{c}"') for c in colours) == (2 if sure else 0)
+    assert html.count('class="verdict unsure"') == (0 if sure else 2)
+
+
 def test_the_terminal_says_so(engine, asked, finding):
     d = engine.diagnose(asked)
     text = summary_text(summarise(d, asked.volume, engine.bundle.info))
@@ -143,6 +158,8 @@ def shipped():
 def trunk():
     return make_phantom(DEMO_NODULES, shape=(112, 228, 328), spacing_mm=(1.5, 1.0, 1.0)).volume
 
+
+EMPTY_LUNG = (-72.0, 22.0, 40.0)
 
 NOWHERE = {
     "heart": (-30.0, 28.0, -28.0),
@@ -189,6 +206,41 @@ def test_a_slab_of_three_slices_has_no_verdict(shipped, trunk, axis):
         d = shipped.diagnose(volume, DEMO_NODULES[0].center_ras_mm)
         assert d.finding == "not judged" and not d.confidence.confident, d.facts
         assert "slab" in d.confidence.reasons[0] or "only" in d.confidence.reasons[0]
+
+
+def test_a_slab_in_which_nothing_was_outlined_has_no_size(shipped, trunk):
+    """Neither a nodule nor that there is none: not one of 0 mm either."""
+    first = round(trunk.ijk_from_ras(EMPTY_LUNG)[2]) - 1
+    affine = trunk.ijk_to_ras.copy()
+    affine[:3, 3] = trunk.ras_from_ijk([0, 0, first])
+    slab = Volume(trunk.hu[first : first + 3], affine)
+    d = shipped.diagnose(slab, EMPTY_LUNG)
+    assert not d.facts.found and d.finding == "not judged"
+    assert not d.mask.values.any() and d.volume_mm3 == d.diameters.long_mm == 0
+    told = summarise(d, slab, shipped.bundle.info)
+    assert told["nodule"]["found"] is False and told["verdict"] is None
+    assert " mm3" not in summary_text(told) and "0.0 x 0.0" not in summary_text(told)
+
+
+@pytest.mark.parametrize(
+    ("confidence", "volume_mm3", "told"),
+    [
+        (Confidence(), 5.0, True),
+        (Confidence(not_judgeable=("a slab",)), 5.0, False),
+        (Confidence(not_judgeable=("a slab",)), 50.0, True),
+        (Confidence(nothing_there=("a vessel",)), 50.0, False),
+    ],
+)
+def test_the_size_of_a_speck_in_a_slab_is_not_told(confidence, volume_mm3, told):
+    """A carcinoma of which 1 mm3 was outlined in three slices is not one of 1 mm3."""
+    assert may_be_nodule(confidence, replace(SOUND_FACTS, volume_mm3=volume_mm3)) == told
+
+
+def test_that_no_nodule_is_told_of_is_no_finding(shipped, trunk):
+    """Who is told of none is told that one can be missed; who is told of one is not."""
+    nothing = shipped.diagnose(trunk, NOWHERE["heart"])
+    assert nothing.finding == "no nodule" and NO_FINDING in nothing.notices
+    assert NO_FINDING not in shipped.diagnose(trunk, DEMO_NODULES[0].center_ras_mm).notices
 
 
 @pytest.mark.parametrize("padding", [-2000, -3024, -32768, 62512])

@@ -13,7 +13,7 @@ import slicer
 from contrastdiagnosis.phantom import DEMO_NODULES, make_phantom
 from contrastdiagnosis.volume import Volume
 from ContrastDiagnosisLib import NoduleScene, Revisions
-from ContrastDiagnosisLib.NoduleScene import COLOURS, DOUBTFUL, PointState
+from ContrastDiagnosisLib.NoduleScene import COLOURS, NOT_JUDGED, PointState
 from ContrastDiagnosisLib.ResultPanel import FOR_WHAT_IT_IS_WORTH
 from ContrastDiagnosisLib.Settings import Settings, writeSettings
 
@@ -169,12 +169,12 @@ def test_a_click_where_no_nodule_is_leaves_neither_verdict_nor_segment(widget, c
     assert widget.panel.result.cases.rowCount == 6
 
 
-def test_what_cannot_be_judged_has_a_doubtful_segment_and_its_size(unjudged, wait_until):
+def test_what_cannot_be_judged_has_a_grey_segment_and_its_size(unjudged, wait_until):
     document = document_of(unjudged)
     assert document["finding"] == "not judged"
     check_no_verdict(unjudged, "not judged")
     segment = segment_of(unjudged)
-    assert segment.GetColor() == pytest.approx(DOUBTFUL)
+    assert segment.GetColor() == pytest.approx(NOT_JUDGED)
     wait_until(lambda: segment.GetRepresentation("Closed surface") is not None, LIMIT_S)
     nodule, row = document["nodule"], finding_in_scene(unjudged)
     axes = f"{nodule['long_axis_mm']:.1f} x {nodule['short_axis_mm']:.1f}"
@@ -320,7 +320,7 @@ def test_saving_and_loading_keeps_it_without_a_verdict(state, request, wait_unti
     assert len(Revisions.boxesOf(node, node.nodule)) == 1
     assert len(texts) == len(seen_texts(shown))
     if finding == "not judged":
-        assert segment_of(shown).GetColor() == pytest.approx(DOUBTFUL, abs=1e-4)
+        assert segment_of(shown).GetColor() == pytest.approx(NOT_JUDGED, abs=1e-4)
 
 
 class TestOldScenes:

@@ -9,13 +9,12 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
-from contrastdiagnosis.cues import NoduleCues
-from contrastdiagnosis.facts import NEAR_MM, NoduleFacts
 from contrastdiagnosis.network import NoduleNetConfig
 from contrastdiagnosis.volume import sitk_from_array
 from contrastdiagnosis_training.augment import Augmentation
 from contrastdiagnosis_training.patch_store import load_patch_store
 from contrastdiagnosis_training.recipe import Recipe
+from engine.conftest import SOUND_FACTS
 
 DATA = Path(__file__).parents[4] / "shared" / "data"
 """Real nodules, where the checkout has them beside it."""
@@ -99,14 +98,6 @@ def write_case_folder(
         )
     (folder / "nodules.csv").write_text("\n".join(rows) + "\n")
     return folder
-
-
-SOUND_FACTS = NoduleFacts(
-    covered_share=1.0, lung_share=0.7, noise_hu=30.0, slice_mm=1.0, volume_mm3=500.0, long_mm=11.0,
-    beyond_patch=0.0, unmeasured_share=0.0, edge_mm=NEAR_MM, cut_share=0.0, size_factor=1.0,
-    cues=NoduleCues(certainty=2.5, alone=2.5, elongation=0.1, density_hu=0.0, through=0.2),
-)  # fmt: skip
-"""Of a nodule that nothing speaks against."""
 
 
 def sound_facts(count: int) -> np.ndarray:

@@ -30,7 +30,7 @@ from contrastdiagnosis_training.gate import (
     nodule_answers,
 )
 from contrastdiagnosis_training.healthy_points import KINDS, lungs_of
-from contrastdiagnosis_training.judgements import limits_of
+from contrastdiagnosis_training.judgements import LEAST_COVERED_SHARE, limits_of
 from engine.conftest import write_tiny_bundle
 
 from training.conftest import SOUND_FACTS, sound_facts, write_case_folder
@@ -149,6 +149,8 @@ def test_limits_are_the_widest_of_the_sources():
     longest = np.quantile(other[:, column("long_mm")], 0.995)
     assert limits.min_volume_mm3 == pytest.approx(smallest, abs=0.1)
     assert limits.max_diameter_mm == pytest.approx(longest, abs=0.1)
+    # Files cut to a nodule's slices say nothing of how much of a scan is needed.
+    assert limits.min_covered_share == LEAST_COVERED_SHARE
     assert limits.min_lung_share == pytest.approx(0.204, abs=1e-3)
     assert limits.max_noise_hu is None and limits.gate is None
 

@@ -19,7 +19,7 @@ from engine.conftest import write_tiny_bundle
 
 from training.conftest import write_case_folder
 
-GATE = NoduleGate((1.0, 0.5, -1.0, 0.0, -1.0), 0.0, 2.5)
+GATE = NoduleGate((1.0, 0.5, -1.0, 0.0, -1.0), 0.0, 2.5, (0.0,) * 5)
 """Lets some of the made nodules through."""
 
 
@@ -34,10 +34,10 @@ def bundle(tmp_path_factory):
 def test_evaluation_and_product_judge_alike(bundle, tmp_path, context):
     folder = write_case_folder(tmp_path / "cases", patients=5, context=context, seed=3)
     rows = read_case_folder(folder)
-    readings = read_nodules(bundle.network, rows, torch.device("cpu"))
+    diagnoser = Diagnoser(bundle, "cpu")
+    readings = read_nodules(bundle.network, rows, torch.device("cpu"), diagnoser)
     rule = (bundle.indicator.threshold, bundle.info.split_vote, bundle.info.limits)
     told = judgements(judge_of_bundle(bundle), readings, *rule)
-    diagnoser = Diagnoser(bundle, "cpu")
     for n, (row, confidence) in enumerate(zip(rows, told, strict=True)):
         scan = read_scan(row)
         product = diagnoser.diagnose(scan.volume, scan.center_ras_mm, row.patient_id)
