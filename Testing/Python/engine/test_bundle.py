@@ -109,6 +109,9 @@ def test_no_schema_is_refused(own_bundle_folder):
         load_bundle(own_bundle_folder)
 
 
+GATE = {"weights": [1] * 5, "intercept": 0, "threshold": 0, "typical": [0] * 5}
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -216,8 +219,12 @@ def test_the_default_bundle_is_sound_small_and_without_pixels():
         ({"limits": {"min_volume_mm3": None}}, "min_volume_mm3 must be a number, got None"),
         ({"limits": {"max_weight_kg": 3}}, "unexpected keyword argument 'max_weight_kg'"),
         (
-            {"limits": {"gate": {"weights": [1], "intercept": 0, "threshold": 0}}},
+            {"limits": {"gate": {**GATE, "weights": [1]}}},
             "wanted 5 weights",
+        ),
+        (
+            {"limits": {"gate": {**GATE, "typical": [1]}}},
+            "wanted 5 typical",
         ),
         ({"calibration": {"slope": -1.0, "intercept": 0.0}}, "calibration.slope must lie"),
         ({"vote": {"k": 5.0, "temperature": 1.0}}, "vote.k must be a whole number, got 5.0"),
