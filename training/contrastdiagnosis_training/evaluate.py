@@ -264,7 +264,12 @@ def nearness(parts: Sequence[Part], k: int) -> float:
         parts: Judges and the nodules that are new to them.
         k: How many of the nearest count: the more, the further away the last of them lie.
     """
-    alike = [(replace(judge, vote=replace(judge.vote, k=k)), readings) for judge, readings in parts]
+    # Calibrated by themselves: the judges' own calibrations know the nodules that are left out.
+    calibration = calibrate(parts)
+    alike = [
+        (replace(judge, vote=replace(judge.vote, k=k), calibration=calibration), readings)
+        for judge, readings in parts
+    ]
     return float(np.quantile(scaled_matched_distances(alike), BundleInfo.similarity_quantile))
 
 

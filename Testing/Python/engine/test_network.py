@@ -7,12 +7,14 @@ import pytest
 import torch
 from contrastdiagnosis.errors import InputError
 from contrastdiagnosis.network import (
+    HAZE,
     STATISTICS,
     NoduleNet,
     NoduleNetConfig,
     _largest_nearby,
     channels_to_space,
     distance,
+    inside_of,
     load_network,
     mask_statistics,
     pool_under_mask,
@@ -228,3 +230,12 @@ def test_weights_that_are_not_finite_are_refused(tmp_path):
     save_network(tmp_path / "n.safetensors", network)
     with pytest.raises(InputError, match=r"not finite: align.weight"):
         load_network(tmp_path / "n.safetensors", TINY)
+
+
+def test_faint_haze_weighs_exactly_nothing():
+    """131,072 voxels just below it must not outweigh a nodule."""
+    p = torch.tensor([1e-6, 0.05, HAZE - 1e-4, HAZE + 1e-4, 0.55, 1 - 1e-6])
+    inside = inside_of(torch.logit(p))
+    assert HAZE >= 0.1
+    assert (inside[:3] == 0).all() and (inside[3:] > 0).all()
+    assert_close(inside[4:], (p[4:] - HAZE) / (1 - HAZE))

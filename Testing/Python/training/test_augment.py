@@ -280,3 +280,53 @@ def test_a_far_view_is_filled_with_tissue_and_not_with_air():
     views = augment(*nodule(), replace(STILL, far=1.0), generator())
     assert views.valid.all()
     assert views.intensity.min() > 0.05
+
+
+def ramps():
+    """Intensity (D, H, W) that grows from 0.2 to 0.8 along j, and one that does along i."""
+    d, h, w = STORE_GEOMETRY.shape
+    j = torch.linspace(0.2, 0.8, h)[None, :, None].expand(d, h, w)
+    i = torch.linspace(0.2, 0.8, w)[None, None, :].expand(d, h, w)
+    return j, i
+
+
+def test_turns_and_changes_of_size_keep_right_angles():
+    """A view is the nodule turned, mirrored and scaled, never sheared."""
+    batch = 40
+    _, share, coverage = nodule(batch=batch)
+    options = replace(STILL, rotation_deg=15, scale=0.1)
+    seen = []
+    for ramp in ramps():
+        view = augment(ramp.expand(batch, *ramp.shape), share, coverage, options, generator())
+        middle = view.intensity[:, 0, 12:20, 26:38, 26:38]
+        along_j = middle.diff(dim=2).mean(dim=(1, 2, 3))
+        along_i = middle.diff(dim=3).mean(dim=(1, 2, 3))
+        seen.append(torch.stack([along_j, along_i], 1))
+    turned = torch.stack(seen, 2) * (STORE_GEOMETRY.shape[1] - 1) / 0.6
+    gram = turned @ turned.transpose(1, 2)
+    square = gram.diagonal(dim1=1, dim2=2).mean(dim=1)
+    assert_close(gram / square[:, None, None], torch.eye(2).expand(batch, 2, 2), atol=0.01, rtol=0)
+    assert square.min() > 0.88**2 and square.max() < 1.12**2
+    assert square.min() < 0.95**2 and square.max() > 1.05**2
+    angle = torch.atan2(turned[:, 0, 1], turned[:, 0, 0]).rad2deg()
+    off = (angle - 90 * (angle / 90).round()).abs()
+    assert 10 < off.max() < 15.5
+
+
+@pytest.mark.parametrize("by_default", [False, True])
+def test_contrast_and_noise_are_each_drawn(by_default):
+    """A flat picture: contrast moves all of it, noise each voxel."""
+    _, share, coverage = nodule(batch=60)
+    flat = torch.full(share.shape, 0.5)
+    default = Augmentation()
+    gamma = replace(STILL, gamma=default.gamma)
+    noise = replace(STILL, noise=default.noise)
+    if by_default:
+        gamma, noise = replace(default, noise=0), replace(default, gamma=(1, 1))
+    inside = (slice(None), 0, slice(12, 20), slice(26, 38), slice(26, 38))
+    contrast = augment(flat, share, coverage, gamma, generator()).intensity[inside].flatten(1)
+    assert contrast.std(dim=1).max() < 1e-3
+    assert 0.5**1.25 - 1e-3 < contrast.min() < 0.45 and 0.55 < contrast.max() < 0.5**0.8 + 1e-3
+    noisy = augment(flat, share, coverage, noise, generator()).intensity[inside].flatten(1)
+    assert 0.015 < noisy.std(dim=1).max() < 0.022
+    assert (noisy.mean(dim=1) - 0.5).abs().max() < 0.005

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from contrastdiagnosis.concepts import ConceptConfig, ConceptHead
+from contrastdiagnosis_training import concept_trainer
 from contrastdiagnosis_training.cell_views import CellViews
 from contrastdiagnosis_training.concept_recipe import ConceptRecipe
 from contrastdiagnosis_training.concept_trainer import (
@@ -23,6 +24,7 @@ from contrastdiagnosis_training.concept_trainer import (
     train_head,
     views_scores,
 )
+from contrastdiagnosis_training.losses import soft_triple
 from sklearn.metrics import roc_auc_score
 
 GRID = (2, 3, 4)
@@ -365,3 +367,35 @@ def test_the_positive_weight_knows_only_known_shares():
         logits.append(positive)
         assert float(seen[0][0]) == pytest.approx((1 - positive) / positive, rel=1e-5)
     assert logits[1] > logits[0] + 0.2
+
+
+@pytest.mark.parametrize("margin_sign", [-1, 1])
+@pytest.mark.parametrize("contrast_shown", [False, True])
+def test_prototypes_are_told_apart_as_the_recipe_says(
+    monkeypatch, training, margin_sign, contrast_shown
+):
+    views, targets, _ = training
+    calls = []
+
+    def spied(cosine, concept, margin, scale, gamma, left_out):
+        calls.append((concept, margin, left_out))
+        return soft_triple(cosine, concept, margin, scale, gamma, left_out)
+
+    monkeypatch.setattr(concept_trainer, "soft_triple", spied)
+    recipe = replace(
+        RECIPE, margin_sign=margin_sign, contrast_shown=contrast_shown, prototype_epochs=1
+    )
+    train_head(views, targets, recipe, seed=0)
+    rows = {tuple(row) for row in (targets.share >= PRESENT).tolist() if any(row)}
+    for concept, margin, left_out in calls:
+        assert margin == margin_sign * recipe.margin
+        if contrast_shown:
+            assert left_out is None
+        else:
+            assert left_out[torch.arange(len(concept)), concept].all()
+            assert {tuple(row) for row in left_out.tolist()} <= rows
+    assert len(calls) > 5
+
+
+def test_the_shipped_recipe_has_a_true_margin_and_spares_what_a_nodule_shows():
+    assert ConceptRecipe().margin_sign == -1 and not ConceptRecipe().contrast_shown

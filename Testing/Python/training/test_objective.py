@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 from contrastdiagnosis.network import NoduleNet
 from contrastdiagnosis_training.concept_task import concept_logits, concept_task
 from contrastdiagnosis_training.losses import dice_ce, margin_contrastive, pairwise_distance
-from contrastdiagnosis_training.objective import Targets, objective
+from contrastdiagnosis_training.objective import Targets, objective, vote_loss
 from torch.testing import assert_close
 
 from training.conftest import TINY, TINY_PAPER
@@ -117,3 +118,11 @@ def test_concepts_are_trained_along_where_their_logits_are_given():
     assert not touched(grads, "mask_head") and not touched(grads, "align")
     assert task.maps.weight.grad.any()
     assert "concepts" not in objective(features, share, targets, recipe, mask_only=False)
+
+
+def test_an_anchor_has_no_vote_of_its_own():
+    """Two nodules of opposite classes can only mislead each other."""
+    suspicion = torch.tensor([0.0, 1.0])
+    targets = Targets(suspicion > 0.5, suspicion, torch.zeros(2, 1), torch.zeros(2, 1))
+    distance = torch.tensor([[0.0, 3.0], [3.0, 0.0]])
+    assert float(vote_loss(distance, targets)) == pytest.approx(-math.log(1e-4), rel=1e-3)
