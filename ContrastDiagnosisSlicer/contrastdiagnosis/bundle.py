@@ -59,11 +59,14 @@ class ConceptPart:
         atlas: Its prototypes, concept by concept.
         scores: (N, K, M) float32 of the cases, in the library's order: enough to fit the decision
             anew without any image.
+        share: (N, K) float32, share of the readers who call each concept present in the cases, NaN
+            where nobody rated it; None in bundles up to lidc 9.
     """
 
     head: ConceptHead
     atlas: tuple[Prototype, ...]
     scores: NDArray[np.float32]
+    share: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,10 +156,13 @@ def _load_concepts(
     shape = (len(library), config.concepts, config.prototypes)
     if scores.shape != shape or not np.isfinite(scores).all():
         raise InputError(f"{folder}: wanted finite concept scores {shape}, got {scores.shape}")
+    share = _tensor(tensors, "concept_share") if "concept_share" in tensors else None
+    if share is not None and share.shape != shape[:2]:
+        raise InputError(f"{folder}: wanted readers' shares {shape[:2]}, got {share.shape}")
     atlas = read_atlas(folder / ATLAS_FILE, info.concepts, config.prototypes)
     if not np.array_equal(kept_mask(atlas, shape[1:]), head.kept.numpy()):
         raise InputError(f"{folder}: {ATLAS_FILE} and {CONCEPTS_FILE} keep other prototypes")
-    return ConceptPart(head, atlas, scores)
+    return ConceptPart(head, atlas, scores, share)
 
 
 def _checked(info: BundleInfo) -> tuple[str, ...]:
@@ -195,6 +201,8 @@ def save_bundle(
         tensors = {"embedding": library.embedding, "matched_distance": matched_distance}
         if concepts:
             tensors["concept_score"] = concepts.scores
+            if concepts.share is not None:
+                tensors["concept_share"] = concepts.share
             save_head(draft / CONCEPTS_FILE, concepts.head)
             write_atlas(draft / ATLAS_FILE, concepts.atlas)
         save_file(

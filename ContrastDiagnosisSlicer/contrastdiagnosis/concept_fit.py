@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -39,6 +40,13 @@ class Linear(NamedTuple):
     bias: NDArray[np.float64]
 
 
+class Start(NamedTuple):
+    """A fit that another one departs from, with the columns that it used (P,) or (K, M)."""
+
+    fit: Linear
+    used: NDArray
+
+
 def fit_linear_parts(
     head: ConceptHead,
     scores: NDArray,
@@ -49,6 +57,7 @@ def fit_linear_parts(
     absent_penalty: float = ABSENT_PENALTY,
     views: int = 1,
     seed: int = 0,
+    before: NDArray | None = None,
 ) -> None:
     """Fits presence and decision in place, with the prototypes that the head keeps.
 
@@ -62,14 +71,21 @@ def fit_linear_parts(
         absent_penalty: Of the squared logits that absent concepts add.
         views: Rows of each nodule; the penalties count them as one.
         seed: Fixes which concepts are rejected.
+        before: (K, M), the prototypes that the head's own weights use. Where they are given the fit
+            departs from these weights: as long as no prototype is missing they are its optimum,
+            whatever nodules and readers they were fitted to.
     """
     flat = scores.astype(np.float64)
     kept, absent = head.kept.numpy(), head.absent.numpy().astype(np.float64)
     rated = np.isfinite(malignancy) & (malignancy != 3)
-    presence = fit_presence(flat, share, kept, PRESENCE_PENALTY * views)
+    told = presented = None
+    if before is not None:
+        presented = Start(_linear(head.presence_weight, head.presence_bias), before)
+        told = Start(_linear(head.decision_weight, head.decision_bias), before)
+    presence = fit_presence(flat, share, kept, PRESENCE_PENALTY * views, presented)
     decision = fit_decision(
         flat[rated], malignancy[rated] > 3, share[rated], kept, absent, dropout, penalty * views,
-        absent_penalty, seed,
+        absent_penalty, seed, told,
     )  # fmt: skip
     for name, value in {
         "presence_weight": presence.weight,
@@ -80,8 +96,16 @@ def fit_linear_parts(
         getattr(head, name).copy_(torch.from_numpy(np.asarray(value)))
 
 
+def _linear(weight: torch.Tensor, bias: torch.Tensor) -> Linear:
+    return Linear(weight.double().numpy(), bias.double().numpy())
+
+
 def fit_presence(
-    scores: NDArray, share: NDArray, kept: NDArray, penalty: float = PRESENCE_PENALTY
+    scores: NDArray,
+    share: NDArray,
+    kept: NDArray,
+    penalty: float = PRESENCE_PENALTY,
+    start: Start | None = None,
 ) -> Linear:
     """For every concept a logistic regression on its own scores, with no negative weight.
 
@@ -92,13 +116,15 @@ def fit_presence(
         share: (N, K) share of the readers who call the concept present, NaN where unknown.
         kept: (K, M), 0 for removed prototypes.
         penalty: Weight of the squared norm.
+        start: What the fit departs from, see `fit_linear_parts`.
     """
     weight, bias = np.zeros(scores.shape[1:]), np.zeros(scores.shape[1])
     for k in range(scores.shape[1]):
         known = np.isfinite(share[:, k])
         weight[k], bias[k] = _logistic(
-            scores[known, k], share[known, k], kept[k] > 0, penalty, least=0.0
-        )
+            scores[known, k], share[known, k], kept[k] > 0, penalty, least=0.0,
+            start=start and Start(Linear(start.fit.weight[k], start.fit.bias[k]), start.used[k]),
+        )  # fmt: skip
     return Linear(weight, bias)
 
 
@@ -112,6 +138,7 @@ def fit_decision(
     penalty: float = DECISION_PENALTY,
     absent_penalty: float = ABSENT_PENALTY,
     seed: int = 0,
+    start: Start | None = None,
 ) -> Linear:
     """The linear layer from all scores to malignancy, trained with concepts rejected at random.
 
@@ -125,20 +152,26 @@ def fit_decision(
         penalty: Weight of the squared norm.
         absent_penalty: Of the squared logits that absent concepts add.
         seed: Fixes which.
+        start: What the fit departs from, see `fit_linear_parts`.
     """
     random = np.random.default_rng(seed)
-    rows = np.repeat(scores, REPEATS, axis=0) * kept
+    shown = kept if start is None else start.used
+    rows = np.repeat(scores, REPEATS, axis=0) * shown
     gone = random.random((*rows.shape[:2], 1)) < dropout
     as_zero = random.random((len(rows), 1, 1)) < 0.5
-    rows = np.where(gone, np.where(as_zero, 0.0, absent * kept), rows)
+    rows = np.where(gone, np.where(as_zero, 0.0, absent * shown), rows)
     target = np.repeat(np.asarray(malignant, dtype=np.float64), REPEATS)
     flat, shape = rows.reshape(len(rows), -1), scores.shape[1:]
     # The statistics of whole nodules: a score of 0 is no measure of how far scores spread.
     deviation = scores.reshape(len(scores), -1).std(axis=0)
-    form = absent_penalty * block_diag(*absent_spread(scores, share, kept, absent))
-    weight, bias = _logistic(
-        flat, target, kept.ravel() > 0, penalty, deviation=deviation, repeats=REPEATS, form=form
+    form = absent_penalty * block_diag(*absent_spread(scores, share, shown, absent))
+    flat_start = start and Start(
+        Linear(start.fit.weight.ravel(), start.fit.bias), start.used.ravel()
     )
+    weight, bias = _logistic(
+        flat, target, kept.ravel() > 0, penalty, deviation=deviation, repeats=REPEATS, form=form,
+        start=flat_start,
+    )  # fmt: skip
     return Linear(weight.reshape(shape), np.array(bias))
 
 
@@ -182,31 +215,54 @@ def _logistic(
     deviation: NDArray | None = None,
     repeats: int = 1,
     form: NDArray | None = None,
+    start: Start | None = None,
 ) -> tuple[NDArray[np.float64], float]:
     """Weights and bias of a penalised logistic regression; unused and constant columns get 0.
 
     Columns are standardised and the standardisation is folded into weights and bias: scores span a
     narrow band, in which a plain penalty would leave nothing but the majority class (METHODS 4.3).
     `form` (P, P) is a quadratic form of the weights of columns as they are, half of which is added.
+    With a start, the cost's slope there is taken from the cost, so that the start is the optimum
+    while all of its columns are used (a Bregman divergence).
     """
     mean = x.mean(axis=0)
     deviation = x.std(axis=0) if deviation is None else deviation
-    used = used & (deviation > LEAST_SPREAD)
-    z = (x[:, used] - mean[used]) / deviation[used]
-    curvature = penalty * np.eye(int(used.sum()))
-    if form is not None:
-        curvature += form[np.ix_(used, used)] / np.outer(deviation[used], deviation[used])
 
-    def cost(parameters: NDArray) -> tuple[float, NDArray]:
-        w, b = parameters[:-1], parameters[-1]
-        logit = z @ w + b
-        loss = (np.logaddexp(0, logit) - target * logit).sum() / repeats + w @ curvature @ w / 2
-        error = (1 / (1 + np.exp(-np.clip(logit, -500, 500))) - target) / repeats
-        return float(loss), np.append(z.T @ error + curvature @ w, error.sum())
+    def problem(columns: NDArray[np.bool_]) -> Callable[[NDArray], tuple[float, NDArray]]:
+        z = (x[:, columns] - mean[columns]) / deviation[columns]
+        curvature = penalty * np.eye(int(columns.sum()))
+        if form is not None:
+            spread = np.outer(deviation[columns], deviation[columns])
+            curvature += form[np.ix_(columns, columns)] / spread
 
-    count = int(used.sum())
+        def cost(parameters: NDArray) -> tuple[float, NDArray]:
+            w, b = parameters[:-1], parameters[-1]
+            logit = z @ w + b
+            loss = (np.logaddexp(0, logit) - target * logit).sum() / repeats + w @ curvature @ w / 2
+            error = (1 / (1 + np.exp(-np.clip(logit, -500, 500))) - target) / repeats
+            return float(loss), np.append(z.T @ error + curvature @ w, error.sum())
+
+        return cost
+
+    varies = deviation > LEAST_SPREAD
+    used = used & varies
+    cost, count = problem(used), int(used.sum())
+    begin, slope = np.zeros(count + 1), np.zeros(count + 1)
+    if start is not None:
+        full = (start.used > 0) & varies
+        at = start.fit.weight[full] * deviation[full]
+        at = np.append(at, start.fit.bias + mean[full] @ start.fit.weight[full])
+        stays = np.append(used[full], True)
+        begin, slope = at[stays], problem(full)(at)[1][stays]
+        if least is not None:  # What the bound holds back stays held back.
+            slope[:-1] = np.where(begin[:-1] <= least, np.minimum(slope[:-1], 0), slope[:-1])
+
+    def tilted(parameters: NDArray) -> tuple[float, NDArray]:
+        loss, gradient = cost(parameters)
+        return loss - float(slope @ parameters), gradient - slope
+
     bounds = [(least, None)] * count + [(None, None)]
-    found = minimize(cost, np.zeros(count + 1), jac=True, method="L-BFGS-B", bounds=bounds)
+    found = minimize(tilted, begin, jac=True, method="L-BFGS-B", bounds=bounds)
     weight = np.zeros(x.shape[1])
     weight[used] = found.x[:-1] / deviation[used]
     return weight, float(found.x[-1] - mean @ weight)

@@ -118,7 +118,7 @@ def prune_bundle(bundle: Bundle, file: Path, out: Path) -> Bundle:
         replace(p, kept=p.kept and (p.concept, p.number) not in pruning.removed)
         for p in bundle.concepts.atlas
     )
-    part = refit(bundle, ConceptPart(bundle.concepts.head, atlas, bundle.concepts.scores))
+    part = refit(bundle, replace(bundle.concepts, atlas=atlas))
     gone = sum(a.kept and not b.kept for a, b in zip(bundle.concepts.atlas, atlas, strict=True))
     note = removed_note(gone, Path(file).name)
     info = replace(
@@ -137,19 +137,19 @@ def removed_note(count: int, by: str) -> str:
 
 
 def refit(bundle: Bundle, part: ConceptPart) -> ConceptPart:
-    """The part with presence and decision fitted to the prototypes that its atlas keeps."""
+    """The part with presence and decision fitted to the prototypes that its atlas keeps.
+
+    The fit departs from the part's own head: where nothing was removed, nothing changes.
+    """
     head = copy.deepcopy(part.head)
+    before = part.head.kept.numpy().copy()
     shape = (head.config.concepts, head.config.prototypes)
     head.kept.copy_(torch.from_numpy(kept_mask(part.atlas, shape)))
     cases = bundle.library.cases
     malignancy = np.array([c.ratings.get("malignancy", np.nan) for c in cases])
-    share = np.array(
-        [
-            readers_shares(
-                bundle.info.concepts, {r: (x,) for r, x in c.ratings.items()}, c.diameter_mm
-            )
-            for c in cases
-        ]
-    )
-    fit_linear_parts(head, part.scores, share, malignancy)
-    return ConceptPart(head, part.atlas, part.scores)
+    share = part.share
+    if share is None:  # Of the mean ratings, as older bundles hold no more.
+        told = [({r: (x,) for r, x in c.ratings.items()}, c.diameter_mm) for c in cases]
+        share = np.array([readers_shares(bundle.info.concepts, *of_case) for of_case in told])
+    fit_linear_parts(head, part.scores, share, malignancy, before=before)
+    return replace(part, head=head)

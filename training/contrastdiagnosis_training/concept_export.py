@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from contrastdiagnosis.bundle import ConceptPart
 from contrastdiagnosis.case_folder import Nodule
@@ -101,4 +102,5 @@ def concept_part(
     """
     scored = score_nodules(network.to(device), run.head, rows, device)
     network.to("cpu")
-    return ConceptPart(run.head, make_atlas(run.concepts, run.head, scored), scored.scores)
+    atlas, share = make_atlas(run.concepts, run.head, scored), scored.share.astype(np.float32)
+    return ConceptPart(run.head, atlas, scored.scores, share)
