@@ -19,7 +19,7 @@ from contrastdiagnosis.vote import Calibration
 class ConceptReading:
     """The concepts of a nodule. Research use only.
 
-    The logit of malignancy is `baseline + contribution.sum()`, exactly.
+    The logit of `probability` is `baseline + contribution.sum()`: the calibration is part of both.
 
     Attributes:
         concepts: The K concepts.
@@ -47,7 +47,7 @@ class ConceptReading:
 
     @property
     def logit(self) -> float:
-        """Log odds of malignancy, not yet calibrated."""
+        """Log odds of malignancy: of `probability`."""
         return self.baseline + float(self.contribution.sum())
 
     @property
@@ -104,9 +104,11 @@ def read_concepts(
         rejected = torch.tensor([name in revision.rejected for name in names])
         substitute = head.absent * head.kept if revision.mode == "absent_median" else 0 * head.kept
         scores = torch.where(rejected[:, None], substitute.double(), scores)
-        contribution = head.contributions(scores)[0].numpy()
+        # The calibration scales what every concept adds, and shifts the baseline.
+        contribution = calibration.slope * head.contributions(scores)[0].numpy()
         presence_logit = head.presence(scores)[0].numpy()
-        baseline = float(head.decision_bias.double() + _absent_part(head))
+        nothing = float(head.decision_bias.double() + _absent_part(head))
+    baseline = calibration.slope * nothing + calibration.intercept
     presence = np.array(
         [
             np.nan if name in revision.rejected else c.calibration.probability(_sigmoid(x))
@@ -121,7 +123,7 @@ def read_concepts(
         presence=presence,
         contribution=contribution,
         baseline=baseline,
-        probability=float(calibration.probability(_sigmoid(logit))),
+        probability=_sigmoid(logit),
         revision=revision,
         remarks=remarks,
     )

@@ -96,7 +96,7 @@ def concept_summary(reading: ConceptReading) -> dict[str, Any]:
     ]
     return {
         "verdict": "malignant" if reading.malignant else "benign",
-        "probability": round(reading.probability, 4),
+        "probability": reading.probability,
         "baseline": reading.baseline,
         "logit": reading.logit,
         "sentence": evidence_sentence(reading),

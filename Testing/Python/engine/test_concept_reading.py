@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from contrastdiagnosis.bundle import default_bundle_folder, load_bundle
 from contrastdiagnosis.concept_reading import read_concepts
 from contrastdiagnosis.errors import InputError
 from contrastdiagnosis.patch import DEFAULT_GEOMETRY, Patch
@@ -20,7 +21,7 @@ from engine.conftest import CONCEPTS, PROTOTYPES
 
 NAMES = tuple(concept.name for concept in CONCEPTS)
 CENTER = (10.0, -20.0, 30.0)
-CALIBRATION = Calibration(0.9, 0.1)
+CALIBRATION = Calibration(1.4, -0.3)
 SHAPE = (8, 8, 8)
 GRID = CellGrid(
     Patch(
@@ -66,6 +67,11 @@ def random_boxes(seed, count=3, looks=(True, False)):
     return tuple(boxes)
 
 
+def calibrated(logit):
+    """The head's logit as it is shown."""
+    return CALIBRATION.slope * float(logit) + CALIBRATION.intercept
+
+
 def test_plain_scores_are_the_heads(head):
     similarity = made_similarity()
     reading = read(head, similarity)
@@ -82,11 +88,12 @@ def test_the_logit_is_the_heads_decision(head, seed, mode):
         head, made_similarity(seed), boxes=random_boxes(seed), rejected=NAMES[: seed % 3], mode=mode
     )
     scores = torch.from_numpy(reading.scores)[None]
-    assert reading.logit == pytest.approx(float(head.decide(scores)[0]), abs=1e-5)
+    assert reading.logit == pytest.approx(calibrated(head.decide(scores)[0]), abs=1e-5)
     assert reading.logit == reading.baseline + reading.contribution.sum()
-    assert reading.baseline == pytest.approx(float(head.baseline), abs=1e-5)
-    probability = CALIBRATION.probability(1 / (1 + np.exp(-reading.logit)))
-    assert reading.probability == pytest.approx(float(probability), abs=1e-9)
+    assert reading.baseline == pytest.approx(calibrated(head.baseline), abs=1e-5)
+    odds = reading.probability / (1 - reading.probability)
+    assert np.log(odds) == pytest.approx(reading.logit, abs=1e-9)
+    assert (reading.logit > 0) == reading.malignant
     assert reading.malignant == (reading.probability > 0.5)
 
 
@@ -100,15 +107,15 @@ def test_presence_is_the_calibrated_logit_of_each_concept(head):
 
 def test_f4_rejecting_all_concepts_in_mode_zero_leaves_the_bias(head):
     reading = read(head, rejected=NAMES, mode="zero")
-    assert reading.logit == pytest.approx(float(head.decision_bias), abs=1e-5)
+    assert reading.logit == pytest.approx(calibrated(head.decision_bias), abs=1e-5)
     assert not reading.scores.any()
     assert np.isnan(reading.presence).all()
-    assert abs(read(head).logit - float(head.decision_bias)) > 0.1
+    assert abs(read(head).logit - calibrated(head.decision_bias)) > 0.1
 
 
 def test_f4_a_negative_box_over_everything_does_the_same(head):
     reading = read(head, boxes=(Box(CENTER, WHOLE, False),))
-    assert reading.logit == pytest.approx(float(head.decision_bias), abs=1e-5)
+    assert reading.logit == pytest.approx(calibrated(head.decision_bias), abs=1e-5)
     assert not reading.scores.any()
     assert not reading.maps.any()
     assert np.isfinite(reading.presence).all()
@@ -119,7 +126,7 @@ def test_f4_a_negative_box_over_everything_does_the_same(head):
 def test_f4_rejecting_all_as_absent_leaves_the_baseline(head):
     reading = read(head, rejected=NAMES)
     assert reading.revision.mode == "absent_median"
-    assert reading.logit == pytest.approx(float(head.baseline), abs=1e-5)
+    assert reading.logit == pytest.approx(calibrated(head.baseline), abs=1e-5)
     assert not reading.contribution.any()
     np.testing.assert_allclose(reading.scores, head.absent.numpy())
     assert abs(float(head.baseline) - float(head.decision_bias)) > 0.1
@@ -137,7 +144,7 @@ def test_rejecting_one_concept_leaves_the_others_alone(head, name, mode):
     assert np.isnan(reading.presence[k])
     expected = 0.0
     if mode == "zero":
-        expected = -float((head.absent * head.decision_weight)[k].sum())
+        expected = -CALIBRATION.slope * float((head.absent * head.decision_weight)[k].sum())
     assert reading.contribution[k] == pytest.approx(expected, abs=1e-5)
     # What the network saw stays to be seen.
     np.testing.assert_array_equal(reading.maps, plain.maps)
@@ -346,9 +353,9 @@ def test_the_summarys_numbers_add_up(head, seed):
     told = json.loads(json.dumps(concept_summary(reading), allow_nan=False))
     total = told["baseline"] + sum(row["contribution"] for row in told["concepts"])
     assert total == pytest.approx(told["logit"], abs=1e-5)
-    decided = float(head.decide(torch.from_numpy(reading.scores)[None])[0])
+    decided = calibrated(head.decide(torch.from_numpy(reading.scores)[None])[0])
     assert told["logit"] == pytest.approx(decided, abs=1e-5)
-    assert told["probability"] == pytest.approx(reading.probability, abs=1e-4)
+    assert told["probability"] == reading.probability
     assert told["verdict"] == ("malignant" if reading.probability > 0.5 else "benign")
     for k, row in enumerate(told["concepts"]):
         assert row["name"] == NAMES[k]
@@ -374,3 +381,19 @@ def test_the_sentence_begins_with_what_weighs_most(head):
         "ill-defined margin 0.10, -1.3 logits; spiculated 0.82, +0.3 logits;"
         " calcified rejected, +0.0 logits; without any -2.0: together -3.0"
     )
+
+
+def test_what_the_shipped_head_shows_adds_up_to_what_it_says():
+    """All cases: the shown logits are those of the shown probability, and of its verdict."""
+    bundle = load_bundle(default_bundle_folder())
+    info, calibration = bundle.info, bundle.info.concept_calibration
+    assert calibration.slope > 1.1  # There is something to fold in.
+    for scores in bundle.concepts.scores:
+        maps = scores[..., None, None, None]
+        reading = read_concepts(bundle.head, info.concepts, calibration, maps, GRID)
+        told = concept_summary(reading)
+        shown = told["baseline"] + sum(row["contribution"] for row in told["concepts"])
+        assert np.log(told["probability"] / (1 - told["probability"])) == pytest.approx(
+            shown, abs=1e-4
+        )
+        assert (shown > 0) == (told["verdict"] == "malignant")
