@@ -183,18 +183,18 @@ def search() -> Iterator[Figure]:
         yield _at_least(f"{name}: scikit-learn brute over ours, same results", ratio, "ratio", 1.0)
 
 
-def training() -> Iterator[Figure]:
+def training(count: int = 96, repeats: int = 7) -> Iterator[Figure]:
     """Nodules per second of the trainer and of a plain MONAI loop with the same network."""
-    store = _made_store(96)
+    store = _made_store(count)
     recipe = replace(Recipe(), mask_epochs=0)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     precision = "bf16-mixed" if has_bfloat16(device) else "32-true"
     fabric = Fabric(accelerator=device, devices=1, precision=precision)
-    split = Split(train=np.arange(96), validation=np.arange(0), test=np.arange(0))
+    split = Split(train=np.arange(count), validation=np.arange(0), test=np.arange(0))
     trainer = Trainer(store, split, recipe, fabric, seed=0)
     plain = _PlainLoop(store, recipe, device)
     seen = recipe.batch * trainer.steps
-    times = _medians({"ours": trainer.run_epoch, "plain": plain.run_epoch}, repeats=7, warm=1)
+    times = _medians({"ours": trainer.run_epoch, "plain": plain.run_epoch}, repeats, warm=1)
     yield Figure("training", seen / times["ours"], "nodules/s")
     yield Figure("training, plain MONAI loop", len(store) / times["plain"], "nodules/s")
     yield _at_least(
@@ -503,6 +503,7 @@ class _PlainLoop:
                 (self.store.malignancy[n] > 3).to(self.device),
                 self.store.suspicion[n].to(self.device),
                 torch.zeros(len(n), self.recipe.network.ratings, device=self.device),
+                torch.zeros(len(n), 0, device=self.device),
             )
             features = self.network(batch["image"].as_tensor().to(self.device))
             share = batch["share"].as_tensor().to(self.device)
