@@ -282,7 +282,9 @@ def test_a_diagnosis_tells_the_concepts(diagnoser, diagnosis):
     np.testing.assert_array_equal(diagnosis.concepts.presence, reading.presence)
     np.testing.assert_array_equal(diagnosis.concepts.similarity, similarity)
     decided = head.decide(torch.from_numpy(similarity.max(axis=(2, 3, 4)))[None])
-    assert reading.logit == pytest.approx(float(decided[0]), abs=1e-5)
+    calibration = info.concept_calibration
+    shown = calibration.slope * float(decided[0]) + calibration.intercept
+    assert reading.logit == pytest.approx(shown, abs=1e-5)
 
 
 def test_without_a_concept_head_nothing_is_told_of_concepts(diagnoser, phantom, diagnosis):
