@@ -347,17 +347,21 @@ def _putSegment(parameterNode: Any, diagnosed: Diagnosed) -> None:
     held = ensureSegmentation(parameterNode).GetSegmentation()
     image = labelmapOf(diagnosed.mask, ijkToRasOf(volume), diagnosed.startKji)
     number = numberOfPoint(parameterNode, diagnosed.pointId)
-    isSure = isJudged(document) and document["confident"]
     segment = slicer.vtkSegment()
     segment.SetName(_("Nodule {number}").format(number=number))
-    colour = COLOURS[document["verdict"]] if isSure else DOUBTFUL
-    segment.SetColor(*(colour if isJudged(document) else NOT_JUDGED))
+    segment.SetColor(*_colourOf(document))
     segment.SetTerminology(TERMINOLOGY)
     if isJudged(document):
         segment.SetTag("ContrastDiagnosis.probability", f"{document['probability']:.4f}")
     segment.SetTag("ContrastDiagnosis.notice", document["notice"])
     segment.AddRepresentation(LABELMAP, image)
     held.AddSegment(segment, segmentIdOf(diagnosed.pointId))
+
+
+def _colourOf(document: dict[str, Any]) -> tuple[float, float, float]:
+    if not isJudged(document):
+        return NOT_JUDGED
+    return COLOURS[document["verdict"]] if document["confident"] else DOUBTFUL
 
 
 def showSurfaces(segmentation: Any) -> None:

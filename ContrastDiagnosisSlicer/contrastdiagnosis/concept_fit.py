@@ -78,14 +78,14 @@ def fit_linear_parts(
     flat = scores.astype(np.float64)
     kept, absent = head.kept.numpy(), head.absent.numpy().astype(np.float64)
     rated = np.isfinite(malignancy) & (malignancy != 3)
-    told = presented = None
+    presence_start = decision_start = None
     if before is not None:
-        presented = Start(_linear(head.presence_weight, head.presence_bias), before)
-        told = Start(_linear(head.decision_weight, head.decision_bias), before)
-    presence = fit_presence(flat, share, kept, PRESENCE_PENALTY * views, presented)
+        presence_start = Start(_linear(head.presence_weight, head.presence_bias), before)
+        decision_start = Start(_linear(head.decision_weight, head.decision_bias), before)
+    presence = fit_presence(flat, share, kept, PRESENCE_PENALTY * views, presence_start)
     decision = fit_decision(
         flat[rated], malignancy[rated] > 3, share[rated], kept, absent, dropout, penalty * views,
-        absent_penalty, seed, told,
+        absent_penalty, seed, decision_start,
     )  # fmt: skip
     for name, value in {
         "presence_weight": presence.weight,

@@ -40,6 +40,7 @@ from contrastdiagnosis.volume import (
     Volume,
     check_ct,
     check_finite,
+    check_spread,
     holds_air,
     measured_range,
 )
@@ -331,6 +332,7 @@ class Diagnoser:
         """Looks at the voxels around the point, and at all only where these hold no air."""
         near = voxels_under_patch(volume, point, self.geometry)
         check_finite(near)
+        check_spread(near)
         if volume.part_of_ct:
             return
         low, high = measured_range(near)

@@ -199,6 +199,8 @@ def check_spread(hu: NDArray) -> None:
     Raises:
         InputError: Too many lie where neither a CT nor its padding does.
     """
+    if hu.min() >= COMMON_HU[0] and hu.max() <= COMMON_HU[1]:
+        return
     thinned = hu[tuple(slice(None, None, max(1, n // 64)) for n in hu.shape)]
     values, counts = np.unique(thinned, return_counts=True)
     is_stray = (values < COMMON_HU[0]) | (values > COMMON_HU[1])

@@ -31,7 +31,6 @@ _END_BYTES = 22
 _MOST_COMMENT = 0xFFFF
 _IN_ZIP64 = 0xFFFF
 
-
 _DAMAGE = (
     *(zipfile.BadZipFile, zlib.error, LZMAError, struct.error),
     *(EOFError, OSError, IndexError, ValueError),

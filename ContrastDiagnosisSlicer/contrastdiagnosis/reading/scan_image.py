@@ -19,7 +19,6 @@ NO_VOXEL_HU = -32768
 HU_RANGE = (NO_VOXEL_HU, 65535)
 """What 16 bits hold, with a sign or without: padding may lie at either end."""
 
-
 LOWEST_HU = -1500
 """No voxel of a patient or of air lies below, noise included."""
 

@@ -131,6 +131,14 @@ def test_files_of_unknown_use_are_told(tmp_path):
     check_scan(tmp_path, (told,))
 
 
+def refusal_beside_scan(folder, name, data):
+    """What is said of a scan beside which a file lies."""
+    write_scan(folder)
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).write_bytes(data)
+    return refusal(folder)
+
+
 @pytest.mark.parametrize("name", ["5.dcm", "x.DCM", "x.ima", "deep/x.dicom"])
 @pytest.mark.parametrize(
     ("data", "message"),
@@ -142,10 +150,7 @@ def test_files_of_unknown_use_are_told(tmp_path):
     ],
 )
 def test_what_is_named_like_a_slice_must_be_one(tmp_path, name, data, message):
-    write_scan(tmp_path)
-    (tmp_path / name).parent.mkdir(exist_ok=True)
-    (tmp_path / name).write_bytes(data)
-    assert f"{name} {message}" in refusal(tmp_path)
+    assert f"{name} {message}" in refusal_beside_scan(tmp_path, name, data)
 
 
 def test_what_is_named_like_its_neighbours_must_be_a_slice(tmp_path):
@@ -166,10 +171,7 @@ def test_what_is_named_like_its_neighbours_must_be_a_slice(tmp_path):
     ],
 )
 def test_what_is_packed_or_not_all_there_yet_is_a_slice_too(tmp_path, name, data, message):
-    write_scan(tmp_path)
-    (tmp_path / name).parent.mkdir(exist_ok=True)
-    (tmp_path / name).write_bytes(data)
-    assert f"{name} {message}" in refusal(tmp_path)
+    assert f"{name} {message}" in refusal_beside_scan(tmp_path, name, data)
 
 
 def test_a_packed_slice_without_suffix_is_known_by_its_neighbours(tmp_path):

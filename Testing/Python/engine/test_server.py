@@ -626,3 +626,14 @@ def test_no_revision_makes_the_server_fail(app, path, revision):
     answer = ask(app, "POST", path, with_revision(SMALL, revision))
     assert answer.status in (200, 422), answer.body
     assert answer.json
+
+
+@pytest.mark.parametrize("shift", [False, True])
+def test_a_crop_of_swapped_or_shifted_bytes_is_refused_as_a_file_is(app, body, shift):
+    """Slicer may have read what the engine's own readers refuse."""
+    tensors, document = unpack(body)
+    hu = tensors["hu"].astype(np.int16)
+    data = b"\n" + hu.tobytes()[:-1] if shift else hu.byteswap().tobytes()
+    damaged = pack({"hu": np.frombuffer(data, np.int16).reshape(hu.shape)}, document)
+    for path in ("/diagnose", "/maps", "/report"):
+        check_problem(ask(app, "POST", path, damaged), 422, "byte order is told wrongly")
