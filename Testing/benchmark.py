@@ -27,6 +27,7 @@ os.environ["OMP_NUM_THREADS"] = str(THREADS)
 sys.path.insert(0, str(Path(__file__).parent / "Python"))
 warnings.filterwarnings("ignore")
 
+import faiss  # noqa: E402
 import numpy as np  # noqa: E402
 import SimpleITK as sitk  # noqa: E402
 import torch  # noqa: E402
@@ -34,7 +35,8 @@ from contrastdiagnosis.bundle import default_bundle_folder, load_bundle  # noqa:
 from contrastdiagnosis.case_folder import Nodule  # noqa: E402
 from contrastdiagnosis.cases import Case, CaseLibrary  # noqa: E402
 from contrastdiagnosis.diagnoser import SHOWN_CASES, Diagnoser, Diagnosis  # noqa: E402
-from contrastdiagnosis.local_cam import LocalCam, pair_maps  # noqa: E402
+from contrastdiagnosis.local_cam import pair_maps  # noqa: E402
+from contrastdiagnosis.map_variant import LocalCam  # noqa: E402
 from contrastdiagnosis.network import distance  # noqa: E402
 from contrastdiagnosis.patch import DEFAULT_GEOMETRY, crop_patch  # noqa: E402
 from contrastdiagnosis.phantom import DEMO_NODULES, make_phantom  # noqa: E402
@@ -59,15 +61,50 @@ from lightning.fabric import Fabric  # noqa: E402
 from sklearn.neighbors import NearestNeighbors  # noqa: E402
 
 PHANTOM_POINT = DEMO_NODULES[0].center_ras_mm
-LARGE_SHAPE = (600, 512, 512)
 BARE_START = """
 import sys, torch, monai
 from safetensors.torch import load_file
 load_file(sys.argv[1])
 """
-CLIENTS, REQUESTS = 16, 200
-BODIES, DOCUMENTED = 8000, 2000
-"""Fuzzing: changed bodies, and requests that the OpenAPI document allows or forbids."""
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much each section does: by default what its figures need, in tests next to nothing.
+
+    Attributes:
+        threads: Of servers.
+        warm_up: Turns before calls are timed.
+        clicks: Repeats of a click and of a request.
+        repeats: Of a search, of maps and of a click in the panel.
+        revisions: Of re-scoring.
+        epochs: Of training.
+        starts: Processes on the small CT.
+        slow_starts: Processes of every other kind.
+        large_shape: (D, H, W) of the large CT.
+        library_sizes: Cases that are searched.
+        nodules: In a training epoch.
+        clients: That ask the server at once.
+        requests: Of all of them.
+        bodies: Changed ones that the server is sent.
+        documented: Requests that the OpenAPI document allows or forbids.
+    """
+
+    threads: int = THREADS
+    warm_up: int = 3
+    clicks: int = 41
+    repeats: int = 15
+    revisions: int = 25
+    epochs: int = 7
+    starts: int = 5
+    slow_starts: int = 3
+    large_shape: tuple[int, int, int] = (600, 512, 512)
+    library_sizes: tuple[int, ...] = (100_000, 1_000_000)
+    nodules: int = 96
+    clients: int = 16
+    requests: int = 200
+    bodies: int = 8000
+    documented: int = 2000
 
 
 @dataclass(frozen=True)
@@ -93,22 +130,22 @@ def main() -> None:
     print(f"{torch.get_num_threads()} threads, torch {torch.__version__}, CUDA {_cuda_name()}\n")
     figures = []
     for name in options.only or SECTIONS:
-        for figure in SECTIONS[name]():
+        for figure in SECTIONS[name](Effort()):
             figures.append(figure)
             print(_line(figure), flush=True)
     options.json.write_text(json.dumps([asdict(f) for f in figures], indent=1) + "\n")
     print(f"\nwrote {options.json}")
 
 
-def click() -> Iterator[Figure]:
+def click(effort: Effort) -> Iterator[Figure]:
     """A warm click against one bare forward pass, on every device there is."""
     for device in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
-        yield from _click_on(device)
+        yield from _click_on(device, effort)
 
 
-def _click_on(device: str) -> Iterator[Figure]:
+def _click_on(device: str, effort: Effort) -> Iterator[Figure]:
     diagnoser = Diagnoser(load_bundle(default_bundle_folder()), device)
-    volume = Volume(_large_hu(), _large_affine())
+    volume = _large_volume(effort.large_shape)
     point = (0.0, 0.0, 0.0)
     one = torch.from_numpy(crop_patch(volume, point).intensity)[None, None].to(diagnoser.device)
     two = torch.cat([one, one.flip(-1)])
@@ -119,10 +156,11 @@ def _click_on(device: str) -> Iterator[Figure]:
             "two": lambda: _forward(diagnoser, two),
             "crop": lambda: crop_patch(volume, point),
         },
-        repeats=41,
+        effort.clicks,
+        effort.warm_up,
     )
     forward = min(times["one"], times["two"])
-    large = _text(LARGE_SHAPE)
+    large = _text(effort.large_shape)
     yield Figure(f"{device}: bare forward pass, one patch", 1e3 * times["one"], "ms")
     yield Figure(f"{device}: bare forward pass, patch and mirror image", 1e3 * times["two"], "ms")
     yield Figure(f"{device}: warm click to diagnosis", 1e3 * times["click"], "ms")
@@ -133,58 +171,66 @@ def _click_on(device: str) -> Iterator[Figure]:
     yield _at_most(f"{device}: patch out of {large} over the forward pass", ratio, "ratio", 0.2)
 
 
-def process() -> Iterator[Figure]:
+def process(effort: Effort) -> Iterator[Figure]:
     """Whole processes: time to the first diagnosis, and their memory."""
     with tempfile.TemporaryDirectory() as folder:
         small, large = Path(folder) / "phantom.nrrd", Path(folder) / "large.nrrd"
-        phantom = make_phantom(seed=0).volume
-        sitk.WriteImage(sitk_from_array(phantom.hu, phantom.ijk_to_ras), str(small))
-        sitk.WriteImage(sitk_from_array(_large_hu(), _large_affine()), str(large))
-        runs = [_diagnose_process(small, PHANTOM_POINT) for _ in range(5)]
+        phantom, whole = make_phantom(seed=0).volume, _large_volume(effort.large_shape)
+        for volume, file in ((phantom, small), (whole, large)):
+            sitk.WriteImage(sitk_from_array(volume.hu, volume.ijk_to_ras), str(file))
+        runs = [_diagnose_process(small, PHANTOM_POINT) for _ in range(effort.starts)]
         yield Figure(
             f"process start to first diagnosis, {_text(phantom.hu.shape)}",
             statistics.median(seconds for seconds, _ in runs), "s",
         )  # fmt: skip
-        runs = [_diagnose_process(large, (0.0, 0.0, 0.0)) for _ in range(3)]
+        runs = [_diagnose_process(large, (0.0, 0.0, 0.0)) for _ in range(effort.slow_starts)]
         yield Figure(
-            f"process start to first diagnosis, {_text(LARGE_SHAPE)}",
+            f"process start to first diagnosis, {_text(effort.large_shape)}",
             statistics.median(seconds for seconds, _ in runs), "s",
         )  # fmt: skip
         yield _at_most(
-            f"peak memory of that process, {_text(LARGE_SHAPE)}",
+            f"peak memory of that process, {_text(effort.large_shape)}",
             statistics.median(memory for _, memory in runs), "GB", 2.0,
         )  # fmt: skip
 
 
-def search() -> Iterator[Figure]:
-    """k nearest of 1e5 and 1e6 cases against scikit-learn's brute force, results compared."""
+def search(effort: Effort) -> Iterator[Figure]:
+    """k nearest of many cases: scikit-learn's brute force and faiss's flat index, same results."""
     random = np.random.default_rng(0)
-    for count in (100_000, 1_000_000):
+    faiss.omp_set_num_threads(THREADS)
+    for count in effort.library_sizes:
         embedding = random.normal(size=(count, 64)).astype(np.float32)
         cases = [Case(f"{n:07}", f"P{n:07}", n % 2 == 0, 8.0, {}) for n in range(count)]
         library = CaseLibrary(cases, embedding)
         brute = NearestNeighbors(n_neighbors=41, algorithm="brute").fit(embedding)
+        flat = faiss.IndexFlatL2(embedding.shape[1])
+        flat.add(embedding)
         queries = iter(random.normal(size=(1000, 64)).astype(np.float32))
         for query in (next(queries) for _ in range(5)):
             ours = [n.position for n in library.nearest(query, 41)]
             theirs = brute.kneighbors(query[None], return_distance=False)[0]
             assert ours == theirs.tolist(), f"other neighbours than scikit-learn's: {ours}"
+            theirs = flat.search(query[None], 41)[1][0]
+            assert ours == theirs.tolist(), f"other neighbours than faiss's: {ours}"
         times = _medians(
             {
                 "ours": lambda library=library, queries=queries: library.nearest(next(queries), 41),
-                "theirs": lambda brute=brute, queries=queries: brute.kneighbors(
-                    next(queries)[None]
-                ),
+                "brute": lambda brute=brute, queries=queries: brute.kneighbors(next(queries)[None]),
+                "flat": lambda flat=flat, queries=queries: flat.search(next(queries)[None], 41),
             },
-            repeats=15,
+            effort.repeats,
+            effort.warm_up,
         )
         yield Figure(f"41 nearest of {count:,} cases", 1e3 * times["ours"], "ms")
-        ratio, name = times["theirs"] / times["ours"], f"41 nearest of {count:,} cases"
+        ratio, name = times["brute"] / times["ours"], f"41 nearest of {count:,} cases"
         yield _at_least(f"{name}: scikit-learn brute over ours, same results", ratio, "ratio", 1.0)
+        ratio = times["flat"] / times["ours"]
+        yield Figure(f"{name}: faiss's flat index over ours, same results", ratio, "ratio")
 
 
-def training(count: int = 96, repeats: int = 7) -> Iterator[Figure]:
+def training(effort: Effort) -> Iterator[Figure]:
     """Nodules per second of the trainer and of a plain MONAI loop with the same network."""
+    count = effort.nodules
     store = _made_store(count)
     recipe = replace(Recipe(), mask_epochs=0)
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -194,7 +240,8 @@ def training(count: int = 96, repeats: int = 7) -> Iterator[Figure]:
     trainer = Trainer(store, split, recipe, fabric, seed=0)
     plain = _PlainLoop(store, recipe, device)
     seen = recipe.batch * trainer.steps
-    times = _medians({"ours": trainer.run_epoch, "plain": plain.run_epoch}, repeats, warm=1)
+    calls = {"ours": trainer.run_epoch, "plain": plain.run_epoch}
+    times = _medians(calls, effort.epochs, min(effort.warm_up, 1))
     yield Figure("training", seen / times["ours"], "nodules/s")
     yield Figure("training, plain MONAI loop", len(store) / times["plain"], "nodules/s")
     yield _at_least(
@@ -203,7 +250,7 @@ def training(count: int = 96, repeats: int = 7) -> Iterator[Figure]:
     )  # fmt: skip
 
 
-def explain() -> Iterator[Figure]:
+def explain(effort: Effort) -> Iterator[Figure]:
     """Maps of six pairs on both sides: one batch against autograd alone and against LayerCAM."""
     from pytorch_grad_cam import LayerCAM
 
@@ -230,7 +277,8 @@ def explain() -> Iterator[Figure]:
         z = features.embedding.unflatten(0, (2, -1)).mean(dim=0)
         torch.autograd.grad(distance(z[:1], z[1:]).sum(), features.pyramid[1:])
 
-    times = _medians({"ours": one_batch, "separate": separate, "bare": bare}, repeats=15)
+    calls = {"ours": one_batch, "separate": separate, "bare": bare}
+    times = _medians(calls, effort.repeats, effort.warm_up)
     yield Figure(
         f"maps of {count} cases, both sides and signs, one batch", 1e3 * times["ours"], "ms"
     )
@@ -240,7 +288,8 @@ def explain() -> Iterator[Figure]:
     yield _at_least(
         f"  {count} calls of pytorch-grad-cam's LayerCAM over ours", ratio, "ratio", 3.0
     )
-    yield _at_most("  peak memory of a process with report", _report_memory(diagnoser), "GB", 2.5)
+    memory = _report_memory(diagnoser, effort)
+    yield _at_most("  peak memory of a process with report", memory, "GB", 2.5)
 
 
 class _PairDistance(torch.nn.Module):
@@ -256,7 +305,7 @@ class _PairDistance(torch.nn.Module):
         return distance(z[:1], z[1:])[:, None].expand(2, 1)
 
 
-def _report_memory(diagnoser: Diagnoser) -> float:
+def _report_memory(diagnoser: Diagnoser, effort: Effort) -> float:
     """Peak gigabytes of `diagnose --report` with pictures of the six cases."""
     phantom = make_phantom(seed=0).volume
     diagnosis = diagnoser.diagnose(phantom, PHANTOM_POINT)
@@ -270,11 +319,11 @@ def _report_memory(diagnoser: Diagnoser) -> float:
             pixels = CasePixels(intensity, patch.valid, diagnosis.nodule)
             PixelStore(bundle / "pixels").write(similar.case.case_id, pixels)
         options = ["--bundle", str(bundle), "--report", str(Path(folder) / "report.html")]
-        runs = [_diagnose_process(ct, PHANTOM_POINT, options) for _ in range(3)]
+        runs = [_diagnose_process(ct, PHANTOM_POINT, options) for _ in range(effort.slow_starts)]
         return statistics.median(memory for _, memory in runs)
 
 
-def concepts() -> Iterator[Figure]:
+def concepts(effort: Effort) -> Iterator[Figure]:
     """A corrected concept reading against a pass through the network, and what the head costs."""
     diagnoser = Diagnoser(load_bundle(default_bundle_folder()), "cpu")
     phantom = make_phantom()
@@ -298,7 +347,8 @@ def concepts() -> Iterator[Figure]:
                 for key, revision in revisions.items()
             },
         },
-        repeats=25,
+        effort.revisions,
+        effort.warm_up,
     )
     for key in revisions:
         ratio = times[key] / times["with"]
@@ -308,30 +358,31 @@ def concepts() -> Iterator[Figure]:
     )
 
 
-def server() -> Iterator[Figure]:
+def server(effort: Effort) -> Iterator[Figure]:
     """The server's start, idle memory, what it adds to a diagnosis, many clients at once."""
     model = default_bundle_folder() / "model.safetensors"
     starts: dict[str, list[float]] = {"bare": [], "server": []}
     idle = []
-    for _ in range(3):
+    asked: list[Figure] = []
+    for left in reversed(range(effort.slow_starts)):
         start = time.perf_counter()
         subprocess.run([sys.executable, "-c", BARE_START, str(model)], check=True)
         starts["bare"].append(time.perf_counter() - start)
         start = time.perf_counter()
-        with Running(["--device", "cpu"], threads=THREADS) as running:
+        with Running(["--device", "cpu"], threads=effort.threads) as running:
             starts["server"].append(time.perf_counter() - start)
             idle.append(running.memory_mb() / 1000)
+            if not left:
+                asked += [*_request_cost(running, effort), *_many_clients(running, effort)]
     bare, ready = (statistics.median(starts[name]) for name in ("bare", "server"))
     yield Figure("bare import of torch and monai, weights loaded", bare, "s")
     yield Figure("server start to ready", ready, "s")
     yield _at_most("server start to ready over the bare start", ready / bare, "ratio", 2.0)
     yield _at_most("idle memory of the server", statistics.median(idle), "GB", 1.5)
-    with Running(["--device", "cpu"], threads=THREADS) as running:
-        yield from _request_cost(running)
-        yield from _many_clients(running)
+    yield from asked
 
 
-def _request_cost(running: Running) -> Iterator[Figure]:
+def _request_cost(running: Running, effort: Effort) -> Iterator[Figure]:
     """A diagnosis over the socket: of a new crop, and of one whose diagnosis is remembered."""
     volume = make_phantom(seed=0).volume
     points = (np.add(PHANTOM_POINT, (0, 0, 0.01 * n)) for n in range(1000))
@@ -342,26 +393,28 @@ def _request_cost(running: Running) -> Iterator[Figure]:
             "new": lambda: running.diagnose(request_body(volume, next(points)), connection),
             "known": lambda: running.diagnose(known, connection),
         },
-        repeats=41,
+        effort.clicks,
+        effort.warm_up,
     )
     connection.close()
     yield Figure("a diagnosis by the server", 1e3 * times["new"], "ms")
     yield Figure("  all of it but the engine's own work", 1e3 * times["known"], "ms")
 
 
-def _many_clients(running: Running) -> Iterator[Figure]:
+def _many_clients(running: Running, effort: Effort) -> Iterator[Figure]:
     """Diagnoses, maps and reports at once; answers compared with the engine's."""
     volume = make_phantom(seed=0).volume
     diagnoser = Diagnoser(load_bundle(default_bundle_folder()), "cpu")
-    points = np.add(PHANTOM_POINT, np.random.default_rng(0).uniform(-4, 4, (40, 3)))
+    count, clients = effort.requests, effort.clients
+    points = np.random.default_rng(0).uniform(-4, 4, (min(40, count), 3)) + PHANTOM_POINT
     bodies = [request_body(volume, point) for point in points]
     truth = [diagnoser.diagnose(volume, read_request(b).point_ras_mm) for b in bodies]
 
     def client(first: int) -> list[bool]:
         connection = running.connect()
         right = []
-        for n in range(first, REQUESTS, CLIENTS):
-            path = ("/diagnose", "/diagnose", "/maps", "/report")[n // CLIENTS % 4]
+        for n in range(first, count, clients):
+            path = ("/diagnose", "/diagnose", "/maps", "/report")[n // clients % 4]
             which = n % len(bodies)
             status, body = running.ask("POST", path, bodies[which], connection=connection)
             right.append(status == 200 and _is_right(path, body, truth[which]))
@@ -369,16 +422,16 @@ def _many_clients(running: Running) -> Iterator[Figure]:
         return right
 
     def all_clients() -> list[bool]:
-        with ThreadPoolExecutor(CLIENTS) as clients:
-            return [r for told in clients.map(client, range(CLIENTS)) for r in told]
+        with ThreadPoolExecutor(clients) as threads:
+            return [r for told in threads.map(client, range(clients)) for r in told]
 
     all_clients()
     before, start = running.memory_mb(), time.perf_counter()
     right = all_clients()
     seconds, after = time.perf_counter() - start, running.memory_mb()
-    name = f"{REQUESTS} requests from {CLIENTS} clients"
+    name = f"{count} requests from {clients} clients"
     yield Figure(name, seconds, "s")
-    yield _at_most(f"{name}: lost", REQUESTS - len(right), "requests", 0)
+    yield _at_most(f"{name}: lost", count - len(right), "requests", 0)
     yield _at_most(f"{name}: wrong", right.count(False), "requests", 0)
     yield Figure(f"{name}: memory before, warm", before, "MB")
     yield Figure(f"{name}: memory after", after, "MB")
@@ -396,10 +449,13 @@ def _is_right(path: str, body: bytes, truth: Diagnosis) -> bool:
     return (found, told["probability"]) == (cases, round(truth.probability, 4))
 
 
-def panel() -> Iterator[Figure]:
+def panel(effort: Effort) -> Iterator[Figure]:
     """A click in the Slicer module, from the point to the result in the scene."""
     script = Path(__file__).with_name("benchmark_panel.py")
-    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=True)
+    options = ["--clicks", str(effort.repeats), "--warm-up", str(effort.warm_up)]
+    done = subprocess.run(
+        [sys.executable, str(script), *options], capture_output=True, text=True, check=True
+    )
     told = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     value = {line["name"]: line["value"] for line in told}
     yield Figure("warm click in the panel to the result in the scene", value["click_s"], "s")
@@ -407,14 +463,14 @@ def panel() -> Iterator[Figure]:
     yield _at_most("longest block of the event loop", 1000 * value["longest_block_s"], "ms", 50)
 
 
-def fuzz() -> Iterator[Figure]:
+def fuzz(effort: Effort) -> Iterator[Figure]:
     """Bodies that no sound client sends, to the real server; its memory before and after."""
-    with Running(["--device", "cpu"], threads=THREADS) as running:
-        _send_changed_bodies(running, BODIES // 20)
-        check_document(running, DOCUMENTED // 160)
+    with Running(["--device", "cpu"], threads=effort.threads) as running:
+        _send_changed_bodies(running, max(effort.bodies // 20, 1))
+        check_document(running, max(effort.documented // 160, 1))
         before = running.memory_mb()
-        statuses = _send_changed_bodies(running, BODIES)
-        asked = check_document(running, DOCUMENTED // 8)
+        statuses = _send_changed_bodies(running, effort.bodies)
+        asked = check_document(running, effort.documented // 8)
         after = running.memory_mb()
         lines = [json.loads(line) for line in running.logged().splitlines()]
         failed = sum((line.get("status") or 0) >= 500 for line in lines)
@@ -449,7 +505,7 @@ def _send_changed_bodies(running: Running, count: int) -> dict[int, int]:
     return statuses
 
 
-SECTIONS: dict[str, Callable[[], Iterator[Figure]]] = {
+SECTIONS: dict[str, Callable[[Effort], Iterator[Figure]]] = {
     "click": click,
     "process": process,
     "search": search,
@@ -539,9 +595,7 @@ def _made_store(count: int) -> PatchStore:
     )
 
 
-def _medians(
-    calls: dict[str, Callable[[], object]], repeats: int, warm: int = 3
-) -> dict[str, float]:
+def _medians(calls: dict[str, Callable[[], object]], repeats: int, warm: int) -> dict[str, float]:
     """Median seconds of each call; the calls take turns."""
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     for turn in range(warm + repeats):
@@ -578,26 +632,25 @@ def _diagnose_process(
     start = time.perf_counter()
     child = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     _, status, usage = os.wait4(child.pid, 0)
+    child.returncode = os.waitstatus_to_exitcode(status)
     if status:
         raise SystemExit(f"{' '.join(command)} failed")
     kilobytes = usage.ru_maxrss if sys.platform != "darwin" else usage.ru_maxrss / 1024
     return time.perf_counter() - start, kilobytes * 1024 / 1e9
 
 
-def _large_hu() -> np.ndarray:
-    """A chest-sized int16 volume: lung with a ball of tissue at the origin."""
-    hu = np.full(LARGE_SHAPE, -850, dtype=np.int16)
-    hu[:, :60] = 30
+def _large_volume(shape: tuple[int, int, int]) -> Volume:
+    """A chest-sized int16 volume: lung with a ball of tissue at the origin, a wall in front."""
+    depth, height, width = (n // 2 for n in shape)
+    hu = np.full(shape, -850, dtype=np.int16)
+    hu[:, : 60 * shape[1] // 512] = 30
     k, j, i = np.ogrid[-10:10, -12:12, -12:12]
     ball = k**2 + (0.9 * j) ** 2 + (0.9 * i) ** 2 < 64
-    hu[290:310, 244:268, 244:268][ball] = 20
-    return hu
-
-
-def _large_affine() -> np.ndarray:
+    middle = np.s_[depth - 10 : depth + 10, height - 12 : height + 12, width - 12 : width + 12]
+    hu[middle][ball] = 20
     affine = np.diag([-0.7, -0.7, 0.8, 1.0])
-    affine[:3, 3] = 0.7 * 256, 0.7 * 256, -0.8 * 300
-    return affine
+    affine[:3, 3] = 0.7 * width, 0.7 * height, -0.8 * depth
+    return Volume(hu, affine)
 
 
 def _at_most(name: str, value: float, unit: str, limit: float) -> Figure:

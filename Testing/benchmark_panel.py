@@ -6,6 +6,7 @@ engine itself took for it, which the server tells with the answer (`Server-Timin
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
 import statistics
@@ -25,12 +26,13 @@ from ContrastDiagnosisLib import NoduleScene, SamplePhantom
 from ContrastDiagnosisLib.Settings import Settings, writeSettings
 from loop_watch import LoopWatch
 
-CLICKS = 15
-WARM_UP = 3
-
 
 def main() -> None:
     """Prints `{"name": ..., "value": ...}` for each figure."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--clicks", type=int, default=15)
+    parser.add_argument("--warm-up", type=int, default=3)
+    effort = parser.parse_args()
     writeSettings(Settings(python=sys.executable, device="cpu"))
     module = headless.load_module(ROOT / "ContrastDiagnosisSlicer" / "ContrastDiagnosis.py")
     widget = module.widget
@@ -41,14 +43,14 @@ def main() -> None:
     widget.panel.client._manager.finished.connect(lambda reply: own.append(engine_s(reply)))
     r, a, s = SamplePhantom.NODULE_CENTERS_RAS[0]
     watch, clicks = LoopWatch(), []
-    for n in range(WARM_UP + CLICKS):
+    for n in range(effort.warm_up + effort.clicks):
         point = (r + 0.3 * (n + 1), a, s)
         watch.restart()
         clicks.append(click(widget, point))
         assert NoduleScene.documentOf(node, node.nodule) is not None
         widget.panel.session.undo()
         node.points.RemoveNthControlPoint(0)
-        if n + 1 == WARM_UP:
+        if n + 1 == effort.warm_up:
             clicks.clear()
             own.clear()
             watch.longest_s = 0.0
