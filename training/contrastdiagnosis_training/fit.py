@@ -71,7 +71,7 @@ def train(options: Fit, recipe: Recipe) -> NoduleNet:
     settings = _settings(options, recipe)
     start = _start(options.start, settings) if options.start else None
     model_file = options.out / MODEL
-    _check_same_run(options.out / SETTINGS, settings)
+    _check_same_run(options.out, settings)
     if model_file.is_file():
         print(f"{model_file} is there already")
         return load_network(model_file, recipe.network)
@@ -97,8 +97,16 @@ def network_of_run(folder: Path) -> NoduleNet:
     """
     if not ((folder / MODEL).is_file() and (folder / SETTINGS).is_file()):
         raise InputError(f"{folder} holds no finished network ({MODEL} and {SETTINGS})")
-    config = network_config(json.loads((folder / SETTINGS).read_text()))
+    config = network_config(read_settings(folder))
     return load_network(folder / MODEL, config).to(memory_format=torch.channels_last_3d)
+
+
+def read_settings(folder: Path) -> dict[str, Any]:
+    """The settings of a run folder; what is younger than the run is as it was done then."""
+    settings: dict[str, Any] = json.loads((folder / SETTINGS).read_text())
+    augmentation = settings["recipe"]["augmentation"]
+    settings["recipe"]["augmentation"] = {"whole_chain": False, **augmentation}
+    return settings
 
 
 def network_config(settings: dict[str, Any]) -> NoduleNetConfig:
@@ -110,7 +118,7 @@ def network_config(settings: dict[str, Any]) -> NoduleNetConfig:
 def _start(folder: Path, settings: dict[str, Any]) -> NoduleNet:
     """The network to start from: of the same patients, or tests would be on ones it has seen."""
     network = network_of_run(folder)
-    theirs = json.loads((folder / SETTINGS).read_text())
+    theirs = read_settings(folder)
     for name in ("cases", "fold", "seed"):
         if theirs[name] != settings[name]:
             raise InputError(
@@ -227,14 +235,14 @@ def code_commit() -> str:
         return ""
 
 
-def _check_same_run(file: Path, settings: dict[str, Any]) -> None:
-    if not file.is_file():
+def _check_same_run(folder: Path, settings: dict[str, Any]) -> None:
+    if not (folder / SETTINGS).is_file():
         return
-    before = json.loads(file.read_text())
+    before = read_settings(folder)
     for name in ("cases", "fold", "seed", "start", "recipe"):
         if before.get(name) != settings[name]:
             raise InputError(
-                f"{file.parent} holds a run with another {name}: {before.get(name)} instead of"
+                f"{folder} holds a run with another {name}: {before.get(name)} instead of"
                 f" {settings[name]}; choose another --out, or delete that folder"
             )
 

@@ -130,6 +130,75 @@ def test_the_generator_fixes_every_draw():
         assert not torch.equal(a, c)
 
 
+def test_by_default_each_operation_is_drawn_by_itself_and_as_ever():
+    """The draws of a seed decide what the weights become: where four nodules lay in views of before
+    there was a choice, in mm."""
+    views = augment(*nodule(batch=4), Augmentation(), generator())
+    before = [
+        [6.067, -0.753, -5.041], [1.951, -1.166, -4.159],
+        [3.657, -0.702, -1.059], [1.705, 2.692, -4.727],
+    ]  # fmt: skip
+    assert_close(centroid_mm(views.share), torch.tensor(before), atol=2e-3, rtol=0)
+
+
+def untouched(views, data):
+    """(B,) bool: the view is the centred patch, but for rounding."""
+    plain = augment(*data, None, generator())
+    return ((views.intensity - plain.intensity).abs() < 1e-4).flatten(1).all(1)
+
+
+def test_a_chain_leaves_a_fifth_of_the_views_untouched():
+    data = nodule(batch=60)
+    chain = Augmentation(whole_chain=True)
+    still = untouched(augment(*data, chain, generator()), data)
+    assert 0.1 < still.float().mean() < 0.3
+    data = nodule(batch=8)
+    # Each by itself, next to nothing is left alone: 0.2 to the power of 12.
+    assert not untouched(augment(*data, Augmentation(), generator()), data).any()
+    for probability, share in ((0, 1.0), (1, 0.0)):
+        views = augment(*data, replace(chain, probability=probability), generator())
+        assert untouched(views, data).float().mean() == share
+
+
+def test_in_a_chain_every_operation_is_on_or_none_is():
+    """Each alone, with one seed: they touch the same views, and nearly each of them."""
+    data = nodule(batch=60)
+    chain = replace(STILL, whole_chain=True, probability=0.8)
+    default = Augmentation()
+    touched = []
+    for name in ("rotation_deg", "scale", "shift_mm", "gamma", "noise"):
+        options = replace(chain, **{name: getattr(default, name)})
+        views, base = (augment(*data, o, generator()) for o in (options, chain))
+        moved = (views.intensity - base.intensity).abs().flatten(1).amax(1) > 1e-4
+        touched.append(moved)
+    on = ~untouched(augment(*data, Augmentation(whole_chain=True), generator()), data)
+    assert 0 < on.sum() < 60
+    for moved in touched:
+        assert not moved[~on].any()
+        assert moved[on].float().mean() > 0.9
+
+
+def test_in_a_chain_the_operations_have_draws_of_their_own():
+    """All eight ways to lie in plane, shifts in every direction, each nodule its own."""
+    intensity, share, coverage = nodule(batch=120)
+    chain = replace(STILL, whole_chain=True)
+    views = augment(intensity, share, coverage, chain, generator())
+    plain = intensity[CENTRED].float()[0]
+    eight = [torch.rot90(p, turns, (1, 2)) for p in (plain, plain.flip(2)) for turns in range(4)]
+    which = [
+        next(n for n, wanted in enumerate(eight) if torch.allclose(view[0], wanted, atol=1e-4))
+        for view in views.intensity
+    ]
+    assert set(which) == set(range(8))
+    moved = centroid_mm(
+        augment(
+            *nodule(center_mm=(0, 0, 0), batch=60), replace(chain, shift_mm=4), generator()
+        ).share
+    )
+    assert torch.corrcoef(moved.T).fill_diagonal_(0).abs().max() < 0.4
+    assert (moved > 1).any(dim=0).all() and (moved < -1).any(dim=0).all()
+
+
 def test_the_nodules_of_a_batch_are_drawn_apart():
     views = augment(*nodule(), Augmentation(), generator())
     assert len({tuple(c) for c in centroid_mm(views.share).round(decimals=2).tolist()}) > 6

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from contrastdiagnosis.errors import InputError
 from contrastdiagnosis_training.recipe import PAPER, Recipe, chosen_recipe
@@ -12,6 +14,10 @@ def test_the_paper_recipe_has_the_published_settings():
     assert not PAPER.rating_weight
     assert not PAPER.vote_weight
     assert PAPER.augmentation.probability == 0.8
+    # Of each operation; the publication can be read otherwise too.
+    assert not PAPER.augmentation.whole_chain
+    chain = chosen_recipe("paper", None, ["augmentation.whole_chain=True"])
+    assert chain.augmentation == replace(PAPER.augmentation, whole_chain=True)
 
 
 def test_changes_reach_nested_options():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 import signal
 from copy import deepcopy
 from dataclasses import replace
@@ -14,7 +15,7 @@ import torch
 from contrastdiagnosis.errors import InputError
 from contrastdiagnosis.network import load_network
 from contrastdiagnosis_training import cli
-from contrastdiagnosis_training.fit import CHECKPOINT, LOG, MODEL, Fit, train
+from contrastdiagnosis_training.fit import CHECKPOINT, LOG, MODEL, SETTINGS, Fit, train
 from contrastdiagnosis_training.recipe import PAPER, RECIPES
 from contrastdiagnosis_training.splits import split_by_patient
 from contrastdiagnosis_training.trainer import Trainer
@@ -282,6 +283,19 @@ def test_a_finished_run_is_not_trained_again(options, finished, monkeypatch, cap
     network = train(replace(options, out=finished), RECIPE)
     assert "is there already" in capsys.readouterr().out
     assert_same(weights(network), weights(load_network(finished / MODEL, RECIPE.network)))
+
+
+def test_a_run_that_is_older_than_an_option_is_still_the_same_run(options, finished, capsys):
+    """Its settings do not name the option: it was trained as the default is today."""
+    folder = shutil.copytree(finished, options.out)
+    settings = json.loads((folder / SETTINGS).read_text())
+    assert settings["recipe"]["augmentation"].pop("whole_chain") is False
+    (folder / SETTINGS).write_text(json.dumps(settings))
+    train(replace(options, out=folder), RECIPE)
+    assert "is there already" in capsys.readouterr().out
+    chain = replace(RECIPE, augmentation=replace(RECIPE.augmentation, whole_chain=True))
+    with pytest.raises(InputError, match="holds a run with another recipe"):
+        train(replace(options, out=folder), chain)
 
 
 @pytest.mark.parametrize(
