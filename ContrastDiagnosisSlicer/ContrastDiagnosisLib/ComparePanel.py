@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import qt
 from slicer.i18n import tr as _
 
 from ContrastDiagnosisLib import NoduleScene
 from ContrastDiagnosisLib.CompareView import CompareView
+from ContrastDiagnosisLib.MapOptions import MapOptions, mapOptionsOf
 from ContrastDiagnosisLib.OwnNodes import isOurs, roleOf
 from ContrastDiagnosisLib.Parameter import Sign
 
@@ -31,7 +33,7 @@ class ComparePanel:
         """Connects the widgets.
 
         Args:
-            ui: With `signComboBox` and `remarksLabel`.
+            ui: With `signComboBox`, `remarksLabel` and `mapOptionsCollapsibleButton`.
             session: Asks for the maps.
             view: Shows them.
             onMapChanged: Called when maps were shown.
@@ -41,12 +43,21 @@ class ComparePanel:
         self._node: Any = None
         self._maps: tuple[Any, Any] | None = None
         self._updating = self._isAsking = False
+        self.options = MapOptions()
+        self._variant: dict[str, Any] = {}
+        # Long remarks make the panel higher, not wider.
+        policy = ui.remarksLabel.sizePolicy
+        policy.setHorizontalPolicy(qt.QSizePolicy.Ignored)
+        ui.remarksLabel.setSizePolicy(policy)
+        ui.mapOptionsCollapsibleButton.layout().addWidget(self.options.widget)
         ui.signComboBox.currentIndexChanged.connect(self.onSign)
 
     def setParameterNode(self, parameterNode: Any) -> None:
         """Another scene's choices; None while a scene closes."""
         self._node, self._maps = parameterNode, None
         self._isAsking = False
+        # Maps that come with a scene were made as it says.
+        self._variant = {} if parameterNode is None else mapOptionsOf(parameterNode)
         self._ui.remarksLabel.setText(NOTHING)
         self._view.note("")
 
@@ -55,11 +66,20 @@ class ComparePanel:
         self._updating = True
         self._ui.signComboBox.setCurrentIndex(SIGNS.index(self._node.sign))
         self._updating = False
+        self.options.follow(self._node)
         self._view.setOpacity(self._node.mapOpacity)
         if not self._node.caseId and not isOurs(self._node.inputVolume):
             self._clear()
         elif self._view.isShown:
             self._view.note(_noteOf(self._node))
+
+    def renew(self) -> None:
+        """Asks anew where maps are shown or awaited that were made in another way than chosen."""
+        variant = mapOptionsOf(self._node)
+        if variant != self._variant:
+            self._variant, self._maps = variant, None
+            if self._node.caseId:
+                self.request()
 
     def refresh(self, isMoved: bool) -> None:
         """Maps that were asked for and will not come can be asked for again.
@@ -89,8 +109,9 @@ class ComparePanel:
         """Asks for the maps against the case of the parameter node."""
         self._maps = None
         self._ui.remarksLabel.setText(_("asking for the maps..."))
+        self._isAsking = True
         self._session.requestMaps(self._node.caseId, self._onMaps)
-        self._isAsking = self._session.isAskingMaps
+        self.refresh(False)
 
     def onSign(self, index: int) -> None:
         """Switches between what is alike and what differs."""
@@ -113,10 +134,19 @@ class ComparePanel:
             self._view.showPair(self._node, pair, tensors)
             self._view.note(_noteOf(self._node))
             self._onMapChanged()
-            told = _("distance {distance:.3f}. The yellow line holds the strongest tenth.")
-            self._ui.remarksLabel.setText(
-                " ".join([told.format(distance=pair["distance"]), *pair["remarks"]])
-            )
+            self._ui.remarksLabel.setText(_remarksOf(pair))
+
+
+def _remarksOf(pair: dict[str, Any]) -> str:
+    """What is told of a pair; an older server does not tell of parts and variants."""
+    told = _("distance {distance:.3f}. The yellow line holds the strongest tenth.")
+    lines = [told.format(distance=pair["distance"])]
+    if parts := pair.get("parts"):
+        lines.append(_("Of the pair: {sentence}.").format(sentence=parts["sentence"]))
+    lines += pair["remarks"]
+    if variant := pair["map_variant"]:
+        lines.append(_("Not made as usual: {words}.").format(words=variant["words"]))
+    return " ".join(lines)
 
 
 def _noteOf(parameterNode: Any) -> str:

@@ -145,7 +145,7 @@ class ConceptPanel:
         self.message.setVisible(bool(message))
 
     def showExample(self, told: str, png: bytes | None) -> None:
-        """The prototype that fired, with its picture if there is one."""
+        """The prototype that is evidence, with its picture if there is one."""
         self.example.setText(told)
         pixmap = qt.QPixmap()
         if png:

@@ -228,16 +228,20 @@ class ConceptSection:
         self._follow()
 
     def _showExample(self, reading: dict[str, Any], concept: str) -> None:
-        """The prototype of the chosen concept that fired."""
+        """The prototype that is evidence for what the chosen concept adds."""
         found = [e for e in reading.get("examples", ()) if e["concept"] == concept]
         if not found:
             self.panel.showExample("", None)
             return
         example = found[0]
+        score = next(row["score"] for row in reading["concepts"] if row["name"] == concept)
         told = _(
-            "{concept}: most like prototype {number}, from case {case_id} (similarity"
-            " {similarity:.2f} there)"
-        ).format(**example)
+            "{concept}: similarity {score:.2f} with prototype {number}, which case {case_id} stands"
+            " for"
+        ).format(score=score, **example)
+        if "usual_score" in example:  # Scenes of older versions do not know it.
+            usual = _("({usual_score:.2f} is usual without the concept)").format(**example)
+            told = f"{told} {usual}"
         key = concept, example["number"]
         self.panel.showExample(told, self._pictures.get(key))
         if example["has_pixels"] and key not in self._pictures:

@@ -12,6 +12,7 @@ import slicer
 from slicer.i18n import tr as _
 
 from ContrastDiagnosisLib import NoduleScene
+from ContrastDiagnosisLib.MapOptions import mapOptionsOf
 from ContrastDiagnosisLib.NoduleScene import Diagnosed
 from ContrastDiagnosisLib.Revisions import isEmpty, revisionOf
 from ContrastDiagnosisLib.Tables import isJudged
@@ -174,9 +175,13 @@ class DiagnosisSession:
     def requestMaps(
         self, caseId: str, onMaps: Callable[[dict[str, Any], dict[str, np.ndarray]], None]
     ) -> None:
-        """Asks for the maps of the shown nodule against a case; the last request wins."""
+        """Asks for the maps of the shown nodule against a case; the last request wins.
+
+        They are made as the parameter node says at that time.
+        """
         if self._mapsQuestion:
             self._mapsQuestion.cancel()
+            self._mapsQuestion = None
         asked = self.asked(self.parameterNode.nodule)
         if asked is None:
             return
@@ -187,16 +192,21 @@ class DiagnosisSession:
             if not self.stillFits(asked):
                 return
             tensors, document = unpackTensors(body)
-            pair = document["pairs"][0]
-            onMaps({**pair, "n": 0, "patch_ijk_to_ras": document["patch_ijk_to_ras"]}, tensors)
+            pair = {**document["pairs"][0], "n": 0}
+            for name in ("patch_ijk_to_ras", "map_variant"):
+                pair[name] = document.get(name)
+            onMaps(pair, tensors)
 
-        self._mapsQuestion = self.client.ask(
-            "/maps", requestBody(volume, asked.crop, [caseId]), onAnswer, self._onNoMaps
-        )
+        options = mapOptionsOf(self.parameterNode)
+        body = requestBody(volume, asked.crop, [caseId], mapOptions=options)
+        question = self.client.ask("/maps", body, onAnswer, self._onNoMaps)
+        # An engine that cannot be reached at all says so at once.
+        self._mapsQuestion = None if question.done else question
 
     def _onNoMaps(self, message: str, reached: bool) -> None:
         self._mapsQuestion = None
         self._onError(message, reached)
+        self._onChanged()
 
     def requestReport(self, pointId: str, forPaper: bool, onHtml: Callable[[bytes], None]) -> None:
         """Asks for the HTML report of a nodule, for the screen or plain enough for Qt to print."""
@@ -213,7 +223,13 @@ class DiagnosisSession:
                 return
             revision = None if isEmpty(corrected) else corrected
         if asked is not None:
-            body = requestBody(node.inputVolume, asked.crop, overview=True, revision=revision)
+            body = requestBody(
+                node.inputVolume,
+                asked.crop,
+                overview=True,
+                revision=revision,
+                mapOptions=mapOptionsOf(node),
+            )
             path = "/report?form=print" if forPaper else "/report"
             self.client.ask(path, body, onHtml, self._onError)
 

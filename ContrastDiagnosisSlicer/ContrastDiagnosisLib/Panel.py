@@ -239,6 +239,7 @@ class Panel:
             ConceptView.setOpacity(node)
         finally:
             self._updating = False
+        self._pair.renew()
         # The session tells of an answer once it is whole: to draw it twice takes a click's 1 %.
         if not self.session.isStoring:
             self.refresh()

@@ -16,6 +16,16 @@ class Sign(Enum):
     DIFFERENT = "different"
 
 
+class MapWindow(Enum):
+    """Over what the weights of a map are averaged."""
+
+    CELL = "cell"
+    THREE = "3 cells"
+    FIVE = "5 cells"
+    SEVEN = "7 cells"
+    LEVEL = "level"
+
+
 @parameterNodeWrapper
 class ContrastDiagnosisParameterNode:
     """Choices of the user that are saved with the scene.
@@ -29,6 +39,9 @@ class ContrastDiagnosisParameterNode:
     concept - The concept whose map is shown, empty if none.
     sign - Which maps are shown.
     mapOpacity - Of the maps over the pictures.
+    mapLevel1 to mapLevel4 - Levels of the network's pyramid that the maps are made of.
+    mapWindow - Over what their weights are averaged.
+    mapRectified - Whether negative weights are dropped.
     """
 
     inputVolume: vtkMRMLScalarVolumeNode
@@ -40,3 +53,9 @@ class ContrastDiagnosisParameterNode:
     concept: str = ""
     sign: Sign = Sign.SIMILAR
     mapOpacity: Annotated[float, WithinRange(0, 1)] = 0.5
+    mapLevel1: bool = False
+    mapLevel2: bool = True
+    mapLevel3: bool = True
+    mapLevel4: bool = False
+    mapWindow: MapWindow = MapWindow.THREE
+    mapRectified: bool = True

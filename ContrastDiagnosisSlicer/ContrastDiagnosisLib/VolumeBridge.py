@@ -162,6 +162,7 @@ def requestBody(
     caseIds: Sequence[str] = (),
     overview: bool = False,
     revision: dict[str, Any] | None = None,
+    mapOptions: dict[str, Any] | None = None,
 ) -> bytes:
     """A question about a nodule as the server wants it; no name, no identifier.
 
@@ -171,6 +172,7 @@ def requestBody(
         caseIds: Cases that maps are wanted for.
         overview: Send a thin slab of the CT for the report's overview.
         revision: What the user corrected of the concepts.
+        mapOptions: How maps are made, where not as usual.
     """
     tensors = {"hu": crop.hu}
     document: dict[str, Any] = {
@@ -185,6 +187,8 @@ def requestBody(
         document["case_ids"] = list(caseIds)
     if revision:
         document["revision"] = revision
+    if mapOptions:
+        document["map"] = mapOptions
     if overview:
         tensors["overview_hu"], affine = _slabAt(volumeNode, crop.pointRas)
         document["overview_ijk_to_ras"] = affine.tolist()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from typing import Any
@@ -19,12 +19,19 @@ from contrastdiagnosis.cases import Case
 from contrastdiagnosis.cells import CELL_VOXELS
 from contrastdiagnosis.engine_queue import DamagedError, Engine
 from contrastdiagnosis.errors import InputError
-from contrastdiagnosis.explanation import SIGNS, SideExplanation
+from contrastdiagnosis.explanation import SideExplanation
+from contrastdiagnosis.map_variant import Sign, variant_summary
 from contrastdiagnosis.pictures import middle_slice, thumbnail
 from contrastdiagnosis.pixels import CasePixels
 from contrastdiagnosis.print_report import render_print_report
 from contrastdiagnosis.report import render_report
-from contrastdiagnosis.summary import case_summary, concept_summary, remarks_of, summarise
+from contrastdiagnosis.summary import (
+    case_summary,
+    concept_summary,
+    parts_summary,
+    remarks_of,
+    summarise,
+)
 from contrastdiagnosis.wire import NoduleRequest, pack
 
 
@@ -49,7 +56,8 @@ def maps_body(engine: Engine, request: NoduleRequest) -> bytes:
     Tensors `N.query.similar`, `N.query.different` and, of cases with pixels, `N.case.similar`,
     `N.case.different`, `N.case.intensity` and `N.case.mask`, N being the place in the JSON's
     `pairs`. `patch_ijk_to_ras` places the query's maps in the patient; a case has the same grid
-    around its own centre. `notices` are those of the diagnosis and of the maps.
+    around its own centre. `notices` are those of the diagnosis and of the maps. Signs that are not
+    asked for are left out; `map_variant` tells how the maps were made, null if as usual.
     """
     diagnosis, explanations = engine.explain(request)
     tensors: dict[str, NDArray] = {}
@@ -58,18 +66,20 @@ def maps_body(engine: Engine, request: NoduleRequest) -> bytes:
         pair: dict[str, Any] = {
             "case_id": explanation.case_id,
             "distance": explanation.distance,
+            "parts": parts_summary(explanation),
             "remarks": remarks_of(explanation),
-            "query": _side(tensors, f"{n}.query", explanation.query),
+            "query": _side(tensors, f"{n}.query", explanation.query, request.signs),
             "case": None,
         }
         if explanation.case and explanation.pixels:
-            pair["case"] = _side(tensors, f"{n}.case", explanation.case)
+            pair["case"] = _side(tensors, f"{n}.case", explanation.case, request.signs)
             tensors[f"{n}.case.intensity"] = explanation.pixels.intensity.astype(np.float16)
             tensors[f"{n}.case.mask"] = explanation.pixels.mask.astype(np.uint8)
         pairs.append(pair)
     document = {
         "patch_ijk_to_ras": diagnosis.encoding.patch.ijk_to_ras.tolist(),
         "pairs": pairs,
+        "map_variant": variant_summary(request.map),
         "notices": list(diagnosis.notices),
     }
     return pack(tensors, document)
@@ -79,8 +89,8 @@ def concepts_body(engine: Engine, request: NoduleRequest) -> bytes:
     """Tensor `maps` (K, d, h, w) float32 in [0, 1]: where each concept is seen, cell by cell.
 
     The JSON is `summarise`'s "concepts", with `cells_ijk_to_ras` (4x4, cells' centres to RAS),
-    `examples` (`prototype_row` of each concept's prototype that fired), `disagreement` and
-    `notice`.
+    `examples` (`prototype_row` of the prototype that is shown of a concept, for those that have
+    one, with the `usual_score` of nodules without the concept), `disagreement` and `notice`.
     """
     diagnosis, bundle = engine.revised(request), engine.bundle
     reading, part = diagnosis.concepts, bundle.concepts
@@ -89,12 +99,16 @@ def concepts_body(engine: Engine, request: NoduleRequest) -> bytes:
     if reading is None or part is None:
         raise InputError(f"the bundle {bundle.info.name} has no concepts")
     atlas = {(p.concept, p.number): p for p in part.atlas}
-    fired = zip(reading.concepts, reading.fired.tolist(), strict=True)
-    examples = [atlas[c.name, m] for c, m in fired]
+    shown = zip(reading.concepts, part.head.absent, reading.shown.tolist(), strict=True)
+    examples = [
+        {**prototype_row(bundle, atlas[c.name, m]), "usual_score": float(absent[m])}
+        for c, absent, m in shown
+        if m >= 0
+    ]
     document = {
         **concept_summary(reading),
         "cells_ijk_to_ras": diagnosis.encoding.grid.to_ras.tolist(),
-        "examples": [prototype_row(bundle, p) for p in examples],
+        "examples": examples,
         "disagreement": diagnosis.disagreement,
         "notice": RESEARCH_USE_NOTICE,
     }
@@ -138,9 +152,11 @@ def prototype_png(pixels: CasePixels, prototype: Prototype) -> bytes:
     return stream.getvalue()
 
 
-def _side(tensors: dict[str, NDArray], name: str, side: SideExplanation) -> dict[str, Any]:
-    facts = {}
-    for sign in SIGNS:
+def _side(
+    tensors: dict[str, NDArray], name: str, side: SideExplanation, signs: Sequence[Sign]
+) -> dict[str, Any]:
+    facts: dict[str, Any] = {}
+    for sign in signs:
         evidence = side.of_sign(sign)
         tensors[f"{name}.{sign}"] = evidence.values.astype(np.float16)
         facts[sign] = {
@@ -190,6 +206,7 @@ def bundle_facts(bundle: Bundle) -> dict[str, Any]:
         "malignant_cases": int(library.malignant.sum()),
         "cases_with_pixels": sum(bundle.pixels.has(case.case_id) for case in library.cases),
         "voters": info.vote.k,
+        "vote": info.vote.form,
         "training_data": info.training_data,
         "citation": info.citation,
         "licence": info.licence,

@@ -26,14 +26,14 @@ from contrastdiagnosis.concepts import ConceptHead, load_head, save_head
 from contrastdiagnosis.confidence import SimilarityIndicator
 from contrastdiagnosis.errors import InputError
 from contrastdiagnosis.model_card import model_card
-from contrastdiagnosis.network import NoduleNet, load_network, save_network
+from contrastdiagnosis.network import STATISTICS, NoduleNet, load_network, save_network
 from contrastdiagnosis.pixels import PixelStore
 
-SCHEMA = 3
+SCHEMA = 4
 """Version of the bundle's layout that this engine writes."""
 
-READABLE = (1, 2, 3)
-"""Versions that it reads; 1 had no concepts, 2 fewer limits."""
+READABLE = (1, 2, 3, 4)
+"""Versions that it reads; 1 had no concepts, 2 fewer limits, 3 fewer choices of how it votes."""
 
 INFO_FILE = "bundle.json"
 MODEL_FILE = "model.safetensors"
@@ -123,15 +123,23 @@ def load_bundle(folder: Path) -> Bundle:
     _verify_checksums(folder, document["sha256"], _checked(info))
     network = load_network(folder / MODEL_FILE, info.network)
     tensors = _load_tensors(folder / EMBEDDINGS_FILE)
-    library = CaseLibrary(read_cases(folder / CASES_FILE), _tensor(tensors, "embedding"))
+    statistics = _tensor(tensors, "case_statistics") if "case_statistics" in tensors else None
+    library = CaseLibrary(
+        read_cases(folder / CASES_FILE), _tensor(tensors, "embedding"), statistics
+    )
     if library.embedding.shape[1] != info.network.embedding:
         raise InputError(
             f"{folder}: the network gives embeddings of length {info.network.embedding}, the cases"
             f" have {library.embedding.shape[1]}"
         )
+    length = STATISTICS if info.network.statistics else 0
+    if statistics is not None and statistics.shape[1:] != (length,):
+        raise InputError(
+            f"{folder}: wanted {length} statistics of each case, got shape {statistics.shape}"
+        )
     try:
         matched = _tensor(tensors, "matched_distance")
-        indicator = SimilarityIndicator(matched, info.similarity_quantile)
+        indicator = SimilarityIndicator(matched, info.similarity_quantile, info.similarity_interval)
     except ValueError as error:
         raise InputError(f"{folder / EMBEDDINGS_FILE}: {error}") from error
     return Bundle(
@@ -146,10 +154,11 @@ def _load_concepts(
     config = info.concept_head
     if config is None:
         return None
-    if config.channels != cell_channels(info.network):
+    made = cell_channels(info.network, config.whole)
+    if config.channels != made:
         raise InputError(
             f"{folder}: its concept head reads {config.channels} features of a cell, this engine"
-            f" makes {cell_channels(info.network)}; export the bundle anew with this version"
+            f" makes {made}; export the bundle anew with this version"
         )
     head = load_head(folder / CONCEPTS_FILE, config)
     scores = _tensor(tensors, "concept_score")
@@ -199,6 +208,8 @@ def save_bundle(
         save_network(draft / MODEL_FILE, network, torch.float16)
         write_cases(draft / CASES_FILE, library.cases)
         tensors = {"embedding": library.embedding, "matched_distance": matched_distance}
+        if library.statistics is not None:
+            tensors["case_statistics"] = library.statistics
         if concepts:
             tensors["concept_score"] = concepts.scores
             if concepts.share is not None:

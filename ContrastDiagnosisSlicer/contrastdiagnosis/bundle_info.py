@@ -9,6 +9,7 @@ from typing import Any
 from contrastdiagnosis import RESEARCH_USE_NOTICE
 from contrastdiagnosis.case_limits import CaseLimits, NoduleGate
 from contrastdiagnosis.concepts import Concept, ConceptConfig
+from contrastdiagnosis.confidence import IntervalForm, check_interval
 from contrastdiagnosis.errors import InputError
 from contrastdiagnosis.network import NoduleNetConfig
 from contrastdiagnosis.patch import PatchGeometry
@@ -24,6 +25,8 @@ class BundleInfo:
     vote: VoteRule
     calibration: Calibration
     similarity_quantile: float = 0.95
+    similarity_interval: IntervalForm = "quantile"
+    """How the end of the matched distances' interval is estimated."""
     split_vote: tuple[float, float] = (0.35, 0.65)
     """Calibrated probabilities between these are called split."""
     limits: CaseLimits = field(default_factory=CaseLimits)
@@ -116,6 +119,7 @@ LIMIT_BOUNDS = {
 
 
 def _check_numbers(info: BundleInfo) -> None:
+    check_interval(info.similarity_interval)
     low, high = info.split_vote
     numbers = {
         **_concept_numbers(info),
@@ -126,7 +130,7 @@ def _check_numbers(info: BundleInfo) -> None:
         "calibration.slope": (info.calibration.slope, 1e-6, 1e6),
         "calibration.intercept": (info.calibration.intercept, -1e6, 1e6),
         "vote.k": (info.vote.k, 1, 1e6),
-        "vote.temperature": (info.vote.temperature, 0, 1e9),
+        **({} if info.vote.majority else {"vote.temperature": (info.vote.temperature, 0, 1e9)}),
         "network.embedding": (info.network.embedding, 1, 1e6),
         **{f"network.channels[{n}]": (c, 1, 1e6) for n, c in enumerate(info.network.channels)},
     }
@@ -149,13 +153,17 @@ def _concept_numbers(info: BundleInfo) -> dict[str, tuple[Any, float, float]]:
         raise ValueError(f"the head has {count} concepts, got the names {names}")
     if head is None:
         return {}
-    for name, value in asdict(head).items():
+    sizes = asdict(head)
+    for name in ("whole", "rectified"):
+        if not isinstance(value := sizes.pop(name), bool):
+            raise ValueError(f"concept_head.{name} must be true or false, got {value!r}")
+    for name, value in sizes.items():
         if not isinstance(value, int):
             raise ValueError(f"concept_head.{name} must be a whole number, got {value!r}")
     calibrations = {"concept_calibration": info.concept_calibration}
     calibrations |= {f"{c.name}: calibration": c.calibration for c in info.concepts}
     numbers: dict[str, tuple[Any, float, float]] = {
-        f"concept_head.{name}": (value, 1, 1e6) for name, value in asdict(head).items()
+        f"concept_head.{name}": (value, 1, 1e6) for name, value in sizes.items()
     }
     for name, calibration in calibrations.items():
         numbers[f"{name}.slope"] = (calibration.slope, 1e-6, 1e6)

@@ -78,10 +78,13 @@ class CaseLibrary:
     Attributes:
         cases: The N cases, each with its own case_id.
         embedding: (N, p) float32 z of every case.
+        statistics: (N, S) float32, `distance_parts.patch_statistics` of every case: says how much
+            of a distance they make. None in older bundles.
     """
 
     cases: Sequence[Case]
     embedding: NDArray[np.float32]
+    statistics: NDArray[np.float32] | None = None
     _mean: NDArray[np.float32] = field(init=False, repr=False)
     _centred: NDArray[np.float32] = field(init=False, repr=False)
     _squared_norm: NDArray[np.float32] = field(init=False, repr=False)
@@ -99,6 +102,13 @@ class CaseLibrary:
             )
         if not np.isfinite(embedding).all():
             raise InputError("the case library holds embeddings that are not finite")
+        if self.statistics is not None and not (
+            len(self.statistics) == len(embedding) and np.isfinite(self.statistics).all()
+        ):
+            raise InputError(
+                f"wanted finite statistics of each of {len(self.cases)} cases, got shape"
+                f" {self.statistics.shape}"
+            )
         ids = [case.case_id for case in self.cases]
         if len(set(ids)) < len(ids):
             twice = next(i for i in ids if ids.count(i) > 1)
@@ -172,11 +182,22 @@ class CaseLibrary:
         Raises:
             InputError: The library has no such case.
         """
+        return self.embedding[self._rows(case_ids)]
+
+    def statistics_of(self, case_ids: Sequence[str]) -> NDArray[np.float32] | None:
+        """(K, S) statistics of cases by their id; None where they are not stored.
+
+        Raises:
+            InputError: The library has no such case.
+        """
+        return None if self.statistics is None else self.statistics[self._rows(case_ids)]
+
+    def _rows(self, case_ids: Sequence[str]) -> list[int]:
         place = {case.case_id: n for n, case in enumerate(self.cases)}
         absent = [case_id for case_id in case_ids if case_id not in place]
         if absent:
             raise InputError(f"the case library has no case {', '.join(absent)}")
-        return self.embedding[[place[case_id] for case_id in case_ids]]
+        return [place[case_id] for case_id in case_ids]
 
     def patient_of_series(self, series_uid: str) -> str | None:
         """The patient of the cases that lie in a DICOM series, None if there is none."""

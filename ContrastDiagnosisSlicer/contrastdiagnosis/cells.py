@@ -27,10 +27,10 @@ HIGHEST_INSIDE = 5
 """Which of them is the highest probability of being nodule."""
 
 
-def cell_channels(network: NoduleNetConfig) -> int:
-    """Number C of features of a cell of this network."""
+def cell_channels(network: NoduleNetConfig, whole: bool = True) -> int:
+    """Number C of features of a cell of this network, with or without those of the whole nodule."""
     levels = sum(network.channels[level - 1] for level in CELL_LEVELS)
-    return levels + CELL_STATISTICS + network.embedding
+    return levels + CELL_STATISTICS + (network.embedding if whole else 0)
 
 
 def cell_features(features: NoduleFeatures) -> Tensor:
@@ -39,7 +39,8 @@ def cell_features(features: NoduleFeatures) -> Tensor:
     The densities are what `mask_statistics` gives for the whole nodule: without them calcified and
     sub-solid nodules are hardly told. The embedding tells cells of what they are a part: shape and
     surface are the nodule's, not a cell's (training/LOG.md). It fades with the cell's highest
-    probability of being nodule, so that cells outside know nothing of it.
+    probability of being nodule, so that cells outside know nothing of it. It comes last: a head
+    that is to see nothing of the whole leaves it out (`ConceptConfig.whole`).
     """
     levels = [features.pyramid[n].float() for n in CELL_LEVELS]
     grid = tuple(levels[-1].shape[2:])

@@ -103,7 +103,7 @@ def similarity_chart(indicator: SimilarityIndicator, distances: ArrayLike) -> Ch
         ),
         (0.0, end),
         (0.0, highest),
-        (Mark(f"{indicator.quantile:.0%}", "#8a5a00", threshold),),
+        (Mark(indicator.threshold_name, "#8a5a00", threshold),),
     )
 
 

@@ -12,6 +12,7 @@ from scipy.linalg import block_diag
 from scipy.optimize import minimize
 
 from contrastdiagnosis.concepts import ConceptHead
+from contrastdiagnosis.vote import sigmoid
 
 PRESENCE_PENALTY = 3.0
 DECISION_PENALTY = 3.0
@@ -239,7 +240,7 @@ def _logistic(
             w, b = parameters[:-1], parameters[-1]
             logit = z @ w + b
             loss = (np.logaddexp(0, logit) - target * logit).sum() / repeats + w @ curvature @ w / 2
-            error = (1 / (1 + np.exp(-np.clip(logit, -500, 500))) - target) / repeats
+            error = (sigmoid(logit) - target) / repeats
             return float(loss), np.append(z.T @ error + curvature @ w, error.sum())
 
         return cost

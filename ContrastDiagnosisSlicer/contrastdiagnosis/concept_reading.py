@@ -12,7 +12,10 @@ from numpy.typing import NDArray
 from contrastdiagnosis.concepts import Concept, ConceptHead
 from contrastdiagnosis.errors import InputError
 from contrastdiagnosis.revision import Box, CellGrid, Revision, importance
-from contrastdiagnosis.vote import Calibration
+from contrastdiagnosis.vote import Calibration, sigmoid
+
+LEAST_SHOWN = 0.005
+"""Logits below which what a prototype adds counts as nothing: they are shown as 0.00."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,12 +26,13 @@ class ConceptReading:
 
     Attributes:
         concepts: The K concepts.
-        similarity: (K, M, d, h, w) cosines with the prototypes, after the boxes; -1 for those that
-            were removed.
-        scores: (K, M) highest of them, after the rejections.
+        similarity: (K, M, d, h, w) cosines with the prototypes, after the boxes.
+        scores: (K, M) highest of them, after the rejections; 0 for prototypes that were removed.
         presence: (K,) calibrated share of readers who would call the concept present; NaN where
             it was rejected.
         contribution: (K,) logits of malignancy that each concept adds.
+        shown: (K,) the prototype of each concept that is shown as evidence, see `shown_prototypes`;
+            -1 for none.
         baseline: Logit of a nodule that shows none.
         probability: Calibrated probability that readers would suspect malignancy.
         revision: What was corrected.
@@ -40,6 +44,7 @@ class ConceptReading:
     scores: NDArray[np.float64]
     presence: NDArray[np.float64]
     contribution: NDArray[np.float64]
+    shown: NDArray[np.int64]
     baseline: float
     probability: float
     revision: Revision = field(default_factory=Revision)
@@ -56,15 +61,10 @@ class ConceptReading:
         return self.probability > 0.5
 
     @property
-    def fired(self) -> NDArray[np.int64]:
-        """(K,) the prototype of each concept with the highest score."""
-        return self.similarity.max(axis=(2, 3, 4)).argmax(axis=1)
-
-    @property
     def maps(self) -> NDArray[np.float32]:
-        """(K, d, h, w) similarity with the prototype that fired, negative values as 0."""
-        chosen = self.similarity[np.arange(len(self.fired)), self.fired]
-        return np.maximum(chosen, 0)
+        """(K, d, h, w) similarity with the prototype that is shown, negative values as 0."""
+        chosen = self.similarity[np.arange(len(self.shown)), self.shown]
+        return np.maximum(chosen, 0) * (self.shown >= 0)[:, None, None, None]
 
 
 def read_concepts(
@@ -97,10 +97,9 @@ def read_concepts(
         told = ", ".join(unknown)[:200]
         raise InputError(f"no concept is called {told}; there are {', '.join(names)}")
     maps, remarks = _weighed(similarity, names, grid, revision)
-    maps[head.kept.numpy() == 0] = -1  # So that no removed prototype is the one that fired.
     with torch.inference_mode():
         # In float64, so that bias and contributions add up to the decision.
-        scores = head.scores(torch.from_numpy(maps)[None]).double()
+        seen = scores = head.scores(torch.from_numpy(maps)[None]).double()
         rejected = torch.tensor([name in revision.rejected for name in names])
         substitute = head.absent * head.kept if revision.mode == "absent_median" else 0 * head.kept
         scores = torch.where(rejected[:, None], substitute.double(), scores)
@@ -111,7 +110,7 @@ def read_concepts(
     baseline = calibration.slope * nothing + calibration.intercept
     presence = np.array(
         [
-            np.nan if name in revision.rejected else c.calibration.probability(_sigmoid(x))
+            np.nan if name in revision.rejected else c.calibration.probability(sigmoid(x))
             for name, c, x in zip(names, concepts, presence_logit, strict=True)
         ]
     )
@@ -122,10 +121,34 @@ def read_concepts(
         scores=scores[0].numpy(),
         presence=presence,
         contribution=contribution,
+        shown=shown_prototypes(head, seen[0].numpy(), calibration.slope),
         baseline=baseline,
-        probability=_sigmoid(logit),
+        probability=float(sigmoid(logit)),
         revision=revision,
         remarks=remarks,
+    )
+
+
+def shown_prototypes(head: ConceptHead, scores: NDArray, slope: float = 1.0) -> NDArray[np.int64]:
+    """(K,) the prototype of each concept that is evidence for what the concept adds.
+
+    It is the one that adds or takes most among those that do so in the direction of the whole
+    concept. Where none of these adds `LEAST_SHOWN`, it is the one that most makes the concept
+    present, and -1 where there is no such one either: what has no weight is no evidence.
+
+    Args:
+        head: Gives the weights.
+        scores: (K, M).
+        slope: Of the decision's calibration.
+    """
+    kept = head.kept.double().numpy()
+    added = slope * (scores - head.absent.double().numpy()) * kept * head.decision_weight.numpy()
+    along = added * np.sign(added.sum(axis=1, keepdims=True))
+    present = scores * kept * head.presence_weight.numpy()
+    return np.where(
+        along.max(axis=1) >= LEAST_SHOWN,
+        along.argmax(axis=1),
+        np.where(present.max(axis=1) > 0, present.argmax(axis=1), -1),
     )
 
 
@@ -161,12 +184,10 @@ def _absent_part(head: ConceptHead) -> float:
 def _weighed(
     similarity: NDArray[np.float32], names: Sequence[str], grid: CellGrid, revision: Revision
 ) -> tuple[NDArray[np.float32], tuple[str, ...]]:
-    """Similarities under the boxes, which raise none: only positive ones are weighed.
+    """Similarities under the boxes: A * S, as published (arXiv:2503.06873, 3.4).
 
-    Published (arXiv:2503.06873, 3.4) is to cut negative ones off, so that no weight raises them.
-    But that raises prototypes that no cell is like: a box around the nodule would add to what is
-    seen in it. A concept whose every cell is ignored has nothing left, similarities of 0; one that
-    no box is about is left alone.
+    A lies between 0 and 1 and S is cut off at 0, for which a rectified head was fitted, so no box
+    raises any. Heads of older bundles know S below 0, which is left alone.
     """
     maps = similarity.copy()
     remarks: list[str] = []
@@ -179,10 +200,5 @@ def _weighed(
                 known[boxes] = importance(boxes, grid, revision.elsewhere)
             weight, told = known[boxes]
             remarks += told
-            weighed = np.where(similarity[n] > 0, weight * similarity[n], similarity[n])
-            maps[n] = weighed if weight.any() else 0
+            maps[n] = np.where(similarity[n] > 0, weight * similarity[n], similarity[n])
     return maps, tuple(dict.fromkeys(remarks))
-
-
-def _sigmoid(logit: float) -> float:
-    return float(1 / (1 + np.exp(-np.clip(logit, -500, 500))))

@@ -27,7 +27,7 @@ AGREEMENT = ((0.2, "slight"), (0.4, "fair"), (0.6, "moderate"), (0.8, "substanti
 
 
 class Example(NamedTuple):
-    """The prototype that fired, shown by the nodule that it is most like."""
+    """The prototype that is evidence for a concept, shown by the nodule that it is most like."""
 
     prototype: Prototype
     case: Case | None
@@ -45,10 +45,12 @@ class ConceptRow(NamedTuple):
     contribution: float
     """In logits, rounded so that all of them and the baseline add up."""
     score: float
-    """Cosine of the cell and the prototype that is most like it."""
+    """Highest cosine of a cell and the example's prototype; 0 without one."""
+    usual: float
+    """Median of that score among nodules without the concept: what adds nothing."""
     shown: CellSlice
     example: Example | None
-    """None where no cell is like any prototype."""
+    """None where no prototype is evidence, or no cell is like it."""
 
     @property
     def agreement(self) -> str:
@@ -143,17 +145,16 @@ def _rows(
     atlas = {(p.concept, p.number): p for p in part.atlas}
     rows = []
     for k, concept in enumerate(reading.concepts):
-        fired, cells = int(reading.fired[k]), reading.maps[k]
-        example = None
-        if cells.max() > 0:
-            example = _example(atlas[concept.name, fired], bundle)
+        m, cells = int(reading.shown[k]), reading.maps[k]
+        example = _example(atlas[concept.name, m], bundle) if cells.max() > 0 else None
         rejected = concept.name in reading.revision.rejected
         rows.append(
             ConceptRow(
                 concept,
                 None if rejected else float(reading.presence[k]),
                 shares[k],
-                float(reading.similarity[k, fired].max()),
+                float(cells.max()),
+                float(part.head.absent[k, m]) if example else 0.0,
                 _nodule_slice(diagnosis, cells, _boxes_about(concept.name, reading)),
                 example,
             )

@@ -98,6 +98,11 @@ class ConceptConfig:
     """Residual blocks of the projector."""
     channels: int = 32 + 96 + CELL_STATISTICS + 64
     """Features of a cell; given by the network."""
+    whole: bool = True
+    """Whether the last of these are of the whole nodule that the cell is a part of."""
+    rectified: bool = False
+    """Whether cosines below 0 count as 0, in training as in use: then weights between 0 and 1 lower
+    scores only (METHODS 4.4). Heads of older bundles were fitted to all cosines."""
 
 
 class Projector(nn.Module):
@@ -162,8 +167,12 @@ class ConceptHead(nn.Module):
 
     def cells(self, features: NoduleFeatures) -> Tensor:
         """(B, C, d, h, w) standardised features of the cells."""
+        return self.standardised(cell_features(features))
+
+    def standardised(self, cells: Tensor) -> Tensor:
+        """(B, C, d, h, w) float32 of (B, C or more, d, h, w), of which it sees the first ones."""
         mean, scale = (x[:, None, None, None] for x in (self.mean, self.scale))
-        return (cell_features(features) - mean) / scale
+        return (cells[:, : self.config.channels].float() - mean) / scale
 
     def concept_maps(self, cells: Tensor) -> Tensor:
         """(B, K, d, h, w) logits of the concepts."""
@@ -189,12 +198,13 @@ class ConceptHead(nn.Module):
         return functional.normalize(self.prototype, dim=-1)
 
     def similarity(self, cells: Tensor) -> Tensor:
-        """(B, K, M, d, h, w) cosines of cells and prototypes, in [-1, 1]."""
+        """(B, K, M, d, h, w) cosines of cells and prototypes, in [-1, 1]; from 0 if rectified."""
         vectors = self.projector(cells.flatten(2).transpose(1, 2))
         # As a product of matrices the cosines come in their final order, without a copy.
         cosine = self.unit_prototypes().flatten(0, 1) @ vectors.transpose(1, 2)
         shape = (self.config.concepts, self.config.prototypes)
-        return cosine.clamp(-1, 1).unflatten(1, shape).unflatten(-1, cells.shape[2:])
+        lowest = 0 if self.config.rectified else -1
+        return cosine.clamp(lowest, 1).unflatten(1, shape).unflatten(-1, cells.shape[2:])
 
     def scores(self, similarity: Tensor) -> Tensor:
         """(B, K, M) highest similarity anywhere (Eq. 10); 0 for prototypes that are removed."""

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from statistics import NormalDist
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+IntervalForm = Literal["quantile", "normal"]
+"""Where the 95 % interval of matched distances ends: at their empirical 0.95 quantile, or at mean
++ 1.96 standard deviations, as if they were normally distributed (METHODS 1.5)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -17,10 +23,12 @@ class SimilarityIndicator:
             voted them right. They come from cross-fitting: distances among training embeddings
             are collapsed and would make every new nodule look strange.
         quantile: Share of the matched pairs that counts as near enough.
+        interval: How the end of that share is estimated.
     """
 
     matched: NDArray[np.float32]
     quantile: float = 0.95
+    interval: IntervalForm = "quantile"
 
     def __post_init__(self) -> None:
         matched = np.sort(np.asarray(self.matched, dtype=np.float32))
@@ -28,12 +36,20 @@ class SimilarityIndicator:
             raise ValueError(f"wanted finite matched distances, got {matched.size} values")
         if not 0 < self.quantile < 1:
             raise ValueError(f"quantile must lie between 0 and 1, got {self.quantile}")
+        check_interval(self.interval)
         object.__setattr__(self, "matched", matched)
 
     @property
     def threshold(self) -> float:
         """Distance beyond which a case is too far to rely on."""
-        return float(np.quantile(self.matched, self.quantile))
+        return interval_end(self.matched, self.quantile, self.interval)
+
+    @property
+    def threshold_name(self) -> str:
+        """What the threshold is among the matched distances: "95%" or "mean + 1.96 SD"."""
+        if self.interval == "normal":
+            return f"mean + {normal_factor(self.quantile):.2f} SD"
+        return f"{self.quantile:.0%}"
 
     def similarity(self, distance: ArrayLike) -> NDArray[np.float64]:
         """Share of matched pairs at least as far apart, in (0, 1]; a conformal p-value.
@@ -42,6 +58,25 @@ class SimilarityIndicator:
         """
         nearer = np.searchsorted(self.matched, np.asarray(distance, np.float32), side="left")
         return (1 + self.matched.size - nearer) / (self.matched.size + 1)
+
+
+def interval_end(matched: NDArray, share: float, interval: IntervalForm) -> float:
+    """The upper end of the interval that holds a share of the matched distances."""
+    if interval == "normal":
+        return float(matched.mean() + normal_factor(share) * matched.std())
+    return float(np.quantile(matched, share))
+
+
+def check_interval(interval: object) -> None:
+    """Raises ValueError for what is no `IntervalForm`."""
+    if interval not in get_args(IntervalForm):
+        wanted = " or ".join(get_args(IntervalForm))
+        raise ValueError(f"the similarity interval must be {wanted}, got {interval!r}")
+
+
+def normal_factor(share: float) -> float:
+    """Standard deviations to each side of the mean that hold a share of a normal distribution."""
+    return NormalDist().inv_cdf((1 + share) / 2)
 
 
 def matched_distances(

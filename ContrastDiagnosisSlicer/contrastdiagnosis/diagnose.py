@@ -12,6 +12,7 @@ import numpy as np
 import tyro
 
 from contrastdiagnosis.errors import InputError
+from contrastdiagnosis.map_variant import SIGNS, LocalCam, Sign, checked_signs
 from contrastdiagnosis.output import check_image_name, check_writable, write_file, write_image
 
 if TYPE_CHECKING:
@@ -51,6 +52,10 @@ class Diagnose:
     maps: Path | None = None
     """Folder for the maps of similar and different evidence against each shown case, on the CT's
     own grid."""
+    signs: tuple[Sign, ...] = SIGNS
+    """Which of them --maps writes."""
+    map: LocalCam = LocalCam()
+    """How the maps of --maps and --report are made."""
     bundle: Path | None = None
     """Bundle folder; the one that comes with the program if not given."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -75,6 +80,7 @@ class Diagnose:
         for path in (self.json, self.report, self.mask, self.maps and self.maps / "maps"):
             check_writable(path)
         check_image_name(self.mask)
+        checked_signs(self.signs)
         choose_device(self.device)
         bundle = load_bundle(self.bundle or default_bundle_folder())
         volume = read_volume(self.ct, self.series, self.hu_offset)
@@ -103,7 +109,9 @@ def write_outputs(wanted: Diagnose, answer: Answer, more: Mapping[str, Any] | No
     from contrastdiagnosis.summary import summarise, summary_text
 
     diagnosis, volume, diagnoser = answer
-    explanations = diagnoser.explain(diagnosis) if wanted.report or wanted.maps else ()
+    explanations: Sequence[Explanation] = ()
+    if wanted.report or wanted.maps:
+        explanations = diagnoser.explain(diagnosis, wanted.map)
     summary = summarise(diagnosis, volume, diagnoser.bundle.info, explanations)
     # Pictures of the bundle may be damaged: nothing is written before all have been read.
     html = ""
@@ -117,7 +125,7 @@ def write_outputs(wanted: Diagnose, answer: Answer, more: Mapping[str, Any] | No
     if wanted.mask:
         write_image(wanted.mask, diagnosis.mask.full().astype(np.uint8), volume.ijk_to_ras)
     if wanted.maps:
-        write_maps(wanted.maps, diagnosis, explanations, volume)
+        write_maps(wanted.maps, diagnosis, explanations, volume, wanted.signs)
     print(summary_text(summary))
     for file in (wanted.json, wanted.report, wanted.mask, wanted.maps):
         if file:
@@ -125,13 +133,17 @@ def write_outputs(wanted: Diagnose, answer: Answer, more: Mapping[str, Any] | No
 
 
 def write_maps(
-    folder: Path, diagnosis: Diagnosis, explanations: Sequence[Explanation], volume: Volume
+    folder: Path,
+    diagnosis: Diagnosis,
+    explanations: Sequence[Explanation],
+    volume: Volume,
+    signs: Sequence[Sign] = SIGNS,
 ) -> None:
     """One NRRD a case and sign on the CT's own grid: case1_similar.nrrd, case1_different.nrrd..."""
-    from contrastdiagnosis.explanation import SIGNS, map_on_volume
+    from contrastdiagnosis.explanation import map_on_volume
 
     for number, explanation in enumerate(explanations, start=1):
-        for sign in SIGNS:
+        for sign in checked_signs(signs):
             evidence = explanation.query.of_sign(sign)
             placed = map_on_volume(evidence, diagnosis.encoding.patch, volume).full()
             file = folder / f"case{number}_{sign}.nrrd"

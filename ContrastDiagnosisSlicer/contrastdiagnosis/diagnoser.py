@@ -20,7 +20,7 @@ from contrastdiagnosis.encoding import Encoding, encode
 from contrastdiagnosis.errors import InputError
 from contrastdiagnosis.explanation import Explanation, explain_pairs
 from contrastdiagnosis.facts import NoduleFacts, nodule_facts
-from contrastdiagnosis.local_cam import LocalCam
+from contrastdiagnosis.map_variant import LocalCam
 from contrastdiagnosis.measure import (
     NO_DIAMETERS,
     AxialDiameters,
@@ -86,7 +86,7 @@ class Diagnosis:
     """How many of the nearest cases voted."""
     malignant_voters: int
     score: float
-    """Distance-weighted share of malignant voters."""
+    """Share of malignant voters, weighted as the bundle's `VoteRule` weighs them."""
     probability: float
     """Calibrated probability that readers would suspect malignancy."""
     confidence: Confidence

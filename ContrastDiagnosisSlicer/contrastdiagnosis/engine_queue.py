@@ -122,7 +122,7 @@ class Engine:
             )
         asked = replace(diagnosis, cases=tuple(shown[case_id] for case_id in wanted))
         try:
-            explanations, notices = self._run(lambda d: d.explain(asked))
+            explanations, notices = self._run(lambda d: d.explain(asked, request.map))
         except InputError as error:
             # All that was asked for is known by now, so only a file of the bundle is left to blame.
             raise DamagedError("a stored picture of the shown cases is damaged") from error

@@ -10,7 +10,9 @@ import torch
 from numpy.typing import NDArray
 
 from contrastdiagnosis.cases import CaseLibrary
-from contrastdiagnosis.local_cam import LocalCam, SideMaps, pair_maps
+from contrastdiagnosis.distance_parts import parts_sentence
+from contrastdiagnosis.local_cam import SideMaps, pair_maps
+from contrastdiagnosis.map_variant import LocalCam
 from contrastdiagnosis.network import NoduleNet
 from contrastdiagnosis.patch import Patch, Region, values_to_volume
 from contrastdiagnosis.pixels import CasePixels, PixelStore
@@ -18,8 +20,6 @@ from contrastdiagnosis.volume import Volume
 
 TOP_MASS = 0.1
 """Share of a map's sum that the contour encloses (METHODS 1.6)."""
-
-SIGNS = ("similar", "different")
 
 NO_PICTURE = "the case has no picture here, so only the nodule's side is explained"
 
@@ -81,6 +81,24 @@ class Explanation:
     case: SideExplanation | None
     """None where the case has no pixels."""
     pixels: CasePixels | None
+    variant: LocalCam = LocalCam()
+    """How the maps were made."""
+    statistics_share: float | None = None
+    """Share of the distance that no map can show, of `distance_parts`; None where the pair is one
+    and the same, or the case has neither pixels nor stored statistics."""
+
+    @property
+    def parts(self) -> dict[str, float] | None:
+        """The distance in two parts, "statistics" and "features"; None without a share."""
+        if self.statistics_share is None:
+            return None
+        statistics = self.statistics_share * self.distance
+        return {"statistics": statistics, "features": self.distance - statistics}
+
+    @property
+    def parts_sentence(self) -> str:
+        """What the parts say; empty without a share."""
+        return "" if self.statistics_share is None else parts_sentence(self.statistics_share)
 
     @property
     def remarks(self) -> tuple[str, ...]:
@@ -125,6 +143,7 @@ def explain_pairs(
     """
     device = next(network.parameters()).device
     stored = {n: pixels.read(c) for n, c in enumerate(case_ids) if pixels.has(c)}
+    statistics = library.statistics_of(case_ids)
     maps = pair_maps(
         network,
         torch.from_numpy(patch.intensity).to(device),
@@ -134,6 +153,7 @@ def explain_pairs(
         else None,
         list(stored),
         options,
+        None if statistics is None else torch.from_numpy(statistics).to(device),
     )
     place = {n: m for m, n in enumerate(stored)}
     return tuple(
@@ -143,8 +163,12 @@ def explain_pairs(
             query=_side(maps.query, n),
             case=_side(maps.case, place[n]) if n in place else None,
             pixels=stored.get(n),
+            variant=options,
+            statistics_share=share if np.isfinite(share) else None,
         )
-        for n, case_id in enumerate(case_ids)
+        for n, (case_id, share) in enumerate(
+            zip(case_ids, maps.statistics_share.tolist(), strict=True)
+        )
     )
 
 

@@ -3,55 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from contrastdiagnosis.errors import InputError
+from contrastdiagnosis.distance_parts import IDENTICAL, statistics_of, statistics_share
+from contrastdiagnosis.map_variant import LocalCam
 from contrastdiagnosis.network import NoduleNet, distance, inside_of, space_to_channels
 
 SIMILAR, DIFFERENT = -1, 1
 """Signs of the distance's gradient: what brings a pair together, what keeps it apart."""
-
-IDENTICAL = 1e-5
-"""Distance, relative to the embedding's length, below which a pair is one and the same: the
-gradient of a distance has length 1 however small it is, and would explain rounding errors."""
-
-
-@dataclass(frozen=True)
-class LocalCam:
-    """How the maps are made (arXiv:2403.05280, METHODS 1.6).
-
-    The formulas' typography is lost; one implementation covers the readings of "local".
-    """
-
-    levels: tuple[int, ...] = (3, 2)
-    """Pyramid levels whose maps are multiplied, deepest first. a4 has 4x4x4 cells of 10x11x11 mm:
-    it blurs what the finer levels show (training/LOG.md, 2026-11-21)."""
-    window_cells: int | None = 3
-    """Side of the cube over which gradients are averaged to weights: 1 is voxel-wise (LayerCAM,
-    HiResCAM), None the whole level (Grad-CAM). Averaged over neighbours, weights follow the
-    training more and the architecture less (training/LOG.md, 2026-11-21)."""
-    rectified: bool = True
-    """Drop negative weights, as LayerCAM does."""
-    through_mask: bool = False
-    """Let the gradient also go through the mask that features are pooled under."""
-    outside: float = 0.001
-    """Weight of what lies outside the network's mask; 1 weighs all alike. Features are pooled under
-    the mask, so the evidence is theirs times the mask's. Without a rest outside, nothing would
-    order the nodule's surroundings."""
-
-    def __post_init__(self) -> None:
-        deepest_first = tuple(sorted(set(self.levels) & {1, 2, 3, 4}, reverse=True))
-        if not self.levels or self.levels != deepest_first:
-            raise InputError(f"levels must be of a1...a4, deepest first, got {self.levels}")
-        if self.window_cells is not None and (self.window_cells < 1 or self.window_cells % 2 == 0):
-            raise InputError(f"window_cells must be odd or None, got {self.window_cells}")
-        if not 0 <= self.outside <= 1:
-            raise InputError(f"outside must lie between 0 and 1, got {self.outside}")
 
 
 class SideMaps(NamedTuple):
@@ -75,11 +38,14 @@ class PairMaps(NamedTuple):
 
     Attributes:
         distance: (N,) AlignDist d.
+        statistics_share: (N,) float64, of `distance_parts`; NaN where the pair is one and the
+            same or the case's statistics are not known.
         query: The query's side.
         case: The cases' side, of the M pairs whose case has pixels, in their order.
     """
 
     distance: Tensor
+    statistics_share: Tensor
     query: SideMaps
     case: SideMaps
 
@@ -91,6 +57,7 @@ def pair_maps(
     pixels: Tensor | None = None,
     with_pixels: Sequence[int] = (),
     options: LocalCam = LocalCam(),
+    statistics: Tensor | None = None,
 ) -> PairMaps:
     """Siamese Local-CAM of one query and N cases, all in one batch.
 
@@ -104,6 +71,7 @@ def pair_maps(
         pixels: (M, D, H, W) intensities of the cases that have any.
         with_pixels: Which of the N cases these are.
         options: The variant.
+        statistics: (N, S) `statistics_of` the cases, for those without pixels.
 
     Raises:
         ValueError: The network is in training mode, or pixels and their positions do not match.
@@ -120,16 +88,23 @@ def pair_maps(
     place = torch.tensor([0] * count + list(range(1, shown + 1)), device=query.device)
     views = torch.stack([images, images.flip(-1)])[:, :, None]  # (2, 1 + M, 1, D, H, W)
     with torch.enable_grad():
-        levels, mask, z = _embed(network, views, place, min(options.levels), options.through_mask)
-        case = embedding.index_copy(
-            0, torch.tensor(with_pixels, dtype=torch.long, device=query.device), z[count:]
+        levels, mask, code = _encode(
+            network, views, place, min(options.levels), options.through_mask
         )
+        z = network.align(code).unflatten(0, (2, len(place))).mean(dim=0)
+        seen = torch.tensor(with_pixels, dtype=torch.long, device=query.device)
+        case = embedding.index_copy(0, seen, z[count:])
         d = distance(z[:count], case)
         wanted = [levels[level] for level in options.levels]
         gradients = torch.autograd.grad(d.sum(), wanted)
     activations = [a.detach() for a in wanted]
-    differs = (d > IDENTICAL * torch.linalg.vector_norm(z[:count], dim=1)).detach().float()
-    differs = torch.cat([differs, differs[list(with_pixels)]])[:, None, None, None]
+    apart = (d > IDENTICAL * torch.linalg.vector_norm(z[:count], dim=1)).detach()
+    own = statistics_of(network, code.detach().unflatten(0, (2, len(place))).mean(dim=0))
+    if statistics is None:
+        statistics = torch.full_like(own[:count], torch.nan)
+    statistics_gap = own[:count] - statistics.index_copy(0, seen, own[count:])
+    share = statistics_share(network, (z[:count] - case).detach(), statistics_gap)
+    differs = torch.cat([apart, apart[list(with_pixels)]]).float()[:, None, None, None]
     weight = options.outside + (1 - options.outside) * inside_of(mask.detach().float())
     sides = []
     for sign in (SIMILAR, DIFFERENT):
@@ -140,6 +115,7 @@ def pair_maps(
     similar, different = (_scaled(maps) for maps in sides)
     return PairMaps(
         d.detach(),
+        torch.where(apart, share, torch.nan),
         *(
             SideMaps(similar[0][part], different[0][part], similar[1][part], different[1][part])
             for part in (slice(None, count), slice(count, None))
@@ -147,10 +123,10 @@ def pair_maps(
     )
 
 
-def _embed(
+def _encode(
     network: NoduleNet, views: Tensor, place: Tensor, lowest: int, through_mask: bool
 ) -> tuple[dict[int, Tensor], Tensor, Tensor]:
-    """Levels from `lowest` on and mask logits, (2 B, ...), and mean embeddings (B, p)."""
+    """Levels from `lowest` on, mask logits and codes, (2 B, ...)."""
     flat = views.flatten(0, 1)
     with torch.no_grad():
         encoded = network.encode([network.stem(space_to_channels(flat))])
@@ -163,8 +139,8 @@ def _embed(
     below[-1].requires_grad_()
     levels = network.encode(below)
     mask = network.decode(levels) if through_mask else placed(logits)
-    z = network.align(network.code_of(placed(flat), levels, mask))
-    return dict(enumerate(levels, start=1)), mask, z.unflatten(0, (2, len(place))).mean(dim=0)
+    code = network.code_of(placed(flat), levels, mask)
+    return dict(enumerate(levels, start=1)), mask, code
 
 
 def level_product(
@@ -199,13 +175,19 @@ def window_mean(x: Tensor, cells: int | None) -> Tensor:
         return x.mean(dim=(2, 3, 4), keepdim=True)
     if cells == 1:
         return x
-    # Padded by hand: `avg_pool3d` refuses windows larger than the level.
+    # Axis by axis, so that wide windows cost little. Padded by hand: `avg_pool3d` refuses windows
+    # larger than the level, beyond which there is nothing to add.
     there = x.new_ones(1, 1, *x.shape[2:])
-    total, count = (
-        functional.avg_pool3d(functional.pad(a, [cells // 2] * 6), cells, stride=1)
-        for a in (x, there)
-    )
-    return total / count
+    for axis in range(3):
+        reach = min(cells // 2, x.shape[2 + axis] - 1)
+        window = [1, 1, 1]
+        window[axis] = 2 * reach + 1
+        padding = [0] * 6
+        padding[4 - 2 * axis : 6 - 2 * axis] = [reach, reach]
+        x, there = (
+            functional.avg_pool3d(functional.pad(a, padding), window, stride=1) for a in (x, there)
+        )
+    return x / there
 
 
 def _scaled(maps: Tensor) -> tuple[Tensor, Tensor]:

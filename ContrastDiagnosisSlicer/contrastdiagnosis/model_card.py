@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from contrastdiagnosis.case_limits import CUT_THROUGH, MOST_UNMEASURED, NODULE_MM
+from contrastdiagnosis.confidence import normal_factor
 
 if TYPE_CHECKING:
     from contrastdiagnosis.bundle_info import BundleInfo
@@ -18,16 +19,21 @@ FIGURES = {
     "auc_ci": "AUC, 95 % patient bootstrap",
     "auc_6_12mm": "AUC, 6-12 mm",
     "auc_diameter": "AUC of the diameter alone",
+    "auc_diameter_6_12mm": "AUC of the diameter alone, 6-12 mm",
+    "auc_forest": "AUC of a random forest on size, shape and HU under the readers' masks",
+    "auc_forest_ci": "its 95 % patient bootstrap",
+    "auc_forest_6_12mm": "AUC of that forest, 6-12 mm",
     "accuracy": "accuracy",
     "f1": "F1",
     "ece": "calibration error (ECE)",
+    "ece_expected": "ECE to be expected if the calibration were perfect",
     "precision_at_1": "retrieval P@1",
     "map": "retrieval mAP",
 }
-"""Keys of a rule's metrics and how the card names them."""
+"""Keys of a rule's metrics and how the card names them; older bundles lack some."""
 
 
-OWN_SECTIONS = ("concepts", "gate")
+OWN_SECTIONS = ("concepts", "confidence", "gate")
 """Metrics that are no label rule's."""
 
 
@@ -48,21 +54,43 @@ def model_card(info: BundleInfo, library: CaseLibrary) -> str:
         "## Cases",
         f"{len(library)} nodules of {patients} patients, {malignant} malignant (mean rating of the"
         f" readers above 3). {info.training_data}",
+        "## Vote",
+        _vote(info),
         "## Measured",
         *_metrics(info.metrics),
         *_concepts(info),
         *_not_judged(info),
         "## Limits",
         "- The label is the readers' opinion, not pathology.\n- Size is a strong cue: read every"
-        " figure beside that of the diameter alone.\n- Trained on nodules of 3-30 mm that at least"
-        " three readers marked. Findings that are neither nodules nor the normal tissue named"
-        " above, such as scars, consolidation or lymph nodes, may get a verdict.",
+        " figure beside those of the diameter alone and of the forest.\n- The cases are"
+        f" {_range(library)} mm large. Findings that are neither nodules nor the normal tissue"
+        " named above, such as scars, consolidation or lymph nodes, may get a verdict.",
         "## Training",
         "\n".join(f"- {name}: {value}" for name, value in info.recipe.items()) or "not recorded",
         "## Licence and citation",
         f"{info.licence}. {info.citation}".strip(),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _vote(info: BundleInfo) -> str:
+    """How the cases vote, and which are too far away to rely on."""
+    rule, share = info.vote, info.similarity_quantile
+    weighing = "each counts alike" if rule.majority else "the nearer, the more a case counts"
+    end = (
+        f"mean + {normal_factor(share):.2f} standard deviations"
+        if info.similarity_interval == "normal"
+        else f"the empirical {share:g} quantile"
+    )
+    return (
+        f"{rule.text.capitalize()}: {weighing}. A case is too far away beyond {end} of"
+        " the distances of correctly matched pairs."
+    )
+
+
+def _range(library: CaseLibrary) -> str:
+    diameters_mm = [case.diameter_mm for case in library.cases]
+    return f"{min(diameters_mm):.0f}-{max(diameters_mm):.0f}"
 
 
 def _metrics(metrics: Mapping[str, Any]) -> list[str]:
@@ -73,14 +101,53 @@ def _metrics(metrics: Mapping[str, Any]) -> list[str]:
     rows = [
         f"| {title} | " + " | ".join(_figure(metrics[rule].get(key)) for rule in rules) + " |"
         for key, title in FIGURES.items()
+        if any(key in metrics[rule] for rule in rules)
     ]
+    rows += _folds_apart([metrics[rule] for rule in rules])
     extra = [
         f"{name.replace('_', ' ')}: {_figure(value)}"
         for name, value in metrics.items()
         if isinstance(value, int | float)
     ]
     protocol = str(metrics.get("protocol", ""))
-    return [part for part in (protocol, "\n".join([header, *rows]), "; ".join(extra)) if part]
+    parts = (protocol, "\n".join([header, *rows]), "; ".join(extra))
+    return [*(part for part in parts if part), *_confidence(metrics.get("confidence"))]
+
+
+def _folds_apart(rules: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Rows of the folds that chose the recipe, and of those that chose nothing."""
+    apart = [rule.get("by_folds") or {} for rule in rules]
+    names = dict.fromkeys(name for groups in apart for name in groups)
+    return [
+        f"| AUC, {name} | " + " | ".join(_group(groups.get(name)) for groups in apart) + " |"
+        for name in names
+    ]
+
+
+def _group(told: Mapping[str, Any] | None) -> str:
+    if told is None:
+        return "-"
+    beside = [
+        f"{title} {_figure(told[key])}"
+        for key, title in (("auc_diameter", "diameter"), ("auc_forest", "forest"))
+        if key in told
+    ]
+    interval = f" ({_figure(told['auc_ci'])})" if "auc_ci" in told else ""
+    return "; ".join([f"{_figure(told['auc'])}{interval}", *beside, f"n {told['n']}"])
+
+
+def _confidence(told: Mapping[str, Any] | None) -> list[str]:
+    """What confident and doubtful diagnoses are worth."""
+    if not told or "n" not in told:
+        return []
+    rows = [
+        f"| {name.replace('_', ' ')} | {told[name]['n']} | "
+        + " | ".join(_figure(told[name].get(key)) for key in ("share", "auc", "accuracy"))
+        + " |"
+        for name in ("confident", "doubtful", "no_verdict")
+    ]
+    head = "| diagnosis, rule exclude3 | n | share | AUC | accuracy |\n|---|---|---|---|---|"
+    return [f"Confidence by: {told.get('rule', '')}.", "\n".join([head, *rows])]
 
 
 def _not_judged(info: BundleInfo) -> list[str]:
@@ -168,12 +235,12 @@ def _concepts(info: BundleInfo) -> list[str]:
         parts.append(
             f"Malignancy through the concepts: AUC {_figure(through['auc'])}"
             f" ({_figure(through['auc_ci'])}), diameter alone {_figure(measured['auc_diameter'])}"
-            f"{_band(measured)}."
+            f"{_band(measured)}.{_concept_folds(measured)}"
             f" The strongest cell lies in the nodule in {pointing['map']:.0%} of off-centre patches"
             f" (any cell of the predicted mask {pointing['mask']:.0%}, any cell"
             f" {pointing['random']:.0%}). What the prototypes say beyond the presences is not"
-            f" named: these alone reach AUC {_figure(_alone(measured))}.{_leakage(measured)}"
-            f" Protocol: {measured.get('protocol', '')}."
+            f" named: these alone reach AUC {_figure(_alone(measured))}."
+            f"{_leakage(measured)}{_ignoring(measured)} Protocol: {measured.get('protocol', '')}."
         )
     if note := info.metrics.get("concepts_note"):
         parts.append(str(note))
@@ -201,6 +268,25 @@ def _leakage(measured: Mapping[str, Any]) -> str:
         " A concept that fewer than 5 % of the readers would see adds or takes"
         f" {_figure(logits['hardly_seen'])} logits on average, one that most would see"
         f" {_figure(logits['seen'])}."
+    )
+
+
+def _concept_folds(measured: Mapping[str, Any]) -> str:
+    """Folds that chose the recipe, and those that chose nothing."""
+    return "".join(
+        f" {name[:1].upper()}{name[1:]}: AUC {_figure(group['auc'])} ({_figure(group['auc_ci'])}),"
+        f" gain in F1 by one correction {group['one_action_gain']:+.4f}."
+        for name, group in (measured.get("by_fold_group") or {}).items()
+    )
+
+
+def _ignoring(measured: Mapping[str, Any]) -> str:
+    told = measured.get("ignoring")
+    if not told:
+        return ""
+    return (
+        f" Of {told['boxes']} random boxes to ignore, none raised a presence by more than"
+        f" {max(told['highest_rise'], 0):.1e}."
     )
 
 

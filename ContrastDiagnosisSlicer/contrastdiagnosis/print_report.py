@@ -13,7 +13,8 @@ from contrastdiagnosis.bundle import Bundle
 from contrastdiagnosis.cases import RATINGS
 from contrastdiagnosis.concept_report import ConceptSection, concept_section
 from contrastdiagnosis.diagnoser import Diagnosis, SimilarCase
-from contrastdiagnosis.explanation import SIGNS, EvidenceMap, Explanation
+from contrastdiagnosis.explanation import EvidenceMap, Explanation
+from contrastdiagnosis.map_variant import SIGNS
 from contrastdiagnosis.pictures import (
     bar_image,
     cell_thumbnail,
@@ -65,7 +66,8 @@ def _concepts(section: ConceptSection) -> list[dict[str, Any]]:
     for row in section.rows:
         shown = [("this nodule", row.shown)]
         if row.example and row.example.shown:
-            shown.append(("is like this part of a case", row.example.shown))
+            how = "is like" if row.score >= row.usual else "is hardly like"
+            shown.append((f"{how} this part of a case", row.example.shown))
         share = 0.5 + row.contribution / section.highest / 2
         colour = "#b5392b" if row.contribution > 0 else "#1f6f8b"
         rows.append(
@@ -104,6 +106,7 @@ def _case(similar: SimilarCase, explanation: Explanation, diagnosis: Diagnosis) 
         "similar": similar,
         "pictures": pictures,
         "ratings": ratings,
+        "parts": explanation.parts_sentence,
         "remarks": remarks_of(explanation),
     }
 

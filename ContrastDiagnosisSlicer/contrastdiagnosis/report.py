@@ -15,7 +15,8 @@ from contrastdiagnosis.cases import RATINGS, Case
 from contrastdiagnosis.charts import Chart, measured_charts, similarity_chart
 from contrastdiagnosis.concept_report import concept_section
 from contrastdiagnosis.diagnoser import Diagnosis, SimilarCase
-from contrastdiagnosis.explanation import SIGNS, Explanation
+from contrastdiagnosis.explanation import Explanation
+from contrastdiagnosis.map_variant import SIGNS
 from contrastdiagnosis.pictures import (
     Picture,
     cell_picture,
@@ -188,6 +189,7 @@ def _card(similar: SimilarCase, explanation: Explanation, diagnosis: Diagnosis) 
         "similar": similar,
         "case": case,
         "views": sign_views(explanation, diagnosis),
+        "parts": explanation.parts_sentence,
         "remarks": explanation.remarks,
         "ratings": ratings,
     }

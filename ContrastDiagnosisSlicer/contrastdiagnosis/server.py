@@ -63,6 +63,9 @@ NODULE_BODY: dict[str, Any] = {
             " (4x4), `point_ras_mm` (3); optionally `patient_id`, `series_sha256`, `case_ids`,"
             " `revision` (`boxes` of `center_ras_mm`, `size_mm`, `look`, `concept`, `axes`;"
             " `rejected`, `mode`, `elsewhere`),"
+            " `map` (how maps are made: `levels`, of 4, 3, 2 and 1, deepest first; `window_cells`,"
+            " odd or null for the whole level; `rectified`; `through_mask`; `outside`, 0 to 1),"
+            " `signs` (which maps: `similar`, `different`),"
             " `overview_ijk_to_ras` and `part_of_ct` (true: `hu` holds no air, its CT does)."
         ),
         "content": {CONTENT_TYPE: {"schema": {"type": "string", "format": "binary"}}},

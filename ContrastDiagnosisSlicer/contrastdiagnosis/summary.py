@@ -14,8 +14,10 @@ from contrastdiagnosis.bundle_info import BundleInfo
 from contrastdiagnosis.cases import Case
 from contrastdiagnosis.concept_reading import ConceptReading
 from contrastdiagnosis.diagnoser import Diagnosis, SimilarCase
-from contrastdiagnosis.explanation import NO_PICTURE, SIGNS, Explanation
+from contrastdiagnosis.explanation import NO_PICTURE, Explanation
+from contrastdiagnosis.map_variant import SIGNS, variant_summary
 from contrastdiagnosis.volume import Volume
+from contrastdiagnosis.vote import VoteRule
 
 
 def summarise(
@@ -27,13 +29,15 @@ def summarise(
     """Everything but voxels, ready for JSON; millimetres are RAS, ratings the readers' means.
 
     Where there is nothing to judge, `verdict`, `probability`, `vote` and `concepts` are None,
-    `finding` is "no nodule" or "not judged", and `reasons` say why. The similar cases stay.
+    `finding` is "no nodule" or "not judged", and `reasons` say why. The similar cases stay. `vote`
+    holds the `share` of malignant cases in a majority vote, else their `weighted_share`.
 
     Args:
         diagnosis: What is told.
         volume: The CT.
         info: Of the bundle.
-        explanations: Of some of the shown cases; what their maps came to is told with the case.
+        explanations: Of some of the shown cases; what their maps came to is told with the case,
+            and how they were made in `map_variant`, None if as usual.
     """
     explained = {e.case_id: e for e in explanations}
     spacing_k, spacing_j, spacing_i = volume.spacing_mm
@@ -57,35 +61,40 @@ def summarise(
         "finding": diagnosis.finding,
         "verdict": diagnosis.verdict,
         "probability": round(diagnosis.probability, 4) if diagnosis.judged else None,
-        "vote": _vote(diagnosis) if diagnosis.judged else None,
+        "vote": _vote(diagnosis, info.vote) if diagnosis.judged else None,
         "confident": diagnosis.confidence.confident,
         "reasons": list(diagnosis.confidence.reasons),
         "notices": list(diagnosis.notices),
         "concepts": concept_summary(diagnosis.concepts) if diagnosis.concepts else None,
         "disagreement": diagnosis.disagreement,
+        "map_variant": variant_summary(explanations[0].variant) if explanations else None,
         "cases": [_case(c, explained.get(c.case.case_id)) for c in diagnosis.cases],
     }
 
 
-def _vote(diagnosis: Diagnosis) -> dict[str, Any]:
+def _vote(diagnosis: Diagnosis, rule: VoteRule) -> dict[str, Any]:
     return {
+        "form": rule.form,
         "malignant": diagnosis.malignant_voters,
         "cases": diagnosis.voters,
-        "weighted_share": round(diagnosis.score, 4),
+        "share" if rule.majority else "weighted_share": round(diagnosis.score, 4),
     }
 
 
 def concept_summary(reading: ConceptReading) -> dict[str, Any]:
-    """What the concepts say and why: `baseline` plus all contributions is `logit`."""
-    fired = reading.fired
+    """What the concepts say and why: `baseline` plus all contributions is `logit`.
+
+    `prototype` and its `score` are None where no prototype is evidence.
+    """
+    shown = reading.shown
     rows = [
         {
             "name": concept.name,
             "rejected": concept.name in reading.revision.rejected,
             "presence": None if np.isnan(presence) else round(float(presence), 4),
             "contribution": float(contribution),
-            "prototype": int(fired[k]),
-            "score": round(float(reading.scores[k, fired[k]]), 4),
+            "prototype": int(shown[k]) if shown[k] >= 0 else None,
+            "score": round(float(reading.scores[k, shown[k]]), 4) if shown[k] >= 0 else None,
             "criterion": concept.criterion,
             "reader_kappa": concept.reader_kappa,
             "auroc": concept.auroc,
@@ -142,16 +151,23 @@ def _case(similar: SimilarCase, explanation: Explanation | None) -> dict[str, An
 
 
 def _maps(explanation: Explanation) -> dict[str, Any]:
-    """Distance, raw maxima and remarks; a side that cannot be explained is null."""
+    """Distance and its parts, raw maxima and remarks; a side that cannot be explained is null."""
     sides = {"query": explanation.query, "case": explanation.case}
     return {
         "distance": explanation.distance,
+        "parts": parts_summary(explanation),
         "highest": {
             name: {sign: side.of_sign(sign).highest for sign in SIGNS} if side else None
             for name, side in sides.items()
         },
         "remarks": remarks_of(explanation),
     }
+
+
+def parts_summary(explanation: Explanation) -> dict[str, Any] | None:
+    """What of the distance no map can show and what they show: `statistics` + `features` is it."""
+    parts = explanation.parts
+    return {**parts, "sentence": explanation.parts_sentence} if parts else None
 
 
 def remarks_of(explanation: Explanation) -> list[str]:

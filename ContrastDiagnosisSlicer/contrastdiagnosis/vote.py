@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+VoteForm = Literal["distance-weighted", "majority"]
+"""The majority vote is that of arXiv:2403.05280: every one of the k nearest counts alike."""
 
 SCORE_MARGIN = 1e-3
 """Scores are kept this far from 0 and 1 before their logit is taken."""
@@ -13,29 +17,62 @@ SCORE_MARGIN = 1e-3
 
 @dataclass(frozen=True)
 class VoteRule:
-    """How many cases vote, and how fast their weight falls with distance."""
+    """How many cases vote, and how much each of them counts."""
 
     k: int
     """Nearest cases that vote; odd, so that a plain vote cannot tie."""
-    temperature: float
-    """Distance over which a case's weight falls to 1/e of the nearest one's, > 0."""
+    temperature: float | None = None
+    """Distance over which a case's weight falls to 1/e of the nearest one's, > 0; a majority vote
+    has none, and drops that of the rule it was made from."""
+    form: VoteForm = "distance-weighted"
 
     def __post_init__(self) -> None:
         if self.k < 1 or self.k % 2 == 0:
             raise ValueError(f"k must be odd and positive, got {self.k}")
-        if not self.temperature > 0:
+        if self.form not in get_args(VoteForm):
+            wanted = " or ".join(get_args(VoteForm))
+            raise ValueError(f"the form of the vote must be {wanted}, got {self.form!r}")
+        if self.majority:
+            object.__setattr__(self, "temperature", None)
+        elif self.temperature is None or not self.temperature > 0:
             raise ValueError(f"temperature must be positive, got {self.temperature}")
 
+    @property
+    def majority(self) -> bool:
+        """Whether every voting case counts alike."""
+        return self.form == "majority"
+
+    @property
+    def text(self) -> str:
+        """The rule in words."""
+        return f"{self.form} vote of the {self.k} nearest cases"
+
+    def scaled(self, scale: float) -> VoteRule:
+        """The same rule among embeddings that lie `scale` times as far apart."""
+        if self.temperature is None:
+            return self
+        return replace(self, temperature=self.temperature * scale)
+
+    def weight(self, distance: ArrayLike) -> NDArray[np.float64]:
+        """(..., k) how much each voting case counts, 1 for the nearest.
+
+        Args:
+            distance: (..., k) distances of the voting cases; an infinite one does not count.
+        """
+        distance = np.asarray(distance, dtype=np.float64)
+        if self.temperature is None:
+            return np.isfinite(distance).astype(np.float64)
+        nearest = distance.min(axis=-1, keepdims=True)
+        return np.exp(-(distance - nearest) / self.temperature)
+
     def score(self, distance: ArrayLike, malignant: ArrayLike) -> NDArray[np.float64]:
-        """Distance-weighted share of malignant cases, (...).
+        """Share of malignant cases, each with its weight, (...).
 
         Args:
             distance: (..., k) distances of the voting cases.
             malignant: (..., k) bool labels of the voting cases.
         """
-        distance = np.asarray(distance, dtype=np.float64)
-        nearest = distance.min(axis=-1, keepdims=True)
-        weight = np.exp(-(distance - nearest) / self.temperature)
+        weight = self.weight(distance)
         return (weight * np.asarray(malignant)).sum(axis=-1) / weight.sum(axis=-1)
 
 
@@ -48,15 +85,16 @@ class Calibration:
 
     def probability(self, score: ArrayLike) -> NDArray[np.float64]:
         """Calibrated probability of scores in [0, 1], elementwise."""
-        return 1 / (1 + np.exp(-(self.slope * logit(score) + self.intercept)))
+        return sigmoid(self.slope * logit(score) + self.intercept)
 
 
-def fit_calibration(score: ArrayLike, share: ArrayLike) -> Calibration:
+def fit_calibration(score: ArrayLike, share: ArrayLike, through_half: bool = False) -> Calibration:
     """Platt scaling fitted to scores of cases that neither the network nor the vote has seen.
 
     Args:
         score: (N,) scores in [0, 1].
         share: (N,) bool labels, or shares of readers in [0, 1].
+        through_half: Keep a score of one half at one half (temperature scaling, arXiv:1706.04599).
     """
     from sklearn.linear_model import LogisticRegression
 
@@ -64,7 +102,8 @@ def fit_calibration(score: ArrayLike, share: ArrayLike) -> Calibration:
     # A share is as many opinions for as against.
     label = np.repeat([True, False], len(share))
     weight = np.concatenate([share, 1 - share])
-    model = LogisticRegression(C=1e6).fit(np.tile(x, (2, 1)), label, sample_weight=weight)
+    model = LogisticRegression(C=1e6, fit_intercept=not through_half)
+    model.fit(np.tile(x, (2, 1)), label, sample_weight=weight)
     return Calibration(float(model.coef_[0, 0]), float(model.intercept_[0]))
 
 
@@ -72,3 +111,8 @@ def logit(score: ArrayLike) -> NDArray[np.float64]:
     """Log odds of scores in [0, 1], held within `SCORE_MARGIN` of the ends."""
     inner = np.clip(np.asarray(score, dtype=np.float64), SCORE_MARGIN, 1 - SCORE_MARGIN)
     return np.log(inner / (1 - inner))
+
+
+def sigmoid(log_odds: ArrayLike) -> NDArray[np.float64]:
+    """Probability of log odds, elementwise; of any finite ones without overflow."""
+    return 1 / (1 + np.exp(-np.clip(np.asarray(log_odds, dtype=np.float64), -500, 500)))

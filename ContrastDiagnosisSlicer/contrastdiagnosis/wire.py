@@ -7,7 +7,7 @@ import json
 import re
 import reprlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from itertools import product
 from typing import Any, cast
 
@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from contrastdiagnosis.errors import InputError
+from contrastdiagnosis.map_variant import SIGNS, LocalCam, Sign, checked_signs
 from contrastdiagnosis.patch import DEFAULT_GEOMETRY
 from contrastdiagnosis.reading.scan_image import (
     FARTHEST_MM,
@@ -54,7 +55,10 @@ FIELDS = {
     "overview_ijk_to_ras",
     "part_of_ct",
     "revision",
+    "map",
+    "signs",
 }
+MAP_FIELDS = {field.name for field in fields(LocalCam)}
 BOX_FIELDS = {"center_ras_mm", "size_mm", "look", "concept", "axes"}
 REVISION_FIELDS = {"boxes", "rejected", "mode", "elsewhere"}
 MOST_BOXES = 100
@@ -75,6 +79,8 @@ class NoduleRequest:
         key: SHA-256 of all that the diagnosis depends on; not of the revision, which needs no new
             pass through the network.
         revision: What is corrected of the concepts.
+        map: How maps are made. The diagnosis does not depend on it, nor on the signs.
+        signs: Which maps are wanted of each pair; a report has both all the same.
     """
 
     volume: Volume
@@ -85,6 +91,8 @@ class NoduleRequest:
     overview: Volume | None
     key: str
     revision: Revision = field(default_factory=Revision)
+    map: LocalCam = LocalCam()
+    signs: tuple[Sign, ...] = SIGNS
 
 
 def pack(tensors: Mapping[str, NDArray], document: Mapping[str, Any]) -> bytes:
@@ -130,6 +138,8 @@ def request_body(
     point_ras_mm: ArrayLike,
     patient_id: str | None = None,
     case_ids: Sequence[str] = (),
+    variant: LocalCam = LocalCam(),
+    signs: Sequence[Sign] = SIGNS,
 ) -> bytes:
     """The body that asks for the nodule at a point: only voxels around it leave the machine.
 
@@ -138,6 +148,8 @@ def request_body(
         point_ras_mm: (3,) the click.
         patient_id: Whose cases must not vote.
         case_ids: Which cases maps are wanted for; all that are shown if empty.
+        variant: How the maps are made.
+        signs: Which of them are wanted.
     """
     crop = crop_around(volume, point_ras_mm)
     hu = crop.hu if crop.hu.dtype.name in VOXEL_TYPES else crop.hu.astype(np.float32)
@@ -148,6 +160,11 @@ def request_body(
         "case_ids": list(case_ids),
         "part_of_ct": crop.part_of_ct,
     }
+    # An older server refuses fields that it does not know.
+    if variant != LocalCam():
+        document["map"] = asdict(variant)
+    if checked_signs(signs) != SIGNS:
+        document["signs"] = list(signs)
     return pack({"hu": hu}, document)
 
 
@@ -174,7 +191,8 @@ def read_request(body: bytes) -> NoduleRequest:
         body: Tensor `hu` (D, H, W) and optionally `overview_hu`, int16 or float32 Hounsfield units
             in (k, j, i) order; JSON with `ijk_to_ras` (4x4), `point_ras_mm` (3) and optionally
             `patient_id`, `series_sha256`, `case_ids`, `overview_ijk_to_ras` and `part_of_ct` (true
-            where `hu` holds no air, but the CT that it was cut from does) and `revision`.
+            where `hu` holds no air, but the CT that it was cut from does), `revision`, `map` and
+            `signs`.
 
     Raises:
         InputError: Something is missing, unknown or out of range.
@@ -205,8 +223,37 @@ def read_request(body: bytes) -> NoduleRequest:
     digest.update(np.ascontiguousarray(volume.hu).data)
     return NoduleRequest(
         volume, (r, a, s), patient_id, series, tuple(case_ids), overview, digest.hexdigest(),
-        read_revision(document.get("revision", {})),
+        read_revision(document.get("revision", {})), read_map(document.get("map", {})),
+        _signs(document.get("signs", list(SIGNS))),
     )  # fmt: skip
+
+
+def read_map(document: object) -> LocalCam:
+    """The variant of the maps in JSON, each field as in `LocalCam`; what is absent is as usual.
+
+    Raises:
+        InputError: Something is unknown or of another kind.
+    """
+    usual = json.loads(json.dumps(asdict(LocalCam())))
+    values = {**usual, **_known_fields(document, MAP_FIELDS, "map")}
+    levels, window, outside = (values[name] for name in ("levels", "window_cells", "outside"))
+    # `bool` is an `int`.
+    if not (isinstance(levels, list) and all(type(level) is int for level in levels)):
+        raise InputError(f"levels must be a list of 4, 3, 2 and 1, got {reprlib.repr(levels)}")
+    if not (window is None or type(window) is int):
+        raise InputError(f"window_cells must be odd or null, got {reprlib.repr(window)}")
+    for name in ("rectified", "through_mask"):
+        if not isinstance(values[name], bool):
+            raise InputError(f"{name} must be true or false, got {reprlib.repr(values[name])}")
+    if not _is_numbers(outside, ()):
+        raise InputError(f"outside must be a number, got {reprlib.repr(outside)}")
+    return LocalCam(**{**values, "levels": tuple(levels)})
+
+
+def _signs(value: object) -> tuple[Sign, ...]:
+    if not (isinstance(value, list) and all(isinstance(sign, str) for sign in value)):
+        raise InputError(f"signs must be a list of texts, got {reprlib.repr(value)}")
+    return checked_signs(value)
 
 
 def read_revision(document: object) -> Revision:

@@ -40,6 +40,12 @@ class ctkCollapsibleButton(qt.QAbstractButton):
                 child.setVisible(not collapsed)
         self.contentsCollapsed.emit(collapsed)
 
+    def childEvent(self, event):
+        child = event.child()
+        if event.added() and isinstance(child, qt.QWidget) and self._isCollapsed():
+            child.setVisible(False)
+        super().childEvent(event)
+
     def setCollapsed(self, collapsed):
         self.setChecked(not collapsed)
 

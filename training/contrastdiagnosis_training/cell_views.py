@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from contrastdiagnosis.cells import CELL_VOXELS, cell_features, nodule_weight
+from contrastdiagnosis.cells import CELL_VOXELS, cell_channels, cell_features, nodule_weight
 from contrastdiagnosis.concepts import Concept
 from contrastdiagnosis.network import NoduleNet
 from numpy.typing import NDArray
@@ -33,6 +33,8 @@ class CellViews:
         seen: (V, N, K, d, h, w) float16, weight of the cells that show each concept if it is
             present.
         elsewhere: (V, N, K, d, h, w) bool, cells that cannot show it.
+        own: How many of the C features, the first ones, are the cell's own and not of the whole
+            nodule; None if all are.
     """
 
     cells: Tensor
@@ -40,11 +42,11 @@ class CellViews:
     marked: Tensor
     seen: Tensor
     elsewhere: Tensor
+    own: int | None = None
 
-    @property
-    def mean_and_scale(self) -> tuple[Tensor, Tensor]:
-        """(C,) mean and deviation of the features over views, nodules and cells."""
-        by_channel = self.cells[:, :, :, ::2, ::2, ::2].float().transpose(0, 2).flatten(1)
+    def mean_and_scale(self, channels: int) -> tuple[Tensor, Tensor]:
+        """(channels,) mean and deviation of the first features over views, nodules and cells."""
+        by_channel = self.cells[:, :, :channels, ::2, ::2, ::2].float().transpose(0, 2).flatten(1)
         return by_channel.mean(dim=1), by_channel.std(dim=1).clamp(min=1e-3)
 
 
@@ -96,4 +98,6 @@ def encode_views(
             kept = cells.half(), weight.half(), marked.half(), shows.half(), not_there
             made[-1].append(tuple(x.cpu() for x in kept))
     joined = [[torch.cat(column) for column in zip(*view, strict=True)] for view in made]
-    return CellViews(*(torch.stack(column) for column in zip(*joined, strict=True)))
+    cells, weight, marked, seen_at, elsewhere = map(torch.stack, zip(*joined, strict=True))
+    own = cell_channels(network.config, whole=False)
+    return CellViews(cells, weight, marked, seen_at, elsewhere, own)

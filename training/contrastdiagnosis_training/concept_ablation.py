@@ -19,9 +19,8 @@ from numpy.typing import NDArray
 from contrastdiagnosis_training.augment import Augmentation
 from contrastdiagnosis_training.cell_views import CellViews, encode_views
 from contrastdiagnosis_training.concept_figures import alive_counts
-from contrastdiagnosis_training.concept_items import standardised
 from contrastdiagnosis_training.concept_list import LIDC_CONCEPTS, concept_shares
-from contrastdiagnosis_training.concept_recipe import ConceptRecipe
+from contrastdiagnosis_training.concept_recipe import ConceptRecipe, chosen_concept_recipe
 from contrastdiagnosis_training.concept_trainer import (
     PRESENT,
     ConceptTargets,
@@ -34,7 +33,7 @@ from contrastdiagnosis_training.fit import SETTINGS, network_of_run
 from contrastdiagnosis_training.labels import RULES, is_malignant
 from contrastdiagnosis_training.metrics import auc
 from contrastdiagnosis_training.patch_store import PatchStore, load_patch_store
-from contrastdiagnosis_training.recipe import Recipe, changed_recipe
+from contrastdiagnosis_training.recipe import Recipe
 from contrastdiagnosis_training.splits import split_by_patient
 
 CENTRED = Augmentation(probability=0, shift_mm=0)
@@ -60,8 +59,23 @@ VARIANTS = (
     "places=False",
     "soft_labels=False",
     "mask_prior=False",
+    "rectified=False",
+    "whole=False",
+    "paper",
 )
 """Changes of the recipe, separated by spaces; the first is the recipe itself."""
+
+
+def recipe_of(variant: str) -> ConceptRecipe:
+    """The recipe of a variant.
+
+    Raises:
+        InputError: There is no such option, or the value is not of its kind.
+    """
+    changes = variant.split()
+    if changes[:1] == ["paper"]:
+        return chosen_concept_recipe("paper", changes[1:])
+    return chosen_concept_recipe("default", changes)
 
 
 @dataclass(frozen=True)
@@ -75,7 +89,8 @@ class ConceptsAblate:
     fold: int = 0
     """Which fold; what is chosen by its figures must be reported on the others."""
     variants: tuple[str, ...] = VARIANTS
-    """Recipes, each as changes separated by spaces."""
+    """Recipes, each as changes separated by spaces, or "paper" for CSR as published, which changes
+    may follow."""
     joint: tuple[Path, ...] = ()
     """Folders of further `fit` runs of this fold, such as with concept_weight=1: the first recipe
     is measured on each of these networks too."""
@@ -94,7 +109,7 @@ class ConceptsAblate:
         if not self.variants:
             raise InputError("wanted at least one recipe, got none")
         for text in self.variants:
-            changed_recipe(ConceptRecipe(), text.split())
+            recipe_of(text)
         store = load_patch_store(self.cases, self.cache)
         networks = (self.crossfit / f"fold{self.fold}", *self.joint)
         for folder in networks:
@@ -105,7 +120,7 @@ class ConceptsAblate:
             bench = self._bench(folder, store)
             for text in self.variants if number == 0 else self.variants[:1]:
                 for seed in self.seeds:
-                    recipe = changed_recipe(ConceptRecipe(), text.split())
+                    recipe = recipe_of(text)
                     row = {"recipe": text or "default", "network": str(folder), "seed": seed}
                     rows.append(row | bench.figures(recipe, seed))
                     print(ablation_line(rows[-1]), flush=True)
@@ -184,10 +199,10 @@ class Bench:
         }
 
 
-def heldout_figures(
-    head: ConceptHead, views: CellViews, targets: ConceptTargets
-) -> dict[str, float]:
+def heldout_figures(head: ConceptHead, views: CellViews, targets: ConceptTargets) -> dict[str, Any]:
     """Means over the views of mean AUROC, AUC of malignancy under `exclude3`, and pointing.
+
+    `concepts` has the AUROC of each concept, `auroc` is the mean of those that readers rate.
 
     A pointer hits where the concept may be seen: `concept_places`.
     """
@@ -196,29 +211,31 @@ def heldout_figures(
     truth = is_malignant(malignancy[kept])
     auroc, malignant, hits = [], [], []
     for view, seen in zip(views.cells, views.seen, strict=True):
-        similarity = torch.cat([head.similarity(standardised(head, p)) for p in view.split(64)])
+        similarity = torch.cat([head.similarity(head.standardised(p)) for p in view.split(64)])
         scores = head.scores(similarity)
         presence = head.presence(scores).numpy()
-        auroc.append(_mean_auroc(presence, share))
+        auroc.append(_aurocs(presence, share))
         malignant.append(auc(head.decide(scores).numpy()[kept], truth))
         place = similarity.amax(dim=2).flatten(2).argmax(dim=-1)
         hit = seen.flatten(2).gather(2, place[..., None])[..., 0] > 0
         hits.append(hit.numpy()[share >= PRESENT].mean())
+    each = np.mean(auroc, axis=0)
+    rated = [concept.rating in RATINGS for concept in LIDC_CONCEPTS]
     return {
-        "auroc": float(np.mean(auroc)),
+        "auroc": float(np.nanmean(each[rated])),
+        "concepts": {c.name: float(x) for c, x in zip(LIDC_CONCEPTS, each, strict=True)},
         "malignancy": float(np.mean(malignant)),
         "pointing": float(np.mean(hits)),
     }
 
 
-def _mean_auroc(presence: NDArray, share: NDArray) -> float:
-    """Over the concepts that readers rate, and that both are and are not among the nodules."""
+def _aurocs(presence: NDArray, share: NDArray) -> list[float]:
+    """Of each concept; NaN where readers see it in all nodules or in none."""
     found = []
-    for k, concept in enumerate(LIDC_CONCEPTS):
-        if concept.rating in RATINGS:
-            known = np.isfinite(share[:, k])
-            found.append(auc(presence[known, k], share[known, k] >= PRESENT))
-    return float(np.nanmean(found))
+    for score, told in zip(presence.T, share.T, strict=True):
+        known = np.isfinite(told)
+        found.append(auc(score[known], told[known] >= PRESENT))
+    return found
 
 
 HEADING = (

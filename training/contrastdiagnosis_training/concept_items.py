@@ -53,7 +53,7 @@ def epoch_of_items(
         weight = views.weight[view, part].float()
         yield Items(
             part,
-            standardised(head, views.cells[view, part]),
+            head.standardised(views.cells[view, part]),
             weight / weight.sum(dim=(1, 2, 3), keepdim=True).clamp(min=1e-12),
             *_places(views, view, part, recipe),
         )
@@ -67,9 +67,3 @@ def _places(
     shape = views.seen[view, part].shape
     seen, elsewhere = nodule_places(views.marked[view, part].float())
     return seen[:, None].expand(shape), elsewhere[:, None].expand(shape)
-
-
-def standardised(head: ConceptHead, cells: Tensor) -> Tensor:
-    """(B, C, d, h, w) float32 cells with the head's mean and scale."""
-    mean, scale = (x[:, None, None, None] for x in (head.mean, head.scale))
-    return (cells.float() - mean) / scale

@@ -14,7 +14,7 @@ from contrastdiagnosis.concepts import Concept, ConceptHead
 from contrastdiagnosis.encoding import Encoding, encode
 from contrastdiagnosis.network import NoduleNet
 from contrastdiagnosis.patch import DEFAULT_GEOMETRY, Patch, crop_patch, resample
-from contrastdiagnosis.revision import CellGrid, Revision
+from contrastdiagnosis.revision import Box, CellGrid, Revision
 from contrastdiagnosis.vote import Calibration
 from numpy.typing import NDArray
 
@@ -43,6 +43,10 @@ CORRECTIONS = {
     **{f"elsewhere {weight:g}": Revision(elsewhere=weight) for weight in (0.0, 0.2, 0.5, 1.0)},
 }
 """Ways of taking the same corrections, all those of a perfect user."""
+
+
+IGNORED = 2
+"""Boxes to ignore that are drawn at random into every nodule's patch."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,6 +96,7 @@ class ConceptProbe:
         revised: Probability after each user's actions.
         actions: How many actions each user took.
         corrected: Probability after a perfect user's actions, by the way of taking them.
+        rise: Largest rise of any presence by random boxes to ignore; boxes can only take away.
         pointing: Hits of pointers by (where, region, pointer), one value for each present concept
             or for each concept whose region there is.
     """
@@ -102,6 +107,7 @@ class ConceptProbe:
     revised: dict[str, float]
     actions: dict[str, int]
     corrected: dict[str, float]
+    rise: float
     pointing: dict[tuple[str, str, str], list[float]]
 
 
@@ -142,8 +148,24 @@ def probe_concepts(
         revised["refined"] = refined.read(centred).probability
     return ConceptProbe(
         reading.presence, reading.contribution, reading.probability, revised, actions, corrected,
-        pointing,
+        rise_by_ignoring(again, reading, centred.grid, random.spawn(1)[0]), pointing,
     )  # fmt: skip
+
+
+def rise_by_ignoring(
+    again: Callable[[Revision], ConceptReading],
+    reading: ConceptReading,
+    grid: CellGrid,
+    random: np.random.Generator,
+) -> float:
+    """Largest change of any presence by `IGNORED` boxes to ignore; none should be above 0."""
+    centers, rises = grid.centers_ras_mm.reshape(-1, 3), []
+    for _ in range(IGNORED):
+        r, a, s = centers[random.integers(len(centers))].tolist()
+        dr, da, ds = random.uniform(6, 48, 3).tolist()
+        revised = again(Revision(boxes=(Box((r, a, s), (dr, da, ds), look=False),)))
+        rises.append((revised.presence - reading.presence).max())
+    return float(max(rises))
 
 
 def point(

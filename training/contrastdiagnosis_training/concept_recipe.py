@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from contrastdiagnosis.concept_fit import ABSENT_PENALTY, DECISION_PENALTY, DROPOUT
+
+from contrastdiagnosis_training.recipe import changed_recipe
 
 
 @dataclass(frozen=True)
@@ -15,6 +18,12 @@ class ConceptRecipe:
     """M, a concept."""
     width: int = 64
     blocks: int = 2
+    whole: bool = True
+    """Let cells also know the embedding of the nodule that they are a part of; False: only what is
+    near them."""
+    rectified: bool = True
+    """Count similarities below 0 as 0, in training as in use, so that boxes can only lower them;
+    published is to cut them off under boxes alone."""
     views: int = 6
     """Augmented views of each nodule, encoded once."""
     concept_epochs: int = 12
@@ -60,3 +69,41 @@ class ConceptRecipe:
     """Of the decision's squared weights."""
     absent_penalty: float = ABSENT_PENALTY
     """Of the squared logits that concepts add where readers do not see them."""
+
+
+PAPER = ConceptRecipe(
+    prototypes=100,
+    width=256,
+    blocks=3,
+    whole=False,
+    margin_sign=1,
+    gamma=(1000.0, 1000.0),
+    contrast_shown=True,
+    cell_weight=0.0,
+    presence_weight=0.0,
+    outside_weight=0.0,
+    places=False,
+    soft_labels=False,
+    mask_prior=False,
+    dropout=0.0,
+    absent_penalty=0.0,
+)
+"""CSR as published (arXiv:2503.06873; delta, lambda and gamma of its supplement), on this network's
+cells. Not as published: `Projector` normalises by layers, and similarities are cut off at 0 not
+only under boxes, so that these change nothing where they weigh by 1 (METHODS 4.3, 4.4). Its
+rejection is the mode "zero" of a revision."""
+
+RECIPES = {"default": ConceptRecipe(), "paper": PAPER}
+
+
+def chosen_concept_recipe(name: str, changes: Sequence[str] = ()) -> ConceptRecipe:
+    """A recipe by name, with single options changed.
+
+    Args:
+        name: "default" or "paper".
+        changes: Such as "prototypes=50" or "margin_sign=1".
+
+    Raises:
+        InputError: There is no such option, or the value is not of its kind.
+    """
+    return changed_recipe(RECIPES[name], changes)

@@ -22,6 +22,9 @@ def concept_table(figures: dict[str, Any]) -> str:
             *_users(figures["users"]),
             "",
             *_corrections(figures["corrections"]),
+            "",
+            f"{figures['ignoring']['boxes']} random boxes to ignore: largest rise of a presence"
+            f" {figures['ignoring']['highest_rise']:+.1e} (must 1e-6)",
         ]
     )
 
@@ -60,6 +63,11 @@ def _malignancy(figures: dict[str, Any]) -> list[str]:
         gap, low, high = figures["concepts_minus_vote_ci"]
         lines.append(f"concepts less vote {gap:+.3f} [{low:+.3f}, {high:+.3f}]")
         lines.append(f"same diagnosis as the vote {figures['agreement_with_vote']:.3f}")
+    for name, group in (figures.get("by_fold_group") or {}).items():
+        lines.append(
+            f"{name}: AUC {group['auc']:.3f} ({group['n']} nodules), gain in F1 by one action"
+            f" {group['one_action_gain']:+.4f}"
+        )
     logits = figures["mean_logits"]
     lines.append(
         f"mean logits of a concept that hardly anybody would see {_text(logits['hardly_seen'])}, of"

@@ -22,7 +22,7 @@ from tqdm import tqdm
 from contrastdiagnosis_training.cell_views import encode_views
 from contrastdiagnosis_training.columns import load_columns, save_columns
 from contrastdiagnosis_training.concept_list import LIDC_CONCEPTS, concept_shares
-from contrastdiagnosis_training.concept_recipe import ConceptRecipe
+from contrastdiagnosis_training.concept_recipe import ConceptRecipe, chosen_concept_recipe
 from contrastdiagnosis_training.concept_scores import (
     ConceptScores,
     make_atlas,
@@ -37,7 +37,7 @@ from contrastdiagnosis_training.concept_trainer import (
 from contrastdiagnosis_training.crossfit import folds_of_run
 from contrastdiagnosis_training.fit import network_of_run
 from contrastdiagnosis_training.patch_store import PatchStore, load_patch_store
-from contrastdiagnosis_training.recipe import Recipe, changed_recipe
+from contrastdiagnosis_training.recipe import Recipe
 from contrastdiagnosis_training.splits import split_by_patient
 
 HEAD, SETTINGS, TRAIN, TEST = "concepts.safetensors", "settings.json", "train.npz", "test.npz"
@@ -65,6 +65,8 @@ class Concepts:
     decision are fitted anew without the prototypes that it removes."""
     folds: tuple[int, ...] | None = None
     """Only these folds."""
+    recipe: Literal["default", "paper"] = "default"
+    """What to train: the shipped recipe, or CSR as published."""
     change: tuple[str, ...] = ()
     """Options of the recipe to change, such as prototypes=50 margin_sign=1."""
     seed: int = 0
@@ -76,7 +78,7 @@ class Concepts:
 
     def run(self) -> None:
         """Goes through the folds; what is there already is not made again."""
-        recipe = changed_recipe(ConceptRecipe(), self.change)
+        recipe = chosen_concept_recipe(self.recipe, self.change)
         folds = folds_of_run(self.crossfit)
         if self.folds and not set(self.folds) <= set(folds):
             raise InputError(f"{self.crossfit} holds the folds {folds}, got {self.folds}")

@@ -16,7 +16,6 @@ from contrastdiagnosis_training.cell_views import CellViews
 from contrastdiagnosis_training.concept_items import (
     Items,
     epoch_of_items,
-    standardised,
     steps_per_epoch,
 )
 from contrastdiagnosis_training.concept_recipe import ConceptRecipe
@@ -65,17 +64,26 @@ def train_head(
         on_progress: Called with (stage, done, all) after each epoch.
     """
     torch.manual_seed(seed)
-    config = ConceptConfig(
-        targets.share.shape[1], recipe.prototypes, recipe.width, recipe.blocks,
-        views.cells.shape[2],
-    )  # fmt: skip
-    head = ConceptHead(config)
-    head.mean, head.scale = views.mean_and_scale
+    head = new_head(views, targets.share.shape[1], recipe)
     generator = torch.Generator().manual_seed(seed)
     fit_concepts(head, views, targets, recipe, generator, on_progress)
     fit_prototypes(head, views, targets, recipe, generator, on_progress)
     fit_decisions(head, views_scores(head, views), targets, recipe, seed)
     return head.eval().requires_grad_(False)
+
+
+def new_head(views: CellViews, concepts: int, recipe: ConceptRecipe) -> ConceptHead:
+    """An untrained head that sees cells as they are in these views."""
+    channels = views.cells.shape[2]
+    if not recipe.whole:
+        channels = views.own or channels
+    config = ConceptConfig(
+        concepts, recipe.prototypes, recipe.width, recipe.blocks, channels, recipe.whole,
+        recipe.rectified,
+    )  # fmt: skip
+    head = ConceptHead(config)
+    head.mean, head.scale = views.mean_and_scale(channels)
+    return head
 
 
 def fit_concepts(
@@ -208,7 +216,7 @@ def views_scores(head: ConceptHead, views: CellViews) -> Tensor:
     """(V, N, K, M) scores of all views."""
     rows = []
     for view in views.cells:
-        parts = [head.scores(head.similarity(standardised(head, part))) for part in view.split(64)]
+        parts = [head.scores(head.similarity(head.standardised(part))) for part in view.split(64)]
         rows.append(torch.cat(parts))
     return torch.stack(rows)
 

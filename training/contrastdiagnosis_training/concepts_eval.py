@@ -32,13 +32,19 @@ from contrastdiagnosis_training.concept_figures import (
     refined_head,
 )
 from contrastdiagnosis_training.concept_list import LIDC_CONCEPTS
-from contrastdiagnosis_training.concept_probe import ConceptProbe, HeadOnTrial, probe_concepts
+from contrastdiagnosis_training.concept_probe import (
+    IGNORED,
+    ConceptProbe,
+    HeadOnTrial,
+    probe_concepts,
+)
 from contrastdiagnosis_training.concept_report import concept_table
 from contrastdiagnosis_training.concept_run import SETTINGS, TEST, TRAIN, head_of_run
 from contrastdiagnosis_training.concept_scores import ConceptScores
 from contrastdiagnosis_training.crossfit import load_fold
 from contrastdiagnosis_training.evaluate import calibrated_across, fold_part, strict
 from contrastdiagnosis_training.fit import network_of_run
+from contrastdiagnosis_training.fold_groups import RECIPE_FOLDS, auc_by_fold_group, fold_groups
 from contrastdiagnosis_training.labels import RULES, is_malignant
 from contrastdiagnosis_training.metrics import BAND_MM, auc, paired_auc
 
@@ -55,6 +61,8 @@ class ConceptsEval:
     """Bundle folder instead."""
     folds: tuple[int, ...] | None = None
     """Only these folds; thresholds and calibration still come from all others."""
+    chose: tuple[int, ...] = RECIPE_FOLDS
+    """Folds whose figures chose the recipe: told apart from those that chose nothing."""
     nodules: int | None = None
     """At most so many of each fold, or of the folder."""
     json: Path | None = None
@@ -100,6 +108,7 @@ class ConceptsEval:
             for name in names
         ]
         asked: list[tuple[HeadOnTrial, HeadOnTrial | None, list[Nodule]]] = []
+        fold: list[int] = []
         alive, removed = [], []
         for number, name in enumerate(names):
             if self.folds and int(name.removeprefix("fold")) not in self.folds:
@@ -123,9 +132,10 @@ class ConceptsEval:
                     [by_id[i] for i in scores.case_id[: self.nodules]],
                 )
             )
+            fold += [int(name.removeprefix("fold"))] * len(asked[-1][2])
             alive.append(alive_counts(train.scores, train.share))
             removed.append(int((refined.kept == 0).sum()))
-        figures = self._figures(asked)
+        figures = self._figures(asked, np.array(fold))
         figures["prototypes"] = {
             "concepts": len(LIDC_CONCEPTS),
             "of_each": parts[0][0].config.prototypes,
@@ -160,7 +170,9 @@ class ConceptsEval:
         return figures
 
     def _figures(
-        self, asked: Sequence[tuple[HeadOnTrial, HeadOnTrial | None, list[Nodule]]]
+        self,
+        asked: Sequence[tuple[HeadOnTrial, HeadOnTrial | None, list[Nodule]]],
+        fold: NDArray[np.int64] | None = None,
     ) -> dict[str, Any]:
         random = np.random.default_rng(self.seed)
         probes: list[ConceptProbe] = []
@@ -175,7 +187,10 @@ class ConceptsEval:
                 diameter.append(scan.diameter_mm)
                 shares.append(share)
             rows += nodules
-        return probe_figures(asked[0][0], probes, rows, np.stack(shares), np.array(diameter))
+        figures = probe_figures(asked[0][0], probes, rows, np.stack(shares), np.array(diameter))
+        if fold is not None:
+            figures["by_fold_group"] = fold_group_figures(probes, rows, fold, self.chose)
+        return figures
 
 
 def probe_figures(
@@ -220,7 +235,39 @@ def probe_figures(
         "pointing": pointing_figures(probes),
         "users": user_figures(probes, malignancy, patient),
         "corrections": correction_figures(probes, malignancy, patient),
+        "ignoring": {"boxes": IGNORED * len(probes), "highest_rise": max(p.rise for p in probes)},
     }
+
+
+def fold_group_figures(
+    probes: Sequence[ConceptProbe],
+    rows: Sequence[Nodule],
+    fold: NDArray[np.int64],
+    chose: Sequence[int],
+) -> dict[str, dict[str, Any]]:
+    """AUC of malignancy, and the gain by a perfect user's single action, of each group of folds.
+
+    Args:
+        probes: One a nodule.
+        rows: The nodules.
+        fold: (N,) that each was tested in.
+        chose: Folds that chose the recipe.
+    """
+    malignancy = np.array([n.mean_rating("malignancy") for n in rows])
+    patient = np.array([n.patient_id for n in rows])
+    kept = RULES["exclude3"](malignancy)
+    figures = auc_by_fold_group(
+        np.array([p.probability for p in probes])[kept], is_malignant(malignancy[kept]),
+        patient[kept], fold[kept], chose,
+    )  # fmt: skip
+    groups = fold_groups(fold, chose)
+    for name, group in figures.items():
+        among = groups[name]
+        users = user_figures(
+            [probes[n] for n in np.flatnonzero(among).tolist()], malignancy[among], patient[among]
+        )
+        group |= {"f1": users["nobody"]["f1"], "one_action_gain": users["one action"]["gain"]}
+    return figures
 
 
 def pointing_figures(probes: Sequence[ConceptProbe]) -> dict[str, dict[str, dict[str, float]]]:

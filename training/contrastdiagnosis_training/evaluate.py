@@ -12,14 +12,18 @@ import numpy as np
 from contrastdiagnosis.bundle import Bundle, load_bundle
 from contrastdiagnosis.bundle_info import BundleInfo
 from contrastdiagnosis.case_folder import read_case_folder
-from contrastdiagnosis.case_limits import CaseLimits
+from contrastdiagnosis.confidence import IntervalForm, interval_end
 from contrastdiagnosis.diagnoser import Diagnoser, choose_device
 from contrastdiagnosis.errors import InputError
 from contrastdiagnosis.output import check_writable, write_file
-from contrastdiagnosis.vote import VoteRule
+from contrastdiagnosis.vote import VoteForm, VoteRule
 from numpy.typing import NDArray
 
 from contrastdiagnosis_training.crossfit import folds_of_run, load_fold
+from contrastdiagnosis_training.evaluate_table import table
+from contrastdiagnosis_training.fit import SETTINGS, read_settings
+from contrastdiagnosis_training.fold_groups import RECIPE_FOLDS, auc_by_fold_group
+from contrastdiagnosis_training.gate import Answers, read_answers
 from contrastdiagnosis_training.judge import (
     Judge,
     calibrate,
@@ -29,12 +33,13 @@ from contrastdiagnosis_training.judge import (
     judge_of_readings,
     scaled_matched_distances,
 )
-from contrastdiagnosis_training.judgements import judgements, limits_of
 from contrastdiagnosis_training.labels import RULES, is_malignant
+from contrastdiagnosis_training.mask_measures import Control, control_of
 from contrastdiagnosis_training.metrics import (
     BAND_MM,
     auc,
     expected_calibration_error,
+    expected_ece,
     f1,
     patient_bootstrap,
     reliability,
@@ -44,9 +49,13 @@ from contrastdiagnosis_training.metrics import (
     size_baseline,
 )
 from contrastdiagnosis_training.readings import Readings, read_nodules
-
-Part = tuple[Judge, Readings]
-"""Nodules, and a judge to whom they are new."""
+from contrastdiagnosis_training.shipped_rule import (
+    Part,
+    confidence_figures,
+    fold_limits,
+    rule_in_words,
+    with_size_factors,
+)
 
 
 @dataclass(frozen=True)
@@ -59,6 +68,21 @@ class Evaluate:
     """Bundle folder; goes with --cases."""
     cases: Path | None = None
     """Case folder that the bundle is judged on."""
+    vote: VoteForm | None = None
+    """How the cases of a cross-fit run vote: weighted by distance, or one vote each as published;
+    distance-weighted if not given. A bundle votes by its own rule."""
+    interval: IntervalForm | None = None
+    """Where the 95 % interval of a cross-fit run's matched distances ends: at their empirical
+    quantile, or at mean + 1.96 standard deviations (normal); quantile if not given. A bundle has
+    its own."""
+    gate: Path | None = None
+    """What `gate-fit --answers` kept: confidence of a cross-fit run is then judged by limits and
+    gate as shipped, fitted for each fold without its patients."""
+    concepts: Path | None = None
+    """Folder that `concepts` filled for the cross-fit run: its concepts of size may contradict the
+    measured one, as shipped."""
+    chose: tuple[int, ...] = RECIPE_FOLDS
+    """Folds of a cross-fit run whose figures chose the recipe; they are told apart."""
     json: Path | None = None
     """Write the figures here."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -68,8 +92,21 @@ class Evaluate:
         """Measures, prints, writes."""
         check_writable(self.json)
         if self.crossfit and not (self.bundle or self.cases):
-            figures = evaluate_crossfit(self.crossfit)
+            figures = evaluate_crossfit(
+                self.crossfit, self.vote or "distance-weighted", self.interval or "quantile",
+                read_answers(self.gate), self.concepts, self.chose,
+            )  # fmt: skip
         elif self.bundle and self.cases and not self.crossfit:
+            if self.vote or self.interval:
+                raise InputError(
+                    "a bundle has its own vote and interval: --vote and --interval go"
+                    " with --crossfit"
+                )
+            if self.gate or self.concepts:
+                raise InputError(
+                    "a bundle has its own limits, gate and concepts: --gate and --concepts go with"
+                    " --crossfit"
+                )
             figures = evaluate_bundle(load_bundle(self.bundle), self.cases, self.device)
         else:
             raise InputError("wanted either --crossfit RUN, or --bundle DIR with --cases FOLDER")
@@ -79,50 +116,111 @@ class Evaluate:
             print(f"wrote {self.json}")
 
 
-def evaluate_crossfit(run: Path) -> dict[str, Any]:
+def evaluate_crossfit(
+    run: Path,
+    form: VoteForm = "distance-weighted",
+    interval: IntervalForm = "quantile",
+    answers: Answers | None = None,
+    concepts: Path | None = None,
+    chose: Sequence[int] = RECIPE_FOLDS,
+) -> dict[str, Any]:
     """Figures of the pooled test folds of a cross-fit run.
 
     k and the temperature of a fold come from its validation part, voted on by its training part;
     its calibration comes from the votes of the other folds.
+
+    Args:
+        run: Folder that `crossfit` filled.
+        form: Of the vote.
+        interval: Of the matched distances.
+        answers: For confidence, see `crossfit_confidence`.
+        concepts: Likewise.
+        chose: Folds that chose the recipe.
     """
-    folds = [load_fold(run, fold) for fold in folds_of_run(run)]
-    parts = calibrated_across([fold_part(fold) for fold in folds])
-    figures = figures_of(parts)
+    numbers = folds_of_run(run)
+    folds, parts = judged_folds(run, form)
+    figures = figures_of(parts, control_of_run(run), numbers, chose)
     others = [
         (judge, fold["other"])
         for (judge, _), fold in zip(parts, folds, strict=True)
         if "other" in fold
     ]
     figures |= context_figures(once_each([*others, *parts]))
-    thresholds = [
-        embedding_scale(judge.embedding)
-        * nearness([p for p in parts if p[1] is not readings], judge.vote.k)
-        for judge, readings in parts
-    ]
-    limits = [limits_of(others_facts(fold)) for fold in folds]
-    figures |= confidence_figures(parts, thresholds, BundleInfo.split_vote, limits)
+    figures["confidence"] = crossfit_confidence(run, form, interval, answers, concepts)
     figures["protocol"] = (
-        f"patient-wise {len(folds)}-fold cross-fitting on {figures['n']} nodules; k and temperature"
-        " chosen on each training fold's validation patients, calibration fitted to the other"
-        " folds' votes."
+        f"patient-wise {len(folds)}-fold cross-fitting on {figures['n']} nodules;"
+        f" {'majority vote, k' if form == 'majority' else 'k and temperature'} chosen on each"
+        " training fold's validation patients, calibration fitted to the other folds' votes."
     )
+    if interval == "normal":
+        figures["protocol"] += " A case is near within mean + 1.96 SD of the matched distances."
     figures["k"] = [judge.vote.k for judge, _ in parts]
     return figures
 
 
-def fold_part(fold: dict[str, Readings], choice: tuple[int, float] | None = None) -> Part:
+def judged_folds(run: Path, form: VoteForm) -> tuple[list[dict[str, Readings]], list[Part]]:
+    """The readings of every fold by role, and its test nodules with their calibrated judge."""
+    folds = [load_fold(run, fold) for fold in folds_of_run(run)]
+    return folds, calibrated_across([fold_part(fold, form=form) for fold in folds])
+
+
+def crossfit_confidence(
+    run: Path,
+    form: VoteForm = "distance-weighted",
+    interval: IntervalForm = "quantile",
+    answers: Answers | None = None,
+    concepts: Path | None = None,
+) -> dict[str, Any]:
+    """What confidence is worth on a cross-fit run's unseen nodules, and the rule it is told by.
+
+    Args:
+        run: Folder that `crossfit` filled.
+        form: Of the vote.
+        interval: Of the matched distances.
+        answers: What the shipped limits and gate are fitted to, for each fold without its patients.
+        concepts: Folder that `concepts` filled for the run.
+    """
+    folds, parts = judged_folds(run, form)
+    thresholds = fold_thresholds(parts, interval)
+    limits = [fold_limits(fold, answers) for fold in folds]
+    told = with_size_factors(parts, concepts, folds_of_run(run)) if concepts else parts
+    figures = confidence_figures(told, thresholds, BundleInfo.split_vote, limits)
+    return {"rule": rule_in_words(answers, concepts), **figures}
+
+
+def fold_thresholds(parts: Sequence[Part], interval: IntervalForm = "quantile") -> list[float]:
+    """For every part the distance beyond which a case is unlike, measured on the other parts."""
+    return [
+        embedding_scale(judge.embedding)
+        * nearness([p for p in parts if p[1] is not readings], judge.vote.k, interval)
+        for judge, readings in parts
+    ]
+
+
+def control_of_run(run: Path) -> Control | None:
+    """The control of the case folder that a run reports on; None where that is not at hand."""
+    made = run / f"fold{folds_of_run(run)[0]}"
+    if not (made / SETTINGS).is_file():
+        return None
+    folder = Path(read_settings(made)["cases"][0])
+    return control_of(read_case_folder(folder)) if folder.is_dir() else None
+
+
+def fold_part(
+    fold: dict[str, Readings], choice: VoteRule | None = None, form: VoteForm = "distance-weighted"
+) -> Part:
     """A fold's test nodules and the judge made of its other nodules, not yet calibrated.
 
     Args:
         fold: Readings by role.
-        choice: k and temperature; chosen on the fold's own validation part if not given.
+        choice: The vote, in embedding scales; chosen on the fold's own validation part if not
+            given.
+        form: Of the vote that is chosen.
     """
     if choice is None:
-        choice = choose_vote([(judge_of_readings(fold["train"]), fold["validation"])])
-    k, temperature = choice
+        choice = choose_vote([(judge_of_readings(fold["train"]), fold["validation"])], form)
     judge = judge_of_readings(fold["train"], fold["validation"])
-    vote = VoteRule(k, temperature * embedding_scale(judge.embedding))
-    return replace(judge, vote=vote), fold["test"]
+    return replace(judge, vote=choice.scaled(embedding_scale(judge.embedding))), fold["test"]
 
 
 def calibrated_across(parts: Sequence[Part]) -> list[Part]:
@@ -140,30 +238,41 @@ def evaluate_bundle(bundle: Bundle, cases: Path, device: str) -> dict[str, Any]:
     """Figures of a bundle on any case folder; nodules of its own patients never vote for them."""
     chosen = choose_device(device)
     diagnoser = Diagnoser(bundle, chosen.type)
-    readings = read_nodules(diagnoser.network, read_case_folder(cases), chosen, diagnoser)
+    nodules = read_case_folder(cases)
+    readings = read_nodules(diagnoser.network, nodules, chosen, diagnoser)
     judge = judge_of_bundle(bundle)
     seen = int(np.isin(readings.patient_id, judge.patient_id).sum())
-    figures = figures_of([(judge, readings)]) | context_figures([(judge, readings)])
-    figures |= confidence_figures(
-        [(judge, readings)],
-        [bundle.indicator.threshold],
-        bundle.info.split_vote,
-        [bundle.info.limits],
-    )
+    parts = [(judge, readings)]
+    figures = figures_of(parts, control_of(nodules)) | context_figures(parts)
+    rule = ([bundle.indicator.threshold], bundle.info.split_vote, [bundle.info.limits])
+    figures["confidence"] = {"rule": "the bundle's own", **confidence_figures(parts, *rule)}
     figures["of_patients_in_bundle"] = seen
     figures["protocol"] = (
         f"bundle {bundle.info.name} {bundle.info.version} on {len(readings)} nodules of"
         f" {cases.name}"
+        + (f", {judge.vote.text}" if judge.vote.majority else "")
         + (f"; {seen} are of patients it was made from: no held-out figure" if seen else "")
     )
     return figures
 
 
-def figures_of(parts: Sequence[Part]) -> dict[str, Any]:
-    """The figures of every label rule and of the masks, pooled over parts."""
+def figures_of(
+    parts: Sequence[Part],
+    control: Control | None = None,
+    folds: Sequence[int] | None = None,
+    chose: Sequence[int] = RECIPE_FOLDS,
+) -> dict[str, Any]:
+    """The figures of every label rule and of the masks, pooled over parts.
+
+    Args:
+        parts: Judges and the nodules that are new to them.
+        control: Of these nodules; without it the forest's figures are None.
+        folds: Number of each part, to tell apart which chose the recipe.
+        chose: Those that did.
+    """
     readings = [r for _, r in parts]
     figures: dict[str, Any] = {"n": sum(len(r) for r in readings)}
-    figures |= {rule: rule_figures(parts, rule) for rule in RULES}
+    figures |= {rule: rule_figures(parts, rule, control, folds, chose) for rule in RULES}
     for name in ("dice", "dice_inter_reader", "dice_reader_consensus"):
         values = np.concatenate([getattr(r, name) for r in readings])
         figures[name] = float(np.nanmean(values)) if np.isfinite(values).any() else None
@@ -172,7 +281,8 @@ def figures_of(parts: Sequence[Part]) -> dict[str, Any]:
 
 RULE_FIGURES = (
     "auc", "auc_ci", "auc_6_12mm", "n_6_12mm", "auc_diameter", "auc_diameter_6_12mm", "auc_gain_ci",
-    "accuracy", "f1", "ece", "precision_at_1", "map", "curves",
+    "auc_forest", "auc_forest_ci", "auc_forest_6_12mm", "by_folds", "accuracy", "f1", "ece",
+    "ece_expected", "precision_at_1", "map", "curves",
 )  # fmt: skip
 """What a label rule is measured by; all None where it leaves a single class."""
 
@@ -186,8 +296,14 @@ def strict(value: Any) -> Any:
     return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
-def rule_figures(parts: Sequence[Part], rule: str) -> dict[str, Any]:
-    """Malignancy and retrieval figures under one label rule."""
+def rule_figures(
+    parts: Sequence[Part],
+    rule: str,
+    control: Control | None = None,
+    folds: Sequence[int] | None = None,
+    chose: Sequence[int] = RECIPE_FOLDS,
+) -> dict[str, Any]:
+    """Malignancy and retrieval figures under one label rule; arguments as of `figures_of`."""
     kept = [(judge, r[RULES[rule](r.malignancy)]) for judge, r in parts]
     probability = np.concatenate([j.probability(r.embedding, r.patient_id) for j, r in kept])
     size = np.concatenate([_size_probability(j, r, rule) for j, r in kept])
@@ -198,6 +314,11 @@ def rule_figures(parts: Sequence[Part], rule: str) -> dict[str, Any]:
     if truth.all() or not truth.any():
         return dict.fromkeys(RULE_FIGURES) | counts
     band = (diameter >= BAND_MM[0]) & (diameter < BAND_MM[1])
+    case_id = np.concatenate([r.case_id for _, r in kept])
+    forest = control.probability(rule, case_id) if control else None
+    scores = {"auc": probability, "auc_diameter": size}
+    scores |= {} if forest is None else {"auc_forest": forest}
+    fold = np.repeat(folds, [len(r) for _, r in kept]) if folds else np.array([])
     first, average = zip(*(_retrieval(j, r, rule) for j, r in kept), strict=True)
     weight = [len(r) for _, r in kept]
     return counts | {
@@ -210,9 +331,12 @@ def rule_figures(parts: Sequence[Part], rule: str) -> dict[str, Any]:
         "auc_gain_ci": patient_bootstrap(
             lambda i: auc(probability[i], truth[i]) - auc(size[i], truth[i]), patient
         ),
+        **_forest_figures(forest, truth, patient, band),
+        "by_folds": _by_folds(scores, truth, patient, fold, chose) if folds else None,
         "accuracy": float(((probability > 0.5) == truth).mean()),
         "f1": f1(probability > 0.5, truth),
         "ece": expected_calibration_error(probability, truth),
+        "ece_expected": expected_ece(probability),
         "precision_at_1": float(np.average(first, weights=weight)),
         "map": float(np.average(average, weights=weight)),
         "curves": {
@@ -222,6 +346,37 @@ def rule_figures(parts: Sequence[Part], rule: str) -> dict[str, Any]:
             "risk_coverage": risk_coverage(probability, truth),
         },
     }
+
+
+def _forest_figures(
+    forest: NDArray[np.float64] | None, truth: NDArray, patient: NDArray, band: NDArray[np.bool_]
+) -> dict[str, Any]:
+    """The control beside the diameter; all None where the readers' masks are not at hand."""
+    if forest is None:
+        return dict.fromkeys(("auc_forest", "auc_forest_ci", "auc_forest_6_12mm"))
+    return {
+        "auc_forest": auc(forest, truth),
+        "auc_forest_ci": patient_bootstrap(lambda i: auc(forest[i], truth[i]), patient),
+        "auc_forest_6_12mm": auc(forest[band], truth[band]),
+    }
+
+
+def _by_folds(
+    scores: dict[str, NDArray],
+    truth: NDArray,
+    patient: NDArray,
+    fold: NDArray,
+    chose: Sequence[int],
+) -> dict[str, dict[str, Any]]:
+    """AUC of the vote and of its controls, apart for folds that chose the recipe."""
+    groups: dict[str, dict[str, Any]] = {}
+    for name, score in scores.items():
+        told = auc_by_fold_group(score, truth, patient, fold, chose, interval=name == "auc")
+        for group, figures in told.items():
+            groups.setdefault(group, {"n": figures["n"]})[name] = figures["auc"]
+            if "auc_ci" in figures:
+                groups[group]["auc_ci"] = figures["auc_ci"]
+    return groups
 
 
 def _size_probability(judge: Judge, readings: Readings, rule: str) -> NDArray[np.float64]:
@@ -257,12 +412,13 @@ def context_figures(parts: Sequence[Part]) -> dict[str, Any]:
     }
 
 
-def nearness(parts: Sequence[Part], k: int) -> float:
+def nearness(parts: Sequence[Part], k: int, interval: IntervalForm = "quantile") -> float:
     """Distance, in embedding scales, within which 95 % of the correctly matched cases lie.
 
     Args:
         parts: Judges and the nodules that are new to them.
         k: How many of the nearest count: the more, the further away the last of them lie.
+        interval: How the end of the 95 % is estimated.
     """
     # Calibrated by themselves: the judges' own calibrations know the nodules that are left out.
     calibration = calibrate(parts)
@@ -270,47 +426,7 @@ def nearness(parts: Sequence[Part], k: int) -> float:
         (replace(judge, vote=replace(judge.vote, k=k), calibration=calibration), readings)
         for judge, readings in parts
     ]
-    return float(np.quantile(scaled_matched_distances(alike), BundleInfo.similarity_quantile))
-
-
-def others_facts(fold: dict[str, Readings]) -> NDArray[np.float64]:
-    """The facts of a fold's nodules that are not tested."""
-    return np.concatenate([fold[role].facts for role in ("train", "validation")])
-
-
-def confidence_figures(
-    parts: Sequence[Part],
-    thresholds: Sequence[float],
-    split_vote: tuple[float, float],
-    limits: Sequence[CaseLimits],
-) -> dict[str, Any]:
-    """Accuracy (rule exclude3) of the confident and of the other diagnoses, and their share.
-
-    Args:
-        parts: Judges and the nodules that are new to them.
-        thresholds: Distance of the nearest case, for each part, beyond which nothing is alike.
-        split_vote: Probabilities between these are called split.
-        limits: How far the cases go, for each part.
-    """
-    verdict, sure, right = [], [], []
-    for (judge, readings), threshold, limit in zip(parts, thresholds, limits, strict=True):
-        kept = readings[RULES["exclude3"](readings.malignancy)]
-        if not len(kept):
-            continue
-        judged = judgements(judge, kept, threshold, split_vote, limit)
-        probability = judge.probability(kept.embedding, kept.patient_id)
-        verdict.append([j.judged for j in judged])
-        sure.append([j.confident for j in judged])
-        right.append((probability > 0.5) == is_malignant(kept.malignancy))
-    if not sure:
-        return {}
-    confident, correct = np.concatenate(sure), np.concatenate(right)
-    return {
-        "verdict_share": float(np.concatenate(verdict).mean()),
-        "confident_share": float(confident.mean()),
-        "confident_accuracy": float(correct[confident].mean()) if confident.any() else None,
-        "unsure_accuracy": float(correct[~confident].mean()) if not confident.all() else None,
-    }
+    return interval_end(scaled_matched_distances(alike), BundleInfo.similarity_quantile, interval)
 
 
 def once_each(parts: Sequence[Part]) -> list[Part]:
@@ -322,52 +438,3 @@ def once_each(parts: Sequence[Part]) -> list[Part]:
         seen.update(readings.case_id)
         kept.append((judge, readings[new]))
     return kept
-
-
-TARGETS: tuple[tuple[str, str, float, float], ...] = (
-    ("auc", "AUC", 0.93, 0.962),
-    ("auc_6_12mm", "AUC 6-12 mm", 0.85, 0.93),
-    ("accuracy", "accuracy", 0.86, 0.893),
-    ("f1", "F1", 0.84, 0.88),
-    ("precision_at_1", "retrieval P@1", 0.82, 0.87),
-    ("map", "retrieval mAP", 0.78, 0.85),
-    ("ece", "ECE", 0.05, 0.03),
-)
-"""Key, name, must and aim, all under the rule exclude3."""
-
-
-def table(figures: dict[str, Any]) -> str:
-    """The figures as text: the rules side by side, then masks and context."""
-    lines = [str(figures.get("protocol", "")), ""]
-    lines.append(f"{'':24}" + "".join(f"{rule:>12}" for rule in RULES) + f"{'must':>8}{'aim':>8}")
-    rows = [("n", "nodules", None, None), *TARGETS]
-    rows[2:2] = [
-        ("auc_diameter", "  diameter alone", None, None),
-    ]
-    rows.insert(4, ("auc_diameter_6_12mm", "  diameter alone", None, None))
-    for key, name, must, aim in rows:
-        values = "".join(f"{_text(figures[rule].get(key)):>12}" for rule in RULES)
-        lines.append(f"{name:24}{values}" + (f"{must:>8}{aim:>8}" if must is not None else ""))
-        if key == "auc":
-            intervals = (figures[rule].get("auc_ci") for rule in RULES)
-            texts = (f"{i[0]:.3f}-{i[1]:.3f}" if i else "-" for i in intervals)
-            lines.append(f"{'  95 % patient bootstrap':24}" + "".join(f"{t:>12}" for t in texts))
-    lines.append("")
-    for key, name, goal in (
-        ("dice", "Dice to the consensus", "0.80 / 0.85"),
-        ("dice_inter_reader", "  between readers", ""),
-        ("dice_reader_consensus", "  readers to consensus", ""),
-        ("verdict_share", "with a verdict", ""),
-        ("confident_share", "confident", ""),
-        ("confident_accuracy", "  accuracy of these", ""),
-        ("unsure_accuracy", "  accuracy of the others", ""),
-        ("context_same_diagnosis", "same without context", "0.90 / 0.97"),
-        ("context_dice", "  Dice of both masks", "0.85 / 0.92"),
-    ):
-        if figures.get(key) is not None:
-            lines.append(f"{name:24}{figures[key]:12.3f}   {goal}")
-    return "\n".join(lines)
-
-
-def _text(value: Any) -> str:
-    return f"{value:.3f}" if isinstance(value, float) else str(value if value is not None else "-")

@@ -11,10 +11,10 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from contrastdiagnosis.bundle import default_bundle_folder
-from contrastdiagnosis.case_folder import read_case_folder, read_scan
+from contrastdiagnosis.case_folder import Nodule, read_case_folder, read_scan
 from contrastdiagnosis.diagnoser import choose_device
 from contrastdiagnosis.errors import InputError
-from contrastdiagnosis.local_cam import LocalCam
+from contrastdiagnosis.map_variant import LocalCam
 from contrastdiagnosis.network import NoduleNet
 from contrastdiagnosis.output import check_writable, write_file
 from contrastdiagnosis.patch import crop_patch
@@ -25,8 +25,10 @@ from contrastdiagnosis_training.evaluate import strict
 from contrastdiagnosis_training.explain_probe import Probe, Witness, probe_nodule
 from contrastdiagnosis_training.explain_report import render_explain_report, table
 from contrastdiagnosis_training.fit import network_of_run
+from contrastdiagnosis_training.gate import read_answers
 from contrastdiagnosis_training.judge import Judge
 from contrastdiagnosis_training.metrics import paired_p
+from contrastdiagnosis_training.pair_parts import pair_parts
 from contrastdiagnosis_training.trial import Trial, bundle_trial, crossfit_trials
 from contrastdiagnosis_training.trust import confidence, rating_agreement
 
@@ -48,6 +50,12 @@ class ExplainEval:
     patient."""
     folds: tuple[int, ...] | None = None
     """Only these folds of --crossfit."""
+    gate: Path | None = None
+    """What `gate-fit --answers` kept: confidence of --crossfit is then judged by limits and gate as
+    shipped, fitted for each fold without its patients."""
+    concepts: Path | None = None
+    """Folder that `concepts` filled for --crossfit: its concepts of size may contradict the
+    measured one, as shipped."""
     shuffled: Path | None = None
     """Run folder of a `fit` with --change shuffle_labels=True: its maps must look different."""
     nodules: int = 150
@@ -70,15 +78,13 @@ class ExplainEval:
             check_writable(file)
         if self.bundle and self.crossfit:
             raise InputError("wanted --bundle or --crossfit, got both")
+        if (self.gate or self.concepts) and not self.crossfit:
+            raise InputError("--gate and --concepts go with --crossfit: a bundle has its own")
         if self.nodules < 0:
             raise InputError(f"--nodules must not be negative, got {self.nodules}")
         rows = read_case_folder(self.cases)
         device = choose_device(self.device)
-        trials = (
-            crossfit_trials(self.crossfit, rows, self.folds, device)
-            if self.crossfit
-            else [bundle_trial(self.bundle or default_bundle_folder(), rows, device)]
-        )
+        trials = self._trials(rows, device)
         figures, probes = explain_figures(trials, self, device)
         print(table(figures))
         if self.json:
@@ -88,12 +94,19 @@ class ExplainEval:
             write_file(self.html, render_explain_report(strict(figures), probes).encode())
             print(f"wrote {self.html}")
 
+    def _trials(self, rows: Sequence[Nodule], device: torch.device) -> list[Trial]:
+        if not self.crossfit:
+            return [bundle_trial(self.bundle or default_bundle_folder(), rows, device)]
+        answers = read_answers(self.gate)
+        return crossfit_trials(self.crossfit, rows, self.folds, device, answers, self.concepts)
+
 
 def explain_figures(
     trials: Sequence[Trial], options: ExplainEval, device: torch.device
 ) -> tuple[dict[str, Any], list[Probe]]:
     """All figures, and the probes of the nodules that maps were made for."""
-    probes, patients = probe_trials(trials, options, device)
+    chosen = drawn_nodules(trials, options)
+    probes, patients = probe_trials(trials, chosen, options, device)
     # A fold of which one patient was drawn has no random networks to compare with.
     names = dict.fromkeys(name for p in probes for name in p.figures)
     maps = {
@@ -110,6 +123,7 @@ def explain_figures(
         "n": sum(len(t.rows) for t in trials),
         "maps": maps,
         "against": _against(probes, patients),
+        "parts": pair_parts(trials, chosen, device),
         "curves": {
             name: np.nanmean([p.curves[name] for p in probes], axis=0).tolist()
             for name in probes[0].curves
@@ -119,18 +133,25 @@ def explain_figures(
     }, probes
 
 
-def probe_trials(
-    trials: Sequence[Trial], options: ExplainEval, device: torch.device
-) -> tuple[list[Probe], NDArray]:
-    """Probes of the drawn nodules and the patient of each."""
+def drawn_nodules(trials: Sequence[Trial], options: ExplainEval) -> list[list[int]]:
+    """Positions of the drawn nodules in the rows of each trial."""
     random = np.random.default_rng(options.seed)
     everyone = [(t, n) for t in range(len(trials)) for n in range(len(trials[t].rows))]
     count = min(options.nodules or len(everyone), len(everyone))
     chosen = sorted(random.choice(len(everyone), count, replace=False).tolist())
+    return [[everyone[c][1] for c in chosen if everyone[c][0] == t] for t in range(len(trials))]
+
+
+def probe_trials(
+    trials: Sequence[Trial],
+    chosen: Sequence[Sequence[int]],
+    options: ExplainEval,
+    device: torch.device,
+) -> tuple[list[Probe], NDArray]:
+    """Probes of the drawn nodules and the patient of each."""
     probes, patients = [], []
-    with tqdm(total=count, unit="nodule", leave=False) as bar:
-        for t, trial in enumerate(trials):
-            mine = [everyone[c][1] for c in chosen if everyone[c][0] == t]
+    with tqdm(total=sum(map(len, chosen)), unit="nodule", leave=False) as bar:
+        for t, (trial, mine) in enumerate(zip(trials, chosen, strict=True)):
             witness = Witness(trial.network, trial.judge, options.map)
             strangers = _strangers(trial, mine, options, device)
             for n in mine:

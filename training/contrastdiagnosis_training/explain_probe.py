@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from contrastdiagnosis.case_folder import NoduleScan, consensus_on
 from contrastdiagnosis.encoding import look
-from contrastdiagnosis.explanation import SIGNS
-from contrastdiagnosis.local_cam import LocalCam, pair_maps
+from contrastdiagnosis.local_cam import pair_maps
+from contrastdiagnosis.map_variant import SIGNS, LocalCam
 from contrastdiagnosis.network import NoduleNet
 from contrastdiagnosis.patch import DEFAULT_GEOMETRY, Patch, crop_patch
 from numpy.typing import NDArray

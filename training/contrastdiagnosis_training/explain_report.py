@@ -13,8 +13,10 @@ from contrastdiagnosis.explanation import EvidenceMap
 from contrastdiagnosis.pictures import Picture, evidence_picture
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
+from contrastdiagnosis_training.evaluate_table import confidence_table
 from contrastdiagnosis_training.explain_probe import Probe
 from contrastdiagnosis_training.faithfulness import SHARES
+from contrastdiagnosis_training.pair_parts import parts_lines
 
 SHOWN = 6
 """Pictures of each kind: the first ones drawn, and those where the map misses most."""
@@ -93,13 +95,13 @@ def target_rows(figures: dict[str, Any]) -> list[Row]:
     if _known(trust.get("auc_gap")):
         rows.append(
             Row(
-                "AUC of the confident minus AUC of the rest",
-                f"{trust['auc_gap']:.3f} ({trust['auc_confident']:.3f}, {trust['auc_rest']:.3f};"
-                f" {trust['confident_share']:.0%} confident)",
+                "AUC of the confident minus AUC of the doubtful",
+                f"{trust['auc_gap']:.3f}"
+                f" ({_worth(trust, 'confident')}; {_worth(trust, 'doubtful')})",
                 ">= 0.10",
                 ">= 0.25, 70 % confident",
                 trust["auc_gap"] >= 0.1,
-                trust["auc_gap"] >= 0.25 and trust["confident_share"] >= 0.7,
+                trust["auc_gap"] >= 0.25 and trust["confident"]["share"] >= 0.7,
             )
         )
     ratings = figures["ratings"].values()
@@ -118,6 +120,14 @@ def target_rows(figures: dict[str, Any]) -> list[Row]:
     return rows
 
 
+def _worth(trust: dict[str, Any], group: str) -> str:
+    told = trust[group]
+    return (
+        f"{group}: AUC {told['auc']:.3f}, accuracy {told['accuracy']:.3f},"
+        f" {told['share']:.0%}, n {told['n']}"
+    )
+
+
 def _known(value: float | None) -> bool:
     return value is not None and bool(np.isfinite(value))
 
@@ -134,6 +144,7 @@ def table(figures: dict[str, Any]) -> str:
     for row in target_rows(figures):
         verdict = "aim" if row.reached else "holds" if row.holds else "MISSED"
         lines.append(f"{row.name:76} {row.value:42} {verdict:7} must {row.must}; aim {row.aim}")
+    lines += ["", confidence_table(figures["confidence"])]
     lines += [
         "",
         f"{'mean absolute difference of ratings':36}{'top 6':>8}{'label':>8}{'readers':>8}",
@@ -154,7 +165,7 @@ def table(figures: dict[str, Any]) -> str:
         lines.append(f"{kind.replace('_', ' '):36}" + "".join(f"{t:>12}" for t in texts))
     for name in ("stability_shift", "stability_noise"):
         lines.append(f"{name.replace('_', ' '):36}{figures['maps'][name]:12.3f}")
-    return "\n".join(lines)
+    return "\n".join([*lines, "", *parts_lines(figures["parts"])])
 
 
 def charts(figures: dict[str, Any]) -> list[Chart]:
@@ -222,6 +233,7 @@ def render_explain_report(figures: dict[str, Any], probes: Sequence[Probe]) -> s
         figures=figures,
         rows=target_rows(figures),
         charts=charts(figures),
+        parts=parts_lines(figures["parts"]),
         examples=example_pictures(probes),
         created=date.today().isoformat(),
         notice=RESEARCH_USE_NOTICE,

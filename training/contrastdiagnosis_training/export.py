@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import date
@@ -13,14 +12,17 @@ import numpy as np
 import torch
 from contrastdiagnosis.bundle import save_bundle
 from contrastdiagnosis.bundle_info import BundleInfo
-from contrastdiagnosis.case_folder import Nodule, read_case_folder, read_scan
+from contrastdiagnosis.case_folder import Nodule, case_pixels, read_case_folder, read_scan
 from contrastdiagnosis.case_limits import CaseLimits
 from contrastdiagnosis.cases import Case, CaseLibrary
+from contrastdiagnosis.confidence import IntervalForm
 from contrastdiagnosis.diagnoser import choose_device
+from contrastdiagnosis.distance_parts import patch_statistics
 from contrastdiagnosis.errors import InputError
 from contrastdiagnosis.network import NoduleNet, load_network, round_weights
 from contrastdiagnosis.output import check_writable
-from contrastdiagnosis.vote import VoteRule
+from contrastdiagnosis.patch import DEFAULT_GEOMETRY
+from contrastdiagnosis.vote import VoteForm
 
 from contrastdiagnosis_training.concept_export import concept_part, read_concept_run
 from contrastdiagnosis_training.concept_list import with_agreement
@@ -29,9 +31,10 @@ from contrastdiagnosis_training.evaluate import (
     calibrated_across,
     evaluate_crossfit,
     fold_part,
-    table,
 )
-from contrastdiagnosis_training.fit import MODEL, SETTINGS, network_config
+from contrastdiagnosis_training.evaluate_table import table
+from contrastdiagnosis_training.fit import MODEL, network_config, read_settings
+from contrastdiagnosis_training.fold_groups import RECIPE_FOLDS
 from contrastdiagnosis_training.judge import (
     calibrate,
     choose_vote,
@@ -70,8 +73,15 @@ class Export:
     """What `concepts-eval --json` wrote about it, for bundle.json and the model card."""
     concepts_ablations: Path | None = None
     """What `concepts-ablate --json` wrote, for bundle.json."""
+    chose: tuple[int, ...] = RECIPE_FOLDS
+    """Folds of the cross-fit run whose figures chose the recipe; the card tells them apart."""
     name: str = "lidc"
     version: str = "1"
+    vote: VoteForm = "distance-weighted"
+    """How the cases vote: weighted by distance, or one vote each as published (majority)."""
+    interval: IntervalForm = "quantile"
+    """Where the 95 % interval of matched distances ends: at their empirical quantile, or at mean +
+    1.96 standard deviations (normal)."""
     training_data: str = ""
     """A sentence for report and model card; counts are added."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -90,16 +100,19 @@ class Export:
         library, rows, limits = self._library(network)
         scale = embedding_scale(library.embedding)
         folds = [load_fold(self.crossfit, fold) for fold in folds_of_run(self.crossfit)]
-        k, temperature = choose_vote(
-            [(judge_of_readings(fold["train"]), fold["validation"]) for fold in folds]
+        choice = choose_vote(
+            [(judge_of_readings(fold["train"]), fold["validation"]) for fold in folds], self.vote
         )
-        parts = [fold_part(fold, (k, temperature)) for fold in folds]
-        figures = evaluate_crossfit(self.crossfit)
+        parts = [fold_part(fold, choice) for fold in folds]
+        figures = evaluate_crossfit(
+            self.crossfit, self.vote, self.interval, concepts=self.concepts, chose=self.chose
+        )
         info = BundleInfo(
             name=self.name,
             version=self.version,
-            vote=VoteRule(k, temperature * scale),
+            vote=choice.scaled(scale),
             calibration=calibrate(parts),
+            similarity_interval=self.interval,
             limits=limits,
             created=date.today().isoformat(),
             training_data=self.training_data,
@@ -124,7 +137,7 @@ class Export:
         save_bundle(self.out, info, network, library, matched, part)
         print(table(figures))
         size = sum(f.stat().st_size for f in self.out.iterdir() if f.is_file()) / 1e6
-        print(f"\nwrote {self.out}: {len(library)} cases, k = {k}, {size:.1f} MB")
+        print(f"\nwrote {self.out}: {len(library)} cases, {choice.text}, {size:.1f} MB")
 
     def _library(self, network: NoduleNet) -> tuple[CaseLibrary, list[Nodule], CaseLimits]:
         device = choose_device(self.device)
@@ -145,8 +158,11 @@ class Export:
             )
             for nodule, diameter in zip(rated, readings.diameter_mm, strict=True)
         ]
+        patches = (case_pixels(nodule, DEFAULT_GEOMETRY).intensity for nodule in rated)
+        statistics = [patch_statistics(network, patch[None], device) for patch in patches]
         network.to("cpu")
-        return CaseLibrary(cases, readings.embedding), rated, limits_of(readings.facts)
+        library = CaseLibrary(cases, readings.embedding, np.concatenate(statistics))
+        return library, rated, limits_of(readings.facts)
 
 
 def checked_settings(weights: Path, crossfit: Path) -> dict[str, Any]:
@@ -157,7 +173,7 @@ def checked_settings(weights: Path, crossfit: Path) -> dict[str, Any]:
     """
     if not (weights / MODEL).is_file():
         raise InputError(f"{weights} holds no finished run; make it by contrastdiagnosis-train fit")
-    settings: dict[str, Any] = json.loads((weights / SETTINGS).read_text())
+    settings = read_settings(weights)
     if settings["fold"] is not None:
         raise InputError(f"{weights} left fold {settings['fold']} out; fit without --fold")
     folds = folds_of_run(crossfit)
@@ -165,7 +181,7 @@ def checked_settings(weights: Path, crossfit: Path) -> dict[str, Any]:
     if folds != wanted:
         raise InputError(f"{crossfit} holds the folds {folds}, the cases have {wanted}")
     for fold in folds:
-        other = json.loads((crossfit / f"fold{fold}" / SETTINGS).read_text())
+        other = read_settings(crossfit / f"fold{fold}")
         for name in ("recipe", "cases"):
             if other[name] != settings[name]:
                 raise InputError(

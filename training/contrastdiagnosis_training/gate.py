@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import islice
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,14 +19,16 @@ from contrastdiagnosis.errors import InputError
 from contrastdiagnosis.facts import FACT_NAMES, facts_of_row
 from contrastdiagnosis.patch import crop_patch
 from contrastdiagnosis.volume import Volume
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GroupKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from tqdm import tqdm
 
+from contrastdiagnosis_training.columns import load_columns
 from contrastdiagnosis_training.healthy_points import HealthyCt, draw_points
+from contrastdiagnosis_training.judgements import limits_of
 from contrastdiagnosis_training.readings import nodule_slices
 
 LOST = 0.03
@@ -195,6 +198,32 @@ def fit_gate(nodules: Answers, tissue: Answers) -> NoduleGate:
         tuple(round(float(w), 5) for w in weights), round(intercept, 5), round(threshold, 5),
         tuple(round(float(t), 5) for t in typical),
     )  # fmt: skip
+
+
+def read_answers(file: Path | None) -> Answers | None:
+    """What `gate-fit --answers` kept; None without a file.
+
+    Raises:
+        InputError: There is no such file.
+    """
+    if file is None:
+        return None
+    if not file.is_file():
+        raise InputError(f"{file} is missing; contrastdiagnosis-train gate-fit --answers keeps it")
+    return load_columns(Answers, file)
+
+
+def fitted_limits(answers: Answers, without: ArrayLike = ()) -> CaseLimits:
+    """The limits and gate that a bundle ships, fitted to all answers but those of some patients.
+
+    Args:
+        answers: At nodules and at normal tissue.
+        without: Patients that have no say.
+    """
+    rest = answers[~np.isin(answers.patient_id, without)]
+    nodules = rest[rest.is_nodule]
+    limits = limits_of(*(nodules.facts[nodules.source == s] for s in np.unique(nodules.source)))
+    return replace(limits, gate=fit_gate(nodules, rest[~rest.is_nodule]))
 
 
 def left_out_confidences(

@@ -12,14 +12,17 @@ from contrastdiagnosis.bundle import Bundle, load_bundle, save_bundle
 from contrastdiagnosis.case_folder import read_case_folder
 from contrastdiagnosis.case_limits import CaseLimits
 from contrastdiagnosis.diagnoser import Diagnoser
+from contrastdiagnosis.errors import InputError
 from contrastdiagnosis.output import check_writable, write_file
 
-from contrastdiagnosis_training.evaluate import strict
+from contrastdiagnosis_training.columns import save_columns
+from contrastdiagnosis_training.evaluate import crossfit_confidence, strict
+from contrastdiagnosis_training.evaluate_table import confidence_table
 from contrastdiagnosis_training.gate import (
     Answers,
     before_the_gate,
     confidences,
-    fit_gate,
+    fitted_limits,
     gate_table,
     gate_text,
     joined,
@@ -28,7 +31,6 @@ from contrastdiagnosis_training.gate import (
     tissue_answers,
 )
 from contrastdiagnosis_training.healthy_points import read_healthy_cts
-from contrastdiagnosis_training.judgements import limits_of
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,13 @@ class GateFit:
     """Folders of CTs with normal tissue, like ct_lungs or ct_click."""
     out: Path
     """Bundle folder to write; may be the same."""
+    crossfit: Path | None = None
+    """Folder that `crossfit` filled: the card tells what confidence by these limits and this gate
+    is worth on the run's unseen nodules."""
+    concepts: Path | None = None
+    """Folder that `concepts` filled for that run; goes with --crossfit."""
+    answers: Path | None = None
+    """Keep what was said at every point here, for --gate of evaluate and explain-eval."""
     version: str | None = None
     """Of the new bundle; as before if not given."""
     points: int = 40
@@ -55,25 +64,35 @@ class GateFit:
     def run(self) -> None:
         """Asks, fits, measures by leaving patients out, prints, writes."""
         check_writable(self.out.with_name(f".{self.out.name}.json"))
+        check_writable(self.answers)
+        if self.concepts and not self.crossfit:
+            raise InputError("--concepts goes with --crossfit")
         bundle = load_bundle(self.bundle)
         diagnoser = Diagnoser(bundle, self.device)
         nodules = [nodule_answers(diagnoser, read_case_folder(f), self.seed) for f in self.nodules]
         cts = (ct for folder in self.cts for ct in read_healthy_cts(folder))
         tissue = tissue_answers(diagnoser, cts, self.points, self.seed)
-        limits = limits_of(*(part.facts for part in nodules))
         answers = joined([*nodules, tissue])
+        limits = fitted_limits(answers)
         rows = left_out_table(bundle, answers, limits)
         print(gate_text(rows))
-        limits = replace(limits, gate=fit_gate(joined(nodules), tissue))
-        figures = {
-            "protocol": protocol(answers, self),
-            "table": strict(rows),
+        figures: dict[str, Any] = {
+            "gate": {"protocol": protocol(answers, self), "table": strict(rows)}
         }
+        if self.crossfit:
+            info = bundle.info
+            worth = crossfit_confidence(
+                self.crossfit, info.vote.form, info.similarity_interval, answers, self.concepts
+            )
+            figures["confidence"] = strict(worth)
+            print("\n" + confidence_table(worth))
+        if self.answers:
+            save_columns(answers, self.answers)
         info = replace(
             bundle.info,
             limits=limits,
             version=self.version or bundle.info.version,
-            metrics={**_still_true(bundle.info.metrics), "gate": figures},
+            metrics={**_still_true(bundle.info.metrics), **figures},
         )
         save_bundle(
             self.out, info, bundle.network, bundle.library, bundle.indicator.matched,
@@ -130,7 +149,8 @@ class GateEval:
 
 def _still_true(metrics: Mapping[str, Any]) -> dict[str, Any]:
     """The figures without those of confidence: other limits judge now."""
-    gone = ("verdict_share", "confident_share", "confident_accuracy", "unsure_accuracy")
+    flat = ("verdict_share", "confident_share", "confident_accuracy", "unsure_accuracy")
+    gone = ("confidence", *flat)  # Bundles up to lidc 9 have them flat.
     return {name: value for name, value in metrics.items() if name not in gone}
 
 

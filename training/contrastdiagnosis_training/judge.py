@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from contrastdiagnosis.bundle import Bundle
 from contrastdiagnosis.confidence import matched_distances
-from contrastdiagnosis.vote import Calibration, VoteRule, fit_calibration
+from contrastdiagnosis.vote import Calibration, VoteForm, VoteRule, fit_calibration
 from numpy.typing import NDArray
 
 from contrastdiagnosis_training.labels import RULES, is_malignant
@@ -56,7 +56,7 @@ class Judge:
         return np.take_along_axis(distance, order, axis=1), is_malignant(self.malignancy)[order]
 
     def score(self, embedding: NDArray[np.float32], patient_id: NDArray) -> NDArray[np.float64]:
-        """(N,) distance-weighted votes."""
+        """(N,) votes."""
         return self.vote.score(*self.voters(embedding, patient_id))
 
     def probability(
@@ -95,13 +95,18 @@ def embedding_scale(embedding: NDArray) -> float:
     return float(np.sqrt(2 * embedding.var(axis=0, dtype=np.float64).sum()))
 
 
-def choose_vote(validation: Sequence[tuple[Judge, Readings]]) -> tuple[int, float]:
-    """The k and the temperature, in embedding scales, with the best mean AUC (rule exclude3).
+def choose_vote(
+    validation: Sequence[tuple[Judge, Readings]], form: VoteForm = "distance-weighted"
+) -> VoteRule:
+    """The vote with the best mean AUC (rule exclude3), its temperature in embedding scales.
 
     Args:
         validation: Judges of training cases only, each with the validation nodules of its network.
+        form: Of the vote; a majority vote leaves k alone to choose.
     """
-    figures: dict[tuple[int, float], list[float]] = {}
+    temperatures = TEMPERATURE_CHOICES if form == "distance-weighted" else (None,)
+    rules = [VoteRule(k, t, form) for k in K_CHOICES for t in temperatures]
+    figures: dict[VoteRule, list[float]] = {}
     for judge, readings in validation:
         kept = readings[RULES["exclude3"](readings.malignancy)]
         truth = is_malignant(kept.malignancy)
@@ -110,21 +115,24 @@ def choose_vote(validation: Sequence[tuple[Judge, Readings]]) -> tuple[int, floa
         near = np.take_along_axis(distance, order, axis=1)
         label = is_malignant(judge.malignancy)[order]
         scale = embedding_scale(judge.embedding)
-        for k in K_CHOICES:
-            for temperature in TEMPERATURE_CHOICES:
-                score = VoteRule(k, temperature * scale).score(near[:, :k], label[:, :k])
-                figures.setdefault((k, temperature), []).append(auc(score, truth))
-    return max(figures, key=lambda choice: float(np.mean(figures[choice])))
+        for rule in rules:
+            score = rule.scaled(scale).score(near[:, : rule.k], label[:, : rule.k])
+            figures.setdefault(rule, []).append(auc(score, truth))
+    return max(figures, key=lambda rule: float(np.mean(figures[rule])))
 
 
 def calibrate(judged: Sequence[tuple[Judge, Readings]]) -> Calibration:
-    """Platt scaling of votes on unseen nodules (rule exclude3)."""
+    """Platt scaling of votes on unseen nodules (rule exclude3).
+
+    A majority decides at one half, as published; its calibration keeps the decision there.
+    """
     scores, truths = [], []
     for judge, readings in judged:
         kept = readings[RULES["exclude3"](readings.malignancy)]
         scores.append(judge.score(kept.embedding, kept.patient_id))
         truths.append(is_malignant(kept.malignancy))
-    return fit_calibration(np.concatenate(scores), np.concatenate(truths))
+    majority = all(judge.vote.majority for judge, _ in judged)
+    return fit_calibration(np.concatenate(scores), np.concatenate(truths), through_half=majority)
 
 
 def scaled_matched_distances(parts: Sequence[tuple[Judge, Readings]]) -> NDArray[np.float64]:

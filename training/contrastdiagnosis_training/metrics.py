@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score, roc_curve
 
@@ -93,6 +94,32 @@ def expected_calibration_error(probability: NDArray, malignant: NDArray, bins: i
         if len(part)
     ]
     return float(sum(gaps) / len(order))
+
+
+EXPECTED_DRAWS = 1000
+"""Sets of labels that `expected_ece` is the mean over."""
+
+
+def expected_ece(probability: NDArray, bins: int = 10, seed: int = 0) -> float:
+    """ECE that a perfectly calibrated score with these probabilities would have on average.
+
+    It is above 0, and the more so the fewer the nodules: shares of malignant nodules in a bin vary
+    by chance. Labels are drawn from the probabilities themselves (Monte Carlo), bins are those of
+    `expected_calibration_error`.
+
+    Args:
+        probability: (N,).
+        bins: Of equal mass.
+        seed: Fixes the draws.
+    """
+    random = np.random.default_rng(seed)
+    ordered = np.sort(probability)
+    drawn = random.random((EXPECTED_DRAWS, len(ordered))) < ordered
+    ends = np.cumsum([len(part) for part in np.array_split(ordered, bins)])[:-1]
+    gaps = [
+        np.abs(part.sum(axis=1)) for part in np.split(ordered - drawn, ends, axis=1) if part.size
+    ]
+    return float(np.mean(sum(gaps)) / len(ordered))
 
 
 CURVE_POINTS = 60
@@ -184,3 +211,27 @@ def size_baseline(
     """Probability by a logistic regression on the log diameter alone, for unseen nodules."""
     model = LogisticRegression().fit(np.log(diameter_mm)[:, None], malignant)
     return model.predict_proba(np.log(unseen_diameter_mm)[:, None])[:, 1]
+
+
+TREES = 500
+"""Of the control forest; all else is as scikit-learn has it, nothing was chosen."""
+
+
+def forest_baseline(
+    measures: NDArray, malignant: NDArray, unseen_measures: NDArray, seed: int = 0
+) -> NDArray[np.float64]:
+    """Probability by a random forest on measures of the readers' masks, for unseen nodules.
+
+    The control beside the diameter: what size, shape and density say without a network, from
+    outlines that radiologists drew.
+
+    Args:
+        measures: (N, F) `mask_measures` of known nodules.
+        malignant: (N,) their labels.
+        unseen_measures: (M, F).
+        seed: Grows the trees.
+    """
+    if malignant.all() or not malignant.any():
+        return np.full(len(unseen_measures), float(malignant.any()))
+    model = RandomForestClassifier(TREES, random_state=seed).fit(measures, malignant)
+    return model.predict_proba(unseen_measures)[:, 1]

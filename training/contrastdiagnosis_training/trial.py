@@ -13,21 +13,18 @@ from contrastdiagnosis.bundle_info import BundleInfo
 from contrastdiagnosis.case_folder import Nodule
 from contrastdiagnosis.case_limits import CaseLimits
 from contrastdiagnosis.cases import RATINGS
+from contrastdiagnosis.diagnoser import Diagnoser
 from contrastdiagnosis.errors import InputError
 from contrastdiagnosis.network import NoduleNet
 from numpy.typing import NDArray
 
-from contrastdiagnosis_training.crossfit import folds_of_run, load_fold
-from contrastdiagnosis_training.evaluate import (
-    calibrated_across,
-    fold_part,
-    nearness,
-    others_facts,
-)
+from contrastdiagnosis_training.crossfit import folds_of_run
+from contrastdiagnosis_training.evaluate import fold_thresholds, judged_folds
 from contrastdiagnosis_training.fit import network_of_run
-from contrastdiagnosis_training.judge import Judge, embedding_scale, judge_of_bundle
-from contrastdiagnosis_training.judgements import limits_of
+from contrastdiagnosis_training.gate import Answers
+from contrastdiagnosis_training.judge import Judge, judge_of_bundle
 from contrastdiagnosis_training.readings import Readings, read_nodules
+from contrastdiagnosis_training.shipped_rule import fold_limits, rule_in_words, with_size_factors
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +39,9 @@ class Trial:
         rows: The nodules.
         readings: What the network says of them, in the same order.
         threshold: Distance of the 95 % of correctly matched pairs, from other nodules.
+        split_vote: Probabilities between these are split.
+        limits: How far the cases go.
+        rule: What the confidence is told by.
         of_patients_in_cases: How many nodules are of patients that the network was made from.
     """
 
@@ -54,13 +54,27 @@ class Trial:
     threshold: float
     split_vote: tuple[float, float]
     limits: CaseLimits = field(default_factory=CaseLimits)
+    rule: str = ""
     of_patients_in_cases: int = 0
 
 
 def crossfit_trials(
-    run: Path, rows: Sequence[Nodule], only: Sequence[int] | None, device: torch.device
+    run: Path,
+    rows: Sequence[Nodule],
+    only: Sequence[int] | None,
+    device: torch.device,
+    answers: Answers | None = None,
+    concepts: Path | None = None,
 ) -> list[Trial]:
     """One trial a fold; thresholds and calibration come from the other folds.
+
+    Args:
+        run: Folder that `crossfit` filled.
+        rows: The nodules that it was made from.
+        only: These folds alone.
+        device: Where the networks go.
+        answers: For confidence, as of `evaluate.crossfit_confidence`.
+        concepts: Likewise.
 
     Raises:
         InputError: The folder lacks a nodule that the run was made from, or there is no such fold.
@@ -69,17 +83,21 @@ def crossfit_trials(
     numbers = folds_of_run(run)
     if only and not set(only) <= set(numbers):
         raise InputError(f"{run} holds the folds {numbers}, got --folds {sorted(only)}")
-    folds = [load_fold(run, number) for number in numbers]
-    parts = calibrated_across([fold_part(fold) for fold in folds])
+    folds, parts = judged_folds(run, "distance-weighted")
+    thresholds = fold_thresholds(parts)
+    if concepts:
+        parts = with_size_factors(parts, concepts, numbers)
     trials = []
-    for number, fold, (judge, readings) in zip(numbers, folds, parts, strict=True):
+    rule = rule_in_words(answers, concepts)
+    for number, fold, (judge, readings), threshold in zip(
+        numbers, folds, parts, thresholds, strict=True
+    ):
         if only and number not in only:
             continue
         ids = np.concatenate([fold[role].case_id for role in ("train", "validation")])
         absent = [i for i in [*ids, *readings.case_id] if i not in by_id]
         if absent:
             raise InputError(f"the case folder lacks {len(absent)} nodules of {run}: {absent[0]}")
-        others = [part for part in parts if part[1] is not readings]
         trials.append(
             Trial(
                 name=f"fold {number}",
@@ -88,9 +106,10 @@ def crossfit_trials(
                 case_ratings=ratings_of([by_id[i] for i in ids]),
                 rows=[by_id[i] for i in readings.case_id],
                 readings=readings,
-                threshold=embedding_scale(judge.embedding) * nearness(others, judge.vote.k),
+                threshold=threshold,
                 split_vote=BundleInfo.split_vote,
-                limits=limits_of(others_facts(fold)),
+                limits=fold_limits(fold, answers),
+                rule=rule,
             )
         )
     return trials
@@ -99,12 +118,13 @@ def crossfit_trials(
 def bundle_trial(folder: Path, rows: Sequence[Nodule], device: torch.device) -> Trial:
     """A bundle on any nodules; cases of a nodule's own patient take no part."""
     bundle = load_bundle(folder)
-    network = bundle.network.to(device)
+    diagnoser = Diagnoser(bundle, device.type)
+    network = diagnoser.network
     rated = [n for n in rows if np.isfinite(n.mean_rating("malignancy"))]
     if not rated:
         raise InputError("no nodule of the case folder has a malignancy rating")
     judge = judge_of_bundle(bundle)
-    readings = read_nodules(network, rated, device)
+    readings = read_nodules(network, rated, device, diagnoser)
     return Trial(
         name=f"bundle {bundle.info.name} {bundle.info.version}",
         network=network,
@@ -117,6 +137,7 @@ def bundle_trial(folder: Path, rows: Sequence[Nodule], device: torch.device) -> 
         threshold=bundle.indicator.threshold,
         split_vote=bundle.info.split_vote,
         limits=bundle.info.limits,
+        rule="the bundle's own",
         of_patients_in_cases=int(np.isin(readings.patient_id, judge.patient_id).sum()),
     )
 

@@ -12,41 +12,35 @@ from contrastdiagnosis.diagnoser import SHOWN_CASES
 from numpy.typing import NDArray
 
 from contrastdiagnosis_training.judge import embedding_scale, scaled_matched_distances
-from contrastdiagnosis_training.judgements import judgements
 from contrastdiagnosis_training.labels import RULES, is_malignant
-from contrastdiagnosis_training.metrics import auc
+from contrastdiagnosis_training.shipped_rule import confidence_figures
 from contrastdiagnosis_training.trial import Trial, ratings_of
 
 
 def confidence(trials: Sequence[Trial]) -> dict[str, Any]:
-    """Coverage of the threshold, and what the confident diagnoses are worth (rule exclude3)."""
-    within, sure, probability, truth = [], [], [], []
+    """Coverage of the threshold, and what confidence by the shipped rule is worth (exclude3)."""
+    within = []
     for trial in trials:
         kept = trial.readings[RULES["exclude3"](trial.readings.malignancy)]
-        if not len(kept):
-            continue
-        judge, scale = trial.judge, embedding_scale(trial.judge.embedding)
-        within.append(scale * scaled_matched_distances([(judge, kept)]) <= trial.threshold)
-        p = judge.probability(kept.embedding, kept.patient_id)
-        judged = judgements(judge, kept, trial.threshold, trial.split_vote, trial.limits)
-        sure.append([j.confident for j in judged])
-        probability.append(p)
-        truth.append(is_malignant(kept.malignancy))
-    if not sure:
+        if len(kept):
+            matched = scaled_matched_distances([(trial.judge, kept)])
+            within.append(embedding_scale(trial.judge.embedding) * matched <= trial.threshold)
+    if not within:
         return {}
-    confident: NDArray[np.bool_] = np.concatenate(sure)
-    score, label = np.concatenate(probability), np.concatenate(truth)
     inside = np.concatenate(within)
-    certain = auc(score[confident], label[confident]) if confident.any() else np.nan
-    doubtful = auc(score[~confident], label[~confident]) if not confident.all() else np.nan
+    worth = confidence_figures(
+        [(trial.judge, trial.readings) for trial in trials],
+        [trial.threshold for trial in trials],
+        trials[0].split_vote,
+        [trial.limits for trial in trials],
+    )
     return {
+        "rule": trials[0].rule,
         "coverage": float(inside.mean()) if len(inside) else None,
         "coverage_by_part": [float(w.mean()) if len(w) else None for w in within],
         "matched_pairs": len(inside),
-        "confident_share": float(confident.mean()),
-        "auc_confident": certain,
-        "auc_rest": doubtful,
-        "auc_gap": certain - doubtful,
+        **worth,
+        "auc_gap": worth["confident"]["auc"] - worth["doubtful"]["auc"],
     }
 
 

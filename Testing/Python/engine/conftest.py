@@ -53,14 +53,16 @@ def tiny_concepts(table: list[Case], seed: int = 0) -> ConceptPart:
     """An untrained head that decides something, its atlas and scores of the cases."""
     torch.manual_seed(seed)
     channels = cell_channels(TINY)
-    head = ConceptHead(ConceptConfig(len(CONCEPTS), PROTOTYPES, 8, 1, channels)).eval()
+    config = ConceptConfig(len(CONCEPTS), PROTOTYPES, 8, 1, channels, rectified=True)
+    head = ConceptHead(config).eval()
     head.requires_grad_(False)
     for name in ("presence_weight", "presence_bias", "decision_weight", "decision_bias", "absent"):
         buffer = getattr(head, name)
         buffer.copy_(
             torch.rand(buffer.shape) if name != "decision_weight" else torch.randn(buffer.shape)
         )
-    scores = np.random.default_rng(seed).uniform(-0.2, 1, (len(table), len(CONCEPTS), PROTOTYPES))
+    head.absent.mul_(0.05)  # Low, so that what is seen adds more than what is not.
+    scores = np.random.default_rng(seed).uniform(0, 1, (len(table), len(CONCEPTS), PROTOTYPES))
     atlas = tuple(
         Prototype(concept.name, m, table[(3 * k + m) % len(table)].case_id, (k, m, 3), 0.9, m)
         for k, concept in enumerate(CONCEPTS)

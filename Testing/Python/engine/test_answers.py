@@ -25,7 +25,8 @@ from contrastdiagnosis.bundle import CONCEPTS_FILE, sha256
 from contrastdiagnosis.cases import RATINGS
 from contrastdiagnosis.engine_queue import Engine
 from contrastdiagnosis.errors import InputError
-from contrastdiagnosis.explanation import NO_PICTURE, SIGNS
+from contrastdiagnosis.explanation import NO_PICTURE
+from contrastdiagnosis.map_variant import SIGNS
 from contrastdiagnosis.pixels import CasePixels, PixelStore
 from contrastdiagnosis.revision import Box, Revision
 from contrastdiagnosis.summary import case_summary, concept_summary, summarise
@@ -163,7 +164,7 @@ def test_facts_of_a_bundle(engine):
     facts = bundle_facts(engine.bundle)
     assert (facts["cases"], facts["malignant_cases"], facts["cases_with_pixels"]) == (40, 14, 1)
     assert facts["figures"]["auc_ci"] == [0.4, 0.6]
-    assert facts["voters"] == 5
+    assert (facts["voters"], facts["vote"]) == (5, "distance-weighted")
     json.dumps(facts, allow_nan=False)
 
 

@@ -24,8 +24,8 @@ from contrastdiagnosis.bundle import (
     save_bundle,
 )
 from contrastdiagnosis.errors import InputError
-from contrastdiagnosis.network import NoduleNet, NoduleNetConfig
-from contrastdiagnosis.vote import Calibration
+from contrastdiagnosis.network import STATISTICS, NoduleNet, NoduleNetConfig
+from contrastdiagnosis.vote import Calibration, VoteRule
 from safetensors.torch import load_file, save_file
 
 from engine.conftest import CONCEPTS, PROTOTYPES, TINY, write_tiny_bundle
@@ -99,7 +99,7 @@ def test_a_missing_file_is_named(own_bundle_folder, name):
 
 def test_a_newer_schema_asks_for_an_update(own_bundle_folder):
     edit(own_bundle_folder, lambda d: d.update(schema=99))
-    with pytest.raises(InputError, match="schema 99, this version reads schema 3; update"):
+    with pytest.raises(InputError, match="schema 99, this version reads schema 4; update"):
         load_bundle(own_bundle_folder)
 
 
@@ -229,6 +229,15 @@ def test_the_default_bundle_is_sound_small_and_without_pixels():
         ({"calibration": {"slope": -1.0, "intercept": 0.0}}, "calibration.slope must lie"),
         ({"vote": {"k": 5.0, "temperature": 1.0}}, "vote.k must be a whole number, got 5.0"),
         ({"vote": {"k": 4, "temperature": 1.0}}, "k must be odd and positive, got 4"),
+        ({"vote": {"k": 5}}, "temperature must be positive, got None"),
+        (
+            {"vote": {"k": 5, "temperature": 1.0, "form": "most"}},
+            "the vote must be distance-weighted or majority, got 'most'",
+        ),
+        (
+            {"similarity_interval": "gamma"},
+            "similarity interval must be quantile or normal, got 'gamma'",
+        ),
     ],
 )
 def test_numbers_that_make_no_sense_are_refused(own_bundle_folder, change, message):
@@ -278,6 +287,26 @@ def test_concepts_come_back_as_they_were_saved(tmp_path, bundle):
     assert not any(p.requires_grad for p in other.head.parameters())
 
 
+def test_statistics_of_the_cases_come_back_where_there_are_some(tmp_path, bundle):
+    assert bundle.library.statistics is None
+    drawn = np.random.default_rng(0).normal(size=(len(bundle.library), STATISTICS))
+    for name, values in (("good", drawn), ("short", drawn[:, 1:])):
+        library = replace(bundle.library, statistics=values.astype(np.float32))
+        parts = (bundle.info, bundle.network, library, bundle.indicator.matched)
+        if name == "short":
+            with pytest.raises(InputError, match="wanted 19 statistics of each case, got shape"):
+                save_bundle(tmp_path / name, *parts)
+            continue
+        save_bundle(tmp_path / name, *parts)
+        again = load_bundle(tmp_path / name).library
+        np.testing.assert_array_equal(again.statistics, library.statistics)
+        ids = [again.cases[n].case_id for n in (5, 0)]
+        np.testing.assert_array_equal(again.statistics_of(ids), again.statistics[[5, 0]])
+    for odd in (drawn[1:], np.full_like(drawn, np.nan)):
+        with pytest.raises(InputError, match="wanted finite statistics of each of 40 cases"):
+            replace(bundle.library, statistics=odd.astype(np.float32))
+
+
 def test_a_bundle_without_concepts_comes_back_without(tmp_path, plain_folder):
     bundle = load_bundle(plain_folder)
     assert bundle.concepts is None and bundle.head is None
@@ -303,6 +332,39 @@ def test_a_bundle_of_the_first_schema_is_still_read(plain_folder, tmp_path):
     assert old.info == type(old.info)(
         **{n: v for n, v in vars(new.info).items() if n != "concept_calibration"}
     )
+
+
+def test_a_bundle_without_a_form_of_vote_and_interval_has_what_there_was(plain_folder, tmp_path):
+    folder = shutil.copytree(plain_folder, tmp_path / "old")
+
+    def older(document):
+        document["schema"] = 3
+        document["bundle"].pop("similarity_interval")
+        document["bundle"]["vote"].pop("form")
+
+    edit(folder, older)
+    old = load_bundle(folder)
+    assert old.info == load_bundle(plain_folder).info
+    assert old.info.vote == VoteRule(5, 0.5, "distance-weighted")
+    assert old.indicator.threshold == np.quantile(old.indicator.matched, 0.95)
+
+
+def test_vote_and_interval_come_back_as_they_were_saved(bundle, tmp_path):
+    info = replace(
+        bundle.info, vote=replace(bundle.info.vote, form="majority"), similarity_interval="normal"
+    )
+    save_bundle(
+        tmp_path / "b", info, bundle.network, bundle.library, bundle.indicator.matched,
+        bundle.concepts,
+    )  # fmt: skip
+    again = load_bundle(tmp_path / "b")
+    assert again.info.vote == VoteRule(5, form="majority")
+    matched = bundle.indicator.matched
+    assert again.indicator.threshold == pytest.approx(matched.mean() + 1.96 * matched.std(), 1e-3)
+    card = (tmp_path / "b" / CARD_FILE).read_text()
+    assert "Majority vote of the 5 nearest cases: each counts alike." in card
+    assert "beyond mean + 1.96 standard deviations of" in card
+    assert "weighted" not in card
 
 
 def test_what_the_first_schema_had_of_concepts_is_not_looked_for(copied):

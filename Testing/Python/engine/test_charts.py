@@ -47,6 +47,12 @@ def test_the_similarity_chart_shows_the_threshold_and_the_cases():
     assert chart.marks[0].label == "95%"
 
 
+def test_the_similarity_chart_names_the_end_of_a_normal_interval():
+    indicator = SimilarityIndicator(np.random.default_rng(0).gamma(2, 1, 500), 0.95, "normal")
+    (mark,) = similarity_chart(indicator, [0.5]).marks
+    assert (mark.x, mark.label) == (indicator.threshold, "mean + 1.96 SD")
+
+
 def test_measured_curves_become_three_charts():
     curves = {
         "reliability": [(0.2, 0.1, 30), (0.8, 0.9, 30)],

@@ -6,6 +6,7 @@ import ast
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from dataclasses import fields
@@ -15,7 +16,13 @@ import contrastdiagnosis
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from contrastdiagnosis.bundle import CONCEPTS_FILE, load_bundle, sha256
+from contrastdiagnosis.bundle import (
+    CONCEPTS_FILE,
+    INFO_FILE,
+    default_bundle_folder,
+    load_bundle,
+    sha256,
+)
 from contrastdiagnosis.cli import main
 from contrastdiagnosis.diagnose import Diagnose
 from contrastdiagnosis.pruning import Pruning, pruning_text
@@ -415,3 +422,27 @@ def test_the_demo_diagnoses_its_phantom(tmp_path, capsys):
     assert 12 < summary["nodule"]["long_axis_mm"] < 30
     assert summary["verdict"] == "malignant"
     assert "</html>" in (tmp_path / "report.html").read_text()
+
+
+def test_a_majority_bundle_tells_the_share_of_its_voters(tmp_path, capsys):
+    """The default bundle with another rule, which is all that bundle.json tells of it."""
+    folder = shutil.copytree(default_bundle_folder(), tmp_path / "b")
+    document = json.loads((folder / INFO_FILE).read_text())
+    document["bundle"]["vote"] |= {"k": 5, "form": "majority"}
+    (folder / INFO_FILE).write_text(json.dumps(document))
+    arguments = ["demo", "--nodule", "3", "--bundle", str(folder), "--out", str(tmp_path)]
+    assert main([*arguments, "--device", "cpu"]) == 0
+    summary = json.loads((tmp_path / "diagnosis.json").read_text())
+    vote, listed = summary["vote"], [c["label"] == "malignant" for c in summary["cases"][:5]]
+    # A split vote: by closeness the five would weigh differently.
+    assert 0 < sum(listed) < 5
+    assert vote == {
+        "form": "majority", "malignant": sum(listed), "cases": 5, "share": sum(listed) / 5,
+    }  # fmt: skip
+    calibration = load_bundle(folder).info.calibration
+    assert summary["probability"] == pytest.approx(calibration.probability(sum(listed) / 5), 1e-3)
+    told = f"{sum(listed)} of 5</b> nearest cases are malignant; each counts alike:"
+    html = (tmp_path / "report.html").read_text()
+    assert f"{told} {100 * sum(listed) / 5:.0f} %." in html
+    assert "weighted" not in html
+    assert f"{sum(listed)} of 5 nearest cases are malignant" in capsys.readouterr().out

@@ -135,7 +135,7 @@ def test_the_slice_goes_through_the_strongest_cell(diagnosis, bundle):
         strength = row.shown.strength
         assert strength[j : j + height, i : i + width].max() > 0.6 * cells.max()
         assert row.score == pytest.approx(cells.max())
-        assert row.example.prototype.number == diagnosis.concepts.fired[k]
+        assert row.example.prototype.number == diagnosis.concepts.shown[k]
         assert row.example.case.case_id == row.example.prototype.case_id
         assert row.example.shown is None
 
@@ -267,7 +267,7 @@ def test_boxes_over_everything_leave_nothing_to_see(
     rows = concept_section(blind, bundle).rows
     assert all(r.example is None and r.shown.frame is None for r in rows)
     part = part_of(render_report(blind, phantom.volume, bundle, explanations))
-    assert part.count("no part of the nodule is like any of its prototypes") == len(CONCEPTS)
+    assert part.count("no prototype speaks for what it adds") == len(CONCEPTS)
     assert 'class="seen"' not in part
 
 

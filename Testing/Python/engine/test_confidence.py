@@ -44,6 +44,26 @@ def test_the_threshold_holds_its_share():
     assert (matched <= threshold).mean() == pytest.approx(0.95, abs=1e-3)
 
 
+def test_the_normal_interval_ends_at_mean_and_1_96_standard_deviations():
+    matched = np.random.default_rng(4).normal(5, 0.5, 20000)
+    indicator = SimilarityIndicator(matched, 0.95, "normal")
+    mean = matched.sum() / 20000
+    spread = np.sqrt(((matched - mean) ** 2).sum() / 20000)
+    assert indicator.threshold == pytest.approx(mean + 1.96 * spread, abs=1e-4)
+    # One end of a two-sided interval: 2.5 % lie beyond it.
+    assert (matched <= indicator.threshold).mean() == pytest.approx(0.975, abs=3e-3)
+    assert indicator.threshold_name == "mean + 1.96 SD"
+    empirical = SimilarityIndicator(matched)
+    assert empirical.threshold == np.quantile(matched.astype(np.float32), 0.95)
+    assert empirical.threshold_name == "95%"
+    np.testing.assert_array_equal(indicator.similarity(matched), empirical.similarity(matched))
+
+
+def test_an_unknown_interval_is_refused():
+    with pytest.raises(ValueError, match="interval must be quantile or normal, got 'gamma'"):
+        SimilarityIndicator(np.ones(3), 0.95, "gamma")
+
+
 def test_only_right_votes_by_the_same_class_are_matched():
     distance = np.array([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]])
     neighbours = np.array([[True, False], [True, True], [False, False]])

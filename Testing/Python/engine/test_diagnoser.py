@@ -360,7 +360,7 @@ def test_ignoring_where_each_concept_is_seen_most_lowers_its_presence(
     where = np.unravel_index(reading.maps[k].argmax(), grid.shape)
     box = Box(tuple(grid.centers_ras_mm[where]), (6, 6, 5.5), False, CONCEPTS[k].name)
     revised = diagnoser.revise(diagnosis, phantom.volume, Revision(boxes=(box,))).concepts
-    fired = reading.fired[k]
-    assert revised.scores[k, fired] < reading.scores[k, fired]
+    shown = reading.shown[k]
+    assert revised.scores[k, shown] < reading.scores[k, shown]
     rest = [n for n in range(len(CONCEPTS)) if n != k]
     np.testing.assert_array_equal(revised.presence[rest], reading.presence[rest])

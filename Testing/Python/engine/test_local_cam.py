@@ -17,6 +17,7 @@ from contrastdiagnosis.local_cam import (
     pair_maps,
     window_mean,
 )
+from contrastdiagnosis.map_variant import WIDEST_WINDOW
 from contrastdiagnosis.network import NoduleNet, NoduleNetConfig, distance, inside_of
 from contrastdiagnosis.patch import crop_patch
 from contrastdiagnosis.phantom import DEMO_NODULES, make_phantom
@@ -272,6 +273,14 @@ def test_window_means_from_voxel_to_everything():
     small = x[:, :, :2, :2, :2]
     for cells in (3, 5):
         assert_close(window_mean(small, cells), window_mean(small, None).expand_as(small))
+    # From every cell the widest window reaches the whole of the finest level, at no great cost.
+    finest = torch.randn(1, 2, 32, 32, 32)
+    assert_close(
+        window_mean(finest, WIDEST_WINDOW),
+        finest.mean(dim=(2, 3, 4), keepdim=True).expand_as(finest),
+        rtol=1e-3,
+        atol=1e-5,
+    )
 
 
 def test_evidence_outside_the_mask_weighs_what_the_option_says():
@@ -349,7 +358,7 @@ def test_c11_the_shipped_maps_are_not_what_the_architecture_alone_makes():
         ({"levels": (2, 3)}, "levels must be of a1...a4, deepest first"),
         ({"levels": (3, 0)}, "levels must be of a1...a4, deepest first"),
         ({"levels": (5,)}, "levels must be of a1...a4, deepest first"),
-        ({"window_cells": 2}, "window_cells must be odd or None, got 2"),
+        ({"window_cells": 2}, "window_cells must be odd, 1 to 63, or None, got 2"),
         ({"outside": 1.5}, "outside must lie between 0 and 1, got 1.5"),
     ],
 )

@@ -305,7 +305,7 @@ def test_removed_prototypes_have_no_effect_on_a_diagnosis(pruned, phantom):
     np.testing.assert_array_equal(reading.presence, other.presence)
     np.testing.assert_array_equal(reading.scores, other.scores)
     np.testing.assert_array_equal(reading.maps, other.maps)
-    assert not gone[np.arange(len(CONCEPTS)), other.fired].any()
+    assert not gone[np.arange(len(CONCEPTS)), other.shown].any()
 
 
 def test_a_pruned_bundle_may_be_pruned_again(pruned, tmp_path):

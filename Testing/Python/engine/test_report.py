@@ -252,6 +252,26 @@ def test_the_summary_tells_what_the_maps_came_to(diagnosis, phantom, bundle, exp
     assert told["remarks"] == [*explanations[2].remarks, NO_PICTURE]
 
 
+def test_the_vote_is_told_as_the_bundle_votes(diagnosis, phantom, bundle, explanations):
+    """Of a weighted vote the weighted share, of a majority the share; neither as the other."""
+    weighted = summarise(diagnosis, phantom.volume, bundle.info)["vote"]
+    assert weighted["form"] == "distance-weighted" and "share" not in weighted
+    assert weighted["weighted_share"] == round(diagnosis.score, 4)
+    html = render_report(diagnosis, phantom.volume, bundle, explanations)
+    assert f"weighted by closeness {100 * diagnosis.score:.0f} %." in html
+
+    rule = replace(bundle.info.vote, form="majority")
+    by_majority = replace(bundle, info=replace(bundle.info, vote=rule))
+    told = Diagnoser(by_majority, "cpu").diagnose(phantom.volume, NODULE.center_ras_mm)
+    assert told.score == told.malignant_voters / rule.k != diagnosis.score
+    vote = summarise(told, phantom.volume, by_majority.info)["vote"]
+    assert vote["form"] == "majority" and "weighted_share" not in vote
+    assert vote["share"] == vote["malignant"] / vote["cases"]
+    html = render_report(told, phantom.volume, by_majority, explanations)
+    assert f"each counts alike: {100 * told.score:.0f} %." in html
+    assert "weighted" not in html
+
+
 def test_the_summary_is_json_and_complete(diagnosis, phantom, bundle):
     summary = json.loads(json.dumps(summarise(diagnosis, phantom.volume, bundle.info)))
     assert "maps" not in summary["cases"][0]

@@ -478,6 +478,14 @@ class TestSize:
             slicer.app.processEvents()
             assert shown.parent.minimumSizeHint.width() <= 420
 
+    def test_the_advanced_choices_fit_and_are_hidden_before(self, shown):
+        options = shown.panel._pair.options.widget
+        assert not options.isVisible()
+        shown.ui.mapOptionsCollapsibleButton.collapsed = False
+        slicer.app.processEvents()
+        assert options.isVisible()
+        assert shown.parent.minimumSizeHint.width() <= 420
+
     def test_many_nodules_scroll(self, shown, click):
         node = shown.logic.getParameterNode()
         node.live = False

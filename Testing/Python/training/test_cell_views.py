@@ -97,7 +97,7 @@ def test_mean_and_scale_are_those_of_each_channel():
     cells = (cells * torch.tensor([1.0, 5.0, 0.2, 0.0])[:, None, None, None]).half()
     cells[:, :, 1] += 7
     views = CellViews(cells, cells[:, :, 0], cells[:, :, 0], cells, cells > 0)
-    mean, scale = views.mean_and_scale
+    mean, scale = views.mean_and_scale(4)
     assert mean.shape == scale.shape == (4,)
     # Every second cell along each axis is looked at.
     for c in range(3):

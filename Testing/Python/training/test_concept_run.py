@@ -13,15 +13,20 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from contrastdiagnosis.bundle import CONCEPTS_FILE, load_bundle, sha256
-from contrastdiagnosis.case_folder import read_case_folder
+from contrastdiagnosis.bundle import CONCEPTS_FILE, default_bundle_folder, load_bundle, sha256
+from contrastdiagnosis.case_folder import read_case_folder, read_scan
 from contrastdiagnosis.cases import RATINGS
+from contrastdiagnosis.concept_reading import read_concepts, size_factor
 from contrastdiagnosis.diagnoser import Diagnoser
+from contrastdiagnosis.encoding import encode
 from contrastdiagnosis.errors import InputError
+from contrastdiagnosis.facts import FACT_NAMES
+from contrastdiagnosis.patch import crop_patch
 from contrastdiagnosis.pruning import Pruning, prune_bundle, pruning_text
 from contrastdiagnosis_training import cli
 from contrastdiagnosis_training.columns import load_columns
 from contrastdiagnosis_training.concept_ablation import ConceptsAblate
+from contrastdiagnosis_training.concept_figures import calibrate_concepts
 from contrastdiagnosis_training.concept_list import LIDC_CONCEPTS
 from contrastdiagnosis_training.concept_probe import CORRECTIONS
 from contrastdiagnosis_training.concept_run import (
@@ -35,9 +40,12 @@ from contrastdiagnosis_training.concept_run import (
 )
 from contrastdiagnosis_training.concept_scores import ConceptScores, touched_cells
 from contrastdiagnosis_training.crossfit import CrossFit, crossfit
+from contrastdiagnosis_training.evaluate import judged_folds
 from contrastdiagnosis_training.export import Export
-from contrastdiagnosis_training.fit import Fit, train
+from contrastdiagnosis_training.fit import Fit, network_of_run, train
+from contrastdiagnosis_training.shipped_rule import with_size_factors
 from contrastdiagnosis_training.splits import patient_folds
+from contrastdiagnosis_training.trial import bundle_trial
 
 from training.conftest import TINY, write_case_folder
 
@@ -201,6 +209,51 @@ def test_the_bundle_says_what_the_run_says(bundle_folder, runs, measured):
         "15 mm or more",
     ]
     assert bundle.info.metrics["concepts"]["mean_auroc"] == measured[0]["mean_auroc"]
+
+
+def test_confidence_of_a_run_knows_the_concepts_of_size(runs, folder):
+    """As shipped: each fold's own head says by what factor a measured size is contradicted."""
+    _, parts = judged_folds(runs / "cv", "distance-weighted")
+    column, volume_mm3 = FACT_NAMES.index("size_factor"), 180.0
+    for _, readings in parts:  # The tiny networks outline nothing.
+        readings.facts[:, FACT_NAMES.index("volume_mm3")] = volume_mm3
+    told = with_size_factors(parts, runs / "concepts", (0, 1, 2))
+    assert all(np.isnan(readings.facts[:, column]).all() for _, readings in parts)
+    rows = {n.case_id: n for n in read_case_folder(folder)}
+    heads = [
+        (head_of_run(f), load_columns(ConceptScores, f / TEST))
+        for f in (runs / "concepts" / f"fold{n}" for n in range(3))
+    ]
+    concepts, calibration = calibrate_concepts(LIDC_CONCEPTS, [heads[0], heads[2]])
+    network = network_of_run(runs / "cv" / "fold1")
+    readings = told[1][1]
+    for n in (0, len(readings) - 1):
+        scan = read_scan(rows[readings.case_id[n]])
+        patch = crop_patch(scan.volume, scan.center_ras_mm)
+        encoding = encode(network, [patch], torch.device("cpu"), heads[1][0])[0]
+        reading = read_concepts(
+            heads[1][0], concepts, calibration, encoding.similarity, encoding.grid
+        )
+        assert readings.facts[n, column] == pytest.approx(size_factor(reading, volume_mm3))
+
+
+def test_explain_eval_judges_a_bundle_by_its_whole_rule(folder):
+    """Its concepts of size too: else it would be surer than the product."""
+    rows, bundle = read_case_folder(folder)[:3], default_bundle_folder()
+    told = bundle_trial(bundle, rows, torch.device("cpu")).readings.facts
+    assert np.isfinite(told[:, FACT_NAMES.index("size_factor")]).all()
+    diagnoser, scans = Diagnoser(load_bundle(bundle), "cpu"), [read_scan(row) for row in rows]
+    wanted = [diagnoser.diagnose(s.volume, s.center_ras_mm).facts.row for s in scans]
+    np.testing.assert_allclose(told, wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_the_concepts_of_another_run_are_refused(runs):
+    _, parts = judged_folds(runs / "cv", "distance-weighted")
+    swapped = [parts[1], parts[0], parts[2]]
+    with pytest.raises(InputError, match=r"concepts lacks \d+ nodules of the run"):
+        with_size_factors(swapped, runs / "concepts", (0, 1, 2))
+    with pytest.raises(InputError, match="calibrated on other folds, got one alone"):
+        with_size_factors(parts[:1], runs / "concepts", (0,))
 
 
 def test_the_model_card_names_the_concepts(bundle_folder):

@@ -126,7 +126,7 @@ def test_a_trained_head_is_ready_to_be_used(trained, training):
         trained.prototype.norm(dim=-1), torch.ones(CONCEPTS, RECIPE.prototypes)
     )
     assert (trained.presence_weight >= 0).all()
-    mean, scale = training[0].mean_and_scale
+    mean, scale = training[0].mean_and_scale(CHANNELS)
     assert torch.equal(trained.mean, mean) and torch.equal(trained.scale, scale)
     assert trained.kept.eq(1).all()
 
@@ -232,7 +232,7 @@ def fresh(views, recipe=RECIPE):
     torch.manual_seed(0)
     config = ConceptConfig(CONCEPTS, recipe.prototypes, recipe.width, recipe.blocks, CHANNELS)
     head = ConceptHead(config)
-    head.mean, head.scale = views.mean_and_scale
+    head.mean, head.scale = views.mean_and_scale(CHANNELS)
     return head
 
 

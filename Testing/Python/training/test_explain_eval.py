@@ -11,8 +11,11 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 import torch
+from contrastdiagnosis.bundle import load_bundle
 from contrastdiagnosis.case_folder import read_case_folder, read_scan
-from contrastdiagnosis.local_cam import LocalCam
+from contrastdiagnosis.distance_parts import patch_statistics
+from contrastdiagnosis.local_cam import pair_maps
+from contrastdiagnosis.map_variant import LocalCam
 from contrastdiagnosis.network import NoduleNet
 from contrastdiagnosis.patch import DEFAULT_GEOMETRY, crop_patch
 from contrastdiagnosis_training import cli
@@ -24,6 +27,8 @@ from contrastdiagnosis_training.export import Export
 from contrastdiagnosis_training.faithfulness import SHARES
 from contrastdiagnosis_training.fit import Fit, train
 from contrastdiagnosis_training.judge import Judge
+from contrastdiagnosis_training.pair_parts import pair_parts, parts_lines
+from contrastdiagnosis_training.trial import bundle_trial
 
 from training.conftest import TINY, write_case_folder
 
@@ -70,7 +75,7 @@ def assert_complete(figures, maps, n):
             for name in CONTROLS:
                 assert 0 <= figures["maps"][f"{kind}_{where}_{name}"] <= 1
     assert {"gain", "relative", "p"} == set(figures["against"]["deletion_vote_over_gaussian"])
-    assert 0 <= figures["confidence"]["confident_share"] <= 1
+    assert 0 <= figures["confidence"]["confident"]["share"] <= 1
     assert set(figures["ratings"]) == {"texture", "malignancy"}
 
 
@@ -82,6 +87,42 @@ def test_every_figure_of_the_cross_fit_run_is_there(evaluated):
         assert -1 <= figures["maps"][f"spearman_{name}"] <= 1
     for rating in figures["ratings"].values():
         assert min(rating.values()) >= 0
+
+
+def test_the_share_that_no_map_shows_is_that_of_the_explained_pairs(evaluated, runs, folder):
+    """Of two nodules the one pair there is, as the engine explains it."""
+    for part in evaluated[0]["parts"].values():
+        assert part["n"] > 0 and part["p5"] <= part["mean"] <= part["p95"]
+        assert 0 <= part["below_0"] <= 1 and 0 <= part["above_1"] <= 1
+    assert "size, density and outline" in evaluated[1]
+    trial = bundle_trial(runs / "bundle", read_case_folder(folder), torch.device("cpu"))
+    other = next(
+        n for n, p in enumerate(trial.readings.patient_id) if p != trial.rows[0].patient_id
+    )
+    scans = [read_scan(trial.rows[n]) for n in (0, other)]
+    first, second = (
+        torch.from_numpy(crop_patch(s.volume, s.center_ras_mm).intensity) for s in scans
+    )
+    z = torch.from_numpy(trial.readings.embedding[[other]])
+    share = pair_maps(trial.network, first, z, second[None], [0]).statistics_share.item()
+    told = pair_parts([trial], [[0, other]], torch.device("cpu"))
+    assert told["all"]["n"] == 1 and told["all"]["sd"] == 0
+    assert told["all"]["mean"] == pytest.approx(share, abs=1e-3)
+    assert told["nearest"]["mean"] == pytest.approx(share, abs=1e-3)
+    alone = pair_parts([trial], [[0]], torch.device("cpu"))
+    assert alone["all"]["n"] == alone["nearest"]["n"] == 0
+    assert any(line.endswith(" -") for line in parts_lines(alone))
+
+
+def test_an_exported_bundle_has_the_statistics_of_its_cases(runs, folder):
+    bundle = load_bundle(runs / "bundle")
+    nodule = next(
+        n for n in read_case_folder(folder) if n.case_id == bundle.library.cases[7].case_id
+    )
+    scan = read_scan(nodule)
+    patch = crop_patch(scan.volume, scan.center_ras_mm).intensity
+    ours = patch_statistics(bundle.network, patch[None], torch.device("cpu"))
+    np.testing.assert_allclose(ours, bundle.library.statistics[[7]], atol=1e-3)
 
 
 def test_curves_start_with_the_whole_patch_or_with_nothing(evaluated):
@@ -118,6 +159,7 @@ def test_the_report_is_whole_and_self_contained(evaluated):
     assert all(a["href"].startswith("data:image/png") for _, a in tags if "href" in a)
     assert html.count('class="chart"') == 6
     assert "Research use only" in html
+    assert "Confidence by: vote, limits of the other folds" in unescape(html)
     for row in target_rows(figures):
         assert row.value in unescape(html)
 

@@ -18,22 +18,28 @@ from contrastdiagnosis.facts import FACT_NAMES
 from contrastdiagnosis.phantom import make_phantom
 from contrastdiagnosis.volume import sitk_from_array
 from contrastdiagnosis_training import cli, gate
+from contrastdiagnosis_training.columns import save_columns
+from contrastdiagnosis_training.evaluate import crossfit_confidence, strict
 from contrastdiagnosis_training.gate import (
     LOST,
     Answers,
     before_the_gate,
     confidences,
     fit_gate,
+    fitted_limits,
     gate_table,
     joined,
     left_out_confidences,
     nodule_answers,
+    read_answers,
 )
+from contrastdiagnosis_training.gate_commands import _still_true
 from contrastdiagnosis_training.healthy_points import KINDS, lungs_of
 from contrastdiagnosis_training.judgements import LEAST_COVERED_SHARE, limits_of
 from engine.conftest import write_tiny_bundle
 
 from training.conftest import SOUND_FACTS, sound_facts, write_case_folder
+from training.test_protocol import fold
 
 RULE = (1.0, (0.35, 0.65))
 """Threshold and split vote."""
@@ -182,6 +188,11 @@ def run(*arguments):
 def fitted(folders):
     options = ["--nodules", folders / "stacks", folders / "context", "--cts", folders / "cts"]
     options += ["--points", 6, "--device", "cpu", "--version", "2"]
+    for number in range(3):
+        (folders / "cv" / f"fold{number}").mkdir(parents=True)
+        for role, told in fold(number).items():
+            save_columns(told, folders / "cv" / f"fold{number}" / f"{role}.npz")
+    options += ["--crossfit", folders / "cv", "--answers", folders / "answers.npz"]
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(gate, "LIKE_NODULES", KINDS)  # The tiny network outlines whatever is dense.
         code = run("gate-fit", "--bundle", folders / "bundle", "--out", folders / "gated", *options)
@@ -206,8 +217,35 @@ def test_the_bundle_is_the_same_but_for_its_limits(folders, fitted):
     assert "cues of vessels and other normal tissue (gate)" in card
 
 
-def test_figures_of_confidence_do_not_outlive_their_rule(folders, fitted):
-    assert not {"confident_share", "confident_accuracy"} & set(fitted.info.metrics)
+def test_figures_of_confidence_do_not_outlive_their_rule():
+    old = {"n": 3, "confidence": {"n": 3}, "confident_share": 0.8, "unsure_accuracy": 0.7}
+    assert _still_true(old) == {"n": 3}
+
+
+def test_the_card_tells_what_confidence_is_worth_by_the_new_rule(folders, fitted, monkeypatch):
+    monkeypatch.setattr(gate, "LIKE_NODULES", KINDS)  # As in `fitted`.
+    told = fitted.info.metrics["confidence"]
+    kept = read_answers(folders / "answers.npz")
+    assert fitted_limits(kept) == fitted.info.limits
+    vote, interval = fitted.info.vote.form, fitted.info.similarity_interval
+    again = strict(crossfit_confidence(folders / "cv", vote, interval, kept))
+    assert told == json.loads(json.dumps(again))
+    card = (folders / "gated" / "MODEL_CARD.md").read_text()
+    for name in ("confident", "doubtful", "no verdict"):
+        row = told[name.replace(" ", "_")]
+        assert f"| {name} | {row['n']} | {row['share']:.3f} |" in card
+
+
+def test_concepts_without_a_run_are_refused(folders, capsys):
+    options = ["--nodules", folders / "stacks", "--cts", folders / "cts", "--out", folders / "x"]
+    assert run("gate-fit", "--bundle", folders / "bundle", *options, "--concepts", folders) == 2
+    assert "--concepts goes with --crossfit" in capsys.readouterr().err
+
+
+def test_absent_answers_are_told(tmp_path):
+    with pytest.raises(InputError, match="is missing; contrastdiagnosis-train gate-fit --answers"):
+        read_answers(tmp_path / "answers.npz")
+    assert read_answers(None) is None
 
 
 def test_any_bundle_can_be_put_on_trial(folders, fitted, capsys, tmp_path):

@@ -120,7 +120,47 @@ def test_the_chosen_vote_is_the_best_on_the_validation_nodules():
         return ((pairs > 0) + 0.5 * (pairs == 0)).mean()
 
     best = max(slow_auc(k, t) for k in K_CHOICES for t in TEMPERATURE_CHOICES)
-    assert slow_auc(*choose_vote([(judge, unseen)])) == pytest.approx(best)
+    chosen = choose_vote([(judge, unseen)])
+    assert slow_auc(chosen.k, chosen.temperature) == pytest.approx(best)
+
+
+def test_the_chosen_majority_vote_is_the_best_on_the_validation_nodules():
+    cases, unseen = readings(200, separation=0.3), readings(60, 1, 0.3, first_patient=500)
+    judge, kept = judge_of_readings(cases), unseen[unseen.malignancy != 3]
+    truth = kept.malignancy > 3
+    distance = np.linalg.norm(kept.embedding[:, None] - cases.embedding[None], axis=2)
+    votes = (cases.malignancy > 3)[distance.argsort(axis=1, kind="stable")]
+    areas = {}
+    for k in K_CHOICES:
+        share = votes[:, :k].mean(axis=1)
+        pairs = share[truth][:, None] - share[~truth][None]
+        areas[k] = ((pairs > 1e-9) + 0.5 * (abs(pairs) < 1e-9)).mean()
+    chosen = choose_vote([(judge, unseen)], "majority")
+    assert chosen == VoteRule(max(areas, key=areas.get), form="majority")
+    # So that the choice is one: the weighted vote would have taken another k.
+    assert len(set(areas.values())) > 1
+
+
+def test_a_case_of_the_own_patient_has_no_say_in_a_majority():
+    """More voters than cases of others: what is left decides."""
+    cases = readings(6)
+    judge = replace(judge_of_readings(cases), vote=VoteRule(5, form="majority"))
+    score = judge.score(cases.embedding, cases.patient_id)
+    for n, patient in enumerate(cases.patient_id):
+        others = cases.malignancy[cases.patient_id != patient] > 3
+        assert len(others) == 4 and score[n] == others.mean()
+
+
+def test_a_calibrated_majority_still_decides_at_one_half():
+    """The published decision, also where few cases are malignant."""
+    cases, unseen = readings(200, separation=0.5), readings(200, 1, 0.5, first_patient=500)
+    unseen = replace(unseen, malignancy=np.where(unseen.malignancy == 4, 2, unseen.malignancy))
+    for form, kept in (("majority", True), ("distance-weighted", False)):
+        judge = replace(judge_of_readings(cases), vote=VoteRule(15, 1.0, form))
+        calibrated = replace(judge, calibration=calibrate([(judge, unseen)]))
+        score = judge.score(unseen.embedding, unseen.patient_id)
+        probability = calibrated.probability(unseen.embedding, unseen.patient_id)
+        assert bool(((probability > 0.5) == (score > 0.5)).all()) == kept
 
 
 def test_the_choice_does_not_depend_on_the_scale_of_the_network():

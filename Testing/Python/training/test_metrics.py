@@ -11,7 +11,9 @@ from contrastdiagnosis_training.metrics import (
     auc,
     dice,
     expected_calibration_error,
+    expected_ece,
     f1,
+    forest_baseline,
     inter_reader_dice,
     paired_p,
     patient_bootstrap,
@@ -22,6 +24,7 @@ from contrastdiagnosis_training.metrics import (
     roc,
     size_baseline,
 )
+from sklearn.ensemble import RandomForestClassifier
 from sklearn.metrics import auc as area
 from sklearn.metrics import average_precision_score, f1_score
 
@@ -126,6 +129,44 @@ def test_ece_of_fewer_nodules_than_bins():
     assert expected_calibration_error(np.array([0.2, 0.7]), np.array([False, True])) == (
         pytest.approx((0.2 + 0.3) / 2)
     )
+
+
+@pytest.mark.parametrize("count", [7, 154])
+def test_the_expected_ece_is_that_of_labels_drawn_from_the_probabilities(count):
+    random = np.random.default_rng(3)
+    probability = random.random(count) ** 2
+    slow = [
+        expected_calibration_error(probability, random.random(count) < probability)
+        for _ in range(2000)
+    ]
+    assert expected_ece(probability) == pytest.approx(np.mean(slow), rel=0.04)
+    assert expected_ece(probability) == expected_ece(probability[::-1])
+
+
+def test_the_expected_ece_falls_with_the_number_of_nodules_and_is_none_for_the_certain():
+    probability = np.random.default_rng(0).random(3000)
+    assert expected_ece(probability) < 0.35 * expected_ece(probability[:150])
+    assert 0.05 < expected_ece(probability[:154]) < 0.12
+    assert expected_ece(np.array([0.0, 1.0, 1.0])) == 0
+
+
+def test_the_forest_is_scikit_learns_and_always_the_same():
+    random = np.random.default_rng(0)
+    measures = random.normal(size=(120, 3))
+    malignant = measures[:, 0] * measures[:, 1] > 0  # No single measure tells it.
+    unseen = random.normal(size=(80, 3))
+    told = forest_baseline(measures, malignant, unseen)
+    truth = unseen[:, 0] * unseen[:, 1] > 0
+    assert auc(told, truth) > 0.9
+    np.testing.assert_array_equal(told, forest_baseline(measures, malignant, unseen))
+    same = RandomForestClassifier(500, random_state=0).fit(measures, malignant)
+    np.testing.assert_array_equal(told, same.predict_proba(unseen)[:, 1])
+
+
+def test_a_forest_of_one_class_knows_that_class():
+    measures = np.zeros((4, 2))
+    assert forest_baseline(measures, np.ones(4, bool), measures[:2]).tolist() == [1, 1]
+    assert forest_baseline(measures, np.zeros(4, bool), measures[:2]).tolist() == [0, 0]
 
 
 def search(queries=25, cases=60, seed=0):

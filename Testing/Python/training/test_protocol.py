@@ -6,10 +6,21 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from contrastdiagnosis.vote import VoteRule
 from contrastdiagnosis_training import evaluate
 from contrastdiagnosis_training.columns import save_columns
-from contrastdiagnosis_training.evaluate import calibrated_across, evaluate_crossfit, fold_part
-from contrastdiagnosis_training.judge import choose_vote, judge_of_readings
+from contrastdiagnosis_training.evaluate import (
+    calibrated_across,
+    evaluate_crossfit,
+    fold_part,
+    fold_thresholds,
+)
+from contrastdiagnosis_training.judge import (
+    calibrate,
+    choose_vote,
+    embedding_scale,
+    judge_of_readings,
+)
 
 from training.test_judge import readings
 
@@ -29,14 +40,15 @@ def turned(told):
     return replace(told, malignancy=6 - told.malignancy)
 
 
+@pytest.mark.parametrize("form", ["distance-weighted", "majority"])
 @pytest.mark.parametrize("number", range(3))
-def test_the_vote_is_chosen_on_the_validation_part_by_the_training_part(number):
+def test_the_vote_is_chosen_on_the_validation_part_by_the_training_part(number, form):
     roles = fold(number)
-    k, _ = choice = choose_vote([(judge_of_readings(roles["train"]), roles["validation"])])
-    judge, _ = fold_part(roles)
-    assert judge.vote.k == k
+    choice = choose_vote([(judge_of_readings(roles["train"]), roles["validation"])], form)
+    judge, _ = fold_part(roles, form=form)
+    assert (judge.vote.k, judge.vote.form) == (choice.k, form)
     assert judge.vote == fold_part(roles, choice)[0].vote
-    assert judge.vote == fold_part({**roles, "test": turned(roles["test"])})[0].vote
+    assert judge.vote == fold_part({**roles, "test": turned(roles["test"])}, form=form)[0].vote
 
 
 def test_another_part_would_have_chosen_another_vote():
@@ -46,7 +58,7 @@ def test_another_part_would_have_chosen_another_vote():
         roles = fold(number)
         cases = judge_of_readings(roles["train"])
         of[number] = [choose_vote([(cases, roles[part])]) for part in ("validation", "test")]
-    assert any(validation[0] != test[0] for validation, test in of.values())
+    assert any(validation.k != test.k for validation, test in of.values())
 
 
 def test_the_cases_of_a_fold_are_its_training_and_validation_nodules():
@@ -66,6 +78,25 @@ def test_a_fold_is_calibrated_by_the_others_alone():
     assert before[1] != after[1] and before[2] != after[2]
 
 
+def test_the_normal_interval_of_a_fold_is_that_of_the_other_folds_matched_distances():
+    """Slow: mean and 1.96 standard deviations, pair by pair, in the fold's own scale."""
+    parts = calibrated_across([fold_part(fold(number), VoteRule(5, 0.2)) for number in range(3)])
+    thresholds = fold_thresholds(parts, "normal")
+    for number, (judge, _) in enumerate(parts):
+        others = [part for n, part in enumerate(parts) if n != number]
+        calibration, matched = calibrate(others), []
+        for other, unseen in others:
+            near, labels = other.voters(unseen.embedding, unseen.patient_id)
+            p = calibration.probability(other.vote.score(near, labels))
+            scale = embedding_scale(other.embedding)
+            for n, rating in enumerate(unseen.malignancy):
+                if rating != 3 and (p[n] > 0.5) == (rating > 3):
+                    matched += [d / scale for d in near[n][labels[n] == (rating > 3)]]
+        wanted = np.mean(matched) + 1.96 * np.std(matched)
+        assert thresholds[number] == pytest.approx(embedding_scale(judge.embedding) * wanted, 1e-4)
+    assert thresholds != fold_thresholds(parts)
+
+
 @pytest.fixture
 def judged(monkeypatch, tmp_path):
     """What `evaluate_crossfit` judges the folds by, with changes to the first one's test part."""
@@ -79,7 +110,7 @@ def judged(monkeypatch, tmp_path):
                 folder.mkdir(parents=True, exist_ok=True)
                 save_columns(mine, folder / f"{role}.npz")
         calls = []
-        monkeypatch.setattr(evaluate, "figures_of", lambda parts: {"n": 0})  # Takes long.
+        monkeypatch.setattr(evaluate, "figures_of", lambda *args: {"n": 0})  # Takes long.
         monkeypatch.setattr(evaluate, "confidence_figures", lambda *args: calls.append(args) or {})
         evaluate_crossfit(run)
         ((_, thresholds, _, limits),) = calls

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from contrastdiagnosis.case_folder import Nodule
 from contrastdiagnosis.cases import RATINGS
+from contrastdiagnosis.facts import FACT_NAMES
 from contrastdiagnosis.vote import VoteRule
 from contrastdiagnosis_training.judge import Judge
 from contrastdiagnosis_training.readings import Readings
@@ -60,9 +62,23 @@ def trial(threshold, queries=60, cases=200, seed=0):
 
 def test_the_confident_are_better_than_the_rest():
     figures = confidence([trial(threshold=99.0, queries=400)])
-    assert figures["auc_confident"] > figures["auc_rest"] + 0.1
-    assert figures["auc_gap"] == figures["auc_confident"] - figures["auc_rest"]
-    assert 0.3 < figures["confident_share"] < 1
+    sure, doubtful = figures["confident"], figures["doubtful"]
+    assert sure["auc"] > doubtful["auc"] + 0.1
+    assert sure["accuracy"] > doubtful["accuracy"]
+    assert figures["auc_gap"] == sure["auc"] - doubtful["auc"]
+    assert 0.3 < sure["share"] < 1
+    assert sure["n"] + doubtful["n"] == figures["n"]
+
+
+def test_what_has_no_verdict_is_neither_confident_nor_doubtful():
+    part = trial(threshold=99.0, queries=100)
+    facts = part.readings.facts.copy()
+    facts[:30, FACT_NAMES.index("volume_mm3")] = 0.0  # Nothing was outlined.
+    before = confidence([part])
+    figures = confidence([replace(part, readings=replace(part.readings, facts=facts))])
+    gone = int((part.readings.malignancy[:30] != 3).sum())
+    assert figures["no_verdict"]["n"] == gone
+    assert figures["confident"]["n"] + figures["doubtful"]["n"] == before["n"] - gone
 
 
 def test_coverage_is_the_share_of_matched_pairs_within_the_threshold():
