@@ -133,8 +133,9 @@ def shown_prototypes(head: ConceptHead, scores: NDArray, slope: float = 1.0) -> 
     """(K,) the prototype of each concept that is evidence for what the concept adds.
 
     It is the one that adds or takes most among those that do so in the direction of the whole
-    concept. Where none of these adds `LEAST_SHOWN`, it is the one that most makes the concept
-    present, and -1 where there is no such one either: what has no weight is no evidence.
+    concept, `LEAST_SHOWN` at least; one that some cell is like goes before those that add by what
+    the nodule is not like. Where there is none, it is the one that most makes the concept present,
+    and -1 where there is no such one either: what has no weight is no evidence.
 
     Args:
         head: Gives the weights.
@@ -144,12 +145,13 @@ def shown_prototypes(head: ConceptHead, scores: NDArray, slope: float = 1.0) -> 
     kept = head.kept.double().numpy()
     added = slope * (scores - head.absent.double().numpy()) * kept * head.decision_weight.numpy()
     along = added * np.sign(added.sum(axis=1, keepdims=True))
-    present = scores * kept * head.presence_weight.numpy()
-    return np.where(
-        along.max(axis=1) >= LEAST_SHOWN,
-        along.argmax(axis=1),
-        np.where(present.max(axis=1) > 0, present.argmax(axis=1), -1),
-    )
+    present = np.maximum(scores, 0) * kept * head.presence_weight.numpy()
+    told = along >= LEAST_SHOWN
+    shown = np.full(len(scores), -1)
+    for strength, able in ((present, present > 0), (along, told), (along, told & (scores > 0))):
+        chosen = np.where(able, strength, -np.inf).argmax(axis=1)
+        shown = np.where(able.any(axis=1), chosen, shown)
+    return shown
 
 
 def size_factor(reading: ConceptReading | None, volume_mm3: float) -> float:

@@ -309,6 +309,15 @@ def test_a_prototype_that_the_nodule_lacks_speaks_against_the_concept(head):
     assert reading.shown[0] == 1
 
 
+def test_one_that_some_cell_is_like_goes_before_what_the_nodule_is_not_like(head):
+    similarity = np.zeros((len(CONCEPTS), PROTOTYPES, *SHAPE), np.float32)
+    similarity[0, 3, 4, 4, 4] = 0.4
+    # The second one adds most, as the nodule is less like it than others.
+    reading = read(with_weights(head, (0.0, -9.0, 0.0, 2.0), absent=0.1), similarity)
+    assert reading.contribution[0] > 0
+    assert reading.shown[0] == 3
+
+
 def test_where_nothing_is_added_the_presence_is_explained(head):
     similarity = np.zeros((len(CONCEPTS), PROTOTYPES, *SHAPE), np.float32)
     similarity[0, :, 0, 0, 0] = (0.9, 0.8, 0.7, 0.6)

@@ -267,7 +267,9 @@ def test_boxes_over_everything_leave_nothing_to_see(
     rows = concept_section(blind, bundle).rows
     assert all(r.example is None and r.shown.frame is None for r in rows)
     part = part_of(render_report(blind, phantom.volume, bundle, explanations))
-    assert part.count("no prototype speaks for what it adds") == len(CONCEPTS)
+    assert part.count("no part of the nodule is like a prototype that speaks for it") == len(
+        CONCEPTS
+    )
     assert 'class="seen"' not in part
 
 
