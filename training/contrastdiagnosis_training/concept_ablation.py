@@ -25,6 +25,7 @@ from contrastdiagnosis_training.concept_trainer import (
     PRESENT,
     ConceptTargets,
     fit_decisions,
+    keep_alive,
     train_head,
     views_scores,
 )
@@ -61,6 +62,7 @@ VARIANTS = (
     "mask_prior=False",
     "rectified=False",
     "whole=False",
+    "alive_only=True",
     "paper",
 )
 """Changes of the recipe, separated by spaces; the first is the recipe itself."""
@@ -189,6 +191,8 @@ class Bench:
         """Of a head of this recipe: AUROC of the concepts, malignancy, pointing, alive ones."""
         head = train_head(self.views, self.targets, recipe, seed)
         scores = views_scores(head, self.centred)
+        if recipe.alive_only:
+            keep_alive(head, scores[0].numpy(), self.centred_targets.share.numpy())
         fit_decisions(head, scores, self.centred_targets, recipe, seed)
         figures: dict[str, Any] = {
             name: heldout_figures(head, views, self.test_targets)

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from contrastdiagnosis.bundle import ConceptPart
 from contrastdiagnosis.case_folder import Nodule
-from contrastdiagnosis.concepts import Concept, ConceptHead
+from contrastdiagnosis.concepts import Concept, ConceptHead, load_head
 from contrastdiagnosis.errors import InputError
 from contrastdiagnosis.network import NoduleNet
 from contrastdiagnosis.pruning import removed_note
@@ -21,7 +21,7 @@ from contrastdiagnosis.vote import Calibration
 from contrastdiagnosis_training.columns import load_columns
 from contrastdiagnosis_training.concept_figures import calibrate_concepts
 from contrastdiagnosis_training.concept_list import LIDC_CONCEPTS
-from contrastdiagnosis_training.concept_run import ALL, SETTINGS, TEST, head_of_run
+from contrastdiagnosis_training.concept_run import ALL, SETTINGS, TEST, WHOLE, head_of_run
 from contrastdiagnosis_training.concept_scores import ConceptScores, make_atlas, score_nodules
 
 
@@ -34,17 +34,19 @@ class ConceptRun:
         concepts: Calibrated on the test folds of the other heads.
         calibration: Of the decision, likewise.
         figures: What `concepts-eval` measured, None if that is not given.
+        removed: Prototypes that a pruning file took out of it.
     """
 
     head: ConceptHead
     concepts: tuple[Concept, ...]
     calibration: Calibration
     figures: dict[str, Any] | None
+    removed: int = 0
 
     @property
     def note(self) -> dict[str, str]:
         """What the figures do not know, for the bundle's metrics."""
-        gone = int((self.head.kept == 0).sum())
+        gone = self.removed
         return {"concepts_note": removed_note(gone, "a pruning file")} if gone else {}
 
 
@@ -86,7 +88,11 @@ def read_concept_run(
         )
     if ablations:
         figures = {**(figures or {}), "ablations": json.loads(ablations.read_text())}
-    return ConceptRun(head_of_run(run / ALL), concepts, calibration, figures)
+    head, whole = head_of_run(run / ALL), run / ALL / WHOLE
+    removed = 0
+    if whole.is_file():
+        removed = int((load_head(whole, head.config).kept - head.kept).sum())
+    return ConceptRun(head, concepts, calibration, figures, removed)
 
 
 def concept_part(

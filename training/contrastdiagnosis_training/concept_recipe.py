@@ -63,6 +63,9 @@ class ConceptRecipe:
     mask_prior: bool = True
     """Pool concept maps, and start the spatial softmax, where the network sees the nodule; False is
     the published pooling over the whole image, of which a nodule is a small part."""
+    alive_only: bool = False
+    """Leave out prototypes that come nearest to no training nodule with the concept, before
+    presence and decision are fitted: a smaller atlas."""
     dropout: float = DROPOUT
     """Share of the concepts that are rejected in each training row of the decision."""
     penalty: float = DECISION_PENALTY

@@ -32,6 +32,7 @@ from contrastdiagnosis_training.concept_trainer import (
     PRESENT,
     ConceptTargets,
     fit_decisions,
+    keep_alive,
     train_head,
 )
 from contrastdiagnosis_training.crossfit import folds_of_run
@@ -130,7 +131,10 @@ def train_one(
         main = [n for n in rows if n.source == store.nodules[0].source]
         if main:
             save_columns(score_nodules(network, head, main, device), out / file)
-    fit_to_cases(head, load_columns(ConceptScores, out / TRAIN), recipe, options.seed)
+    cases = load_columns(ConceptScores, out / TRAIN)
+    if recipe.alive_only:
+        keep_alive(head, cases.scores, cases.share)
+    fit_to_cases(head, cases, recipe, options.seed)
     save_head(out / HEAD, head)
 
 

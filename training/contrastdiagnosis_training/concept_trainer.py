@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from contrastdiagnosis.concept_fit import absent_scores, fit_linear_parts
 from contrastdiagnosis.concepts import ConceptConfig, ConceptHead
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim.lr_scheduler import OneCycleLR
@@ -209,6 +211,21 @@ def fit_decisions(
         head, flat, share, malignancy, recipe.dropout, recipe.penalty, recipe.absent_penalty,
         views, seed,
     )  # fmt: skip
+
+
+def keep_alive(head: ConceptHead, scores: NDArray, share: NDArray) -> None:
+    """Leaves out prototypes that no nodule with the concept is nearest to.
+
+    Args:
+        head: Its `kept` is changed in place.
+        scores: (N, K, M) of the training nodules.
+        share: (N, K) share of the readers who call each concept present, NaN where unknown.
+    """
+    kept = head.kept.numpy().copy()
+    for k in range(len(kept)):
+        best = np.where(kept[k] > 0, scores[share[:, k] >= PRESENT, k], -np.inf).argmax(axis=1)
+        kept[k] *= np.bincount(best, minlength=kept.shape[1]) > 0
+    head.kept.copy_(torch.from_numpy(kept))
 
 
 @torch.no_grad()

@@ -11,7 +11,8 @@ import torch
 from contrastdiagnosis.concepts import ConceptConfig, ConceptHead
 from contrastdiagnosis_training import concept_trainer
 from contrastdiagnosis_training.cell_views import CellViews
-from contrastdiagnosis_training.concept_recipe import ConceptRecipe
+from contrastdiagnosis_training.concept_ablation import recipe_of
+from contrastdiagnosis_training.concept_recipe import ConceptRecipe, chosen_concept_recipe
 from contrastdiagnosis_training.concept_trainer import (
     PRESENT,
     ConceptTargets,
@@ -21,6 +22,8 @@ from contrastdiagnosis_training.concept_trainer import (
     fit_concepts,
     fit_decisions,
     fit_prototypes,
+    keep_alive,
+    new_head,
     train_head,
     views_scores,
 )
@@ -399,3 +402,50 @@ def test_prototypes_are_told_apart_as_the_recipe_says(
 
 def test_the_shipped_recipe_has_a_true_margin_and_spares_what_a_nodule_shows():
     assert ConceptRecipe().margin_sign == -1 and not ConceptRecipe().contrast_shown
+
+
+def test_a_local_head_sees_nothing_of_the_whole_nodule(training):
+    """The features of the whole come last; a head that is to see none is not changed by them."""
+    views = replace(training[0], own=CHANNELS - 2)
+    local, whole = (new_head(views, CONCEPTS, replace(RECIPE, whole=w)) for w in (False, True))
+    assert (local.config.channels, whole.config.channels) == (CHANNELS - 2, CHANNELS)
+    cells = views.cells[0, :5].clone()
+    other = cells.clone()
+    other[:, -2:] += 3
+    for head, same in ((local, True), (whole, False)):
+        seen = [head.similarity(head.standardised(x)) for x in (cells, other)]
+        assert torch.equal(*seen) == same
+
+
+def test_a_rectified_head_counts_no_similarity_below_0(training):
+    plain, rectified = (
+        new_head(training[0], CONCEPTS, replace(RECIPE, rectified=r)) for r in (False, True)
+    )
+    rectified.load_state_dict(plain.state_dict())
+    cells = plain.standardised(training[0].cells[0, :5])
+    cosine = plain.similarity(cells)
+    assert cosine.min() < -0.1
+    torch.testing.assert_close(rectified.similarity(cells), cosine.clamp(min=0))
+    assert rectified.scores(rectified.similarity(cells)).min() >= 0
+
+
+def test_prototypes_that_no_nodule_is_nearest_to_are_left_out(training):
+    head = new_head(training[0], 2, replace(RECIPE, prototypes=3))
+    head.kept[1, 0] = 0
+    scores = np.zeros((4, 2, 3))
+    share = np.array([[1.0, np.nan], [0.6, 1.0], [0.4, 0.5], [0.0, 0.0]])
+    scores[:, 0] = [[0.9, 0.1, 0], [0.8, 0.7, 0.7], [0, 0.9, 0], [0, 0, 0.9]]
+    scores[:, 1] = [[0, 0, 0.9], [0.9, 0.2, 0.1], [0.9, 0.1, 0.0], [0, 0, 1]]
+    keep_alive(head, scores, share)
+    assert head.kept.tolist() == [[1, 0, 0], [0, 1, 0]]
+
+
+def test_csr_as_published_has_a_name_and_trains(training):
+    recipe = chosen_concept_recipe("paper", ["prototypes=4", "width=8", "prototype_epochs=1"])
+    assert (recipe.scale, recipe.margin, recipe.gamma) == (20, 0.1, (1000, 1000))
+    assert recipe.margin_sign == 1 and recipe.contrast_shown and not recipe.whole
+    assert recipe.cell_weight == recipe.presence_weight == recipe.outside_weight == 0
+    assert chosen_concept_recipe("paper").prototypes == 100
+    assert recipe_of("paper prototypes=4 width=8 prototype_epochs=1") == recipe
+    head = train_head(training[0], training[1], recipe)
+    assert head.config.width == 8 and head.presence_weight.isfinite().all()
