@@ -352,6 +352,8 @@ def test_recipes_are_measured_side_by_side(runs, folder, cache, tmp_path, capsys
     assert [row["recipe"][:12] for row in rows] == ["prototypes=3", "prototypes=2", "prototypes=3"]
     for row in rows:
         for where in ("centred", "off_centre"):
+            each = row[where].pop("concepts")
+            assert set(each) == {concept.name for concept in LIDC_CONCEPTS}
             assert all(0 <= value <= 1 for value in row[where].values())
         assert len(row["alive"]) == len(LIDC_CONCEPTS)
         assert max(row["alive"]) <= int(row["recipe"][11])

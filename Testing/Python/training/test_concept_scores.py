@@ -153,6 +153,7 @@ def test_the_figures_of_a_recipe_as_in_plain_loops():
     head, views, targets = ablated_head(), made_views(), made_targets()
     share, malignancy = targets.share.numpy(), targets.malignancy.numpy()
     auroc, malignant, pointing = [], [], []
+    each = {concept.name: [] for concept in LIDC_CONCEPTS}
     for v in range(VIEWS):
         presence, logit, hits = np.zeros(share.shape), np.zeros(COUNT), []
         for n in range(COUNT):
@@ -166,14 +167,22 @@ def test_the_figures_of_a_recipe_as_in_plain_loops():
                 _, *cell = np.unravel_index(alike[0, k].argmax(), (EACH, *GRID))
                 hits.append(float(views.seen[(v, n, k, *cell)]) > 0)
         for k, concept in enumerate(LIDC_CONCEPTS):
+            known = share[:, k] == share[:, k]
+            if 0 < (share[known, k] >= 0.5).sum() < known.sum():
+                each[concept.name].append(area(presence[known, k], share[known, k] >= 0.5))
             if concept.rating in RATINGS:
-                known = share[:, k] == share[:, k]
-                auroc.append(area(presence[known, k], share[known, k] >= 0.5))
+                auroc.append(each[concept.name][-1])
         kept = (malignancy == malignancy) & (malignancy != 3)
         malignant.append(area(logit[kept], malignancy[kept] > 3))
         pointing.append(np.mean(hits))
     assert len(auroc) == VIEWS * 6
-    assert figures() == pytest.approx(
+    told = figures()
+    concepts = told.pop("concepts")
+    assert list(concepts) == list(each)
+    for name, values in each.items():
+        expected = np.mean(values) if values else np.nan
+        assert concepts[name] == pytest.approx(expected, abs=1e-5, nan_ok=True)
+    assert told == pytest.approx(
         {
             "auroc": np.mean(auroc),
             "malignancy": np.mean(malignant),
