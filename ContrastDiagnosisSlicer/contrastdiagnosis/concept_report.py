@@ -13,12 +13,13 @@ from torch.nn import functional
 from contrastdiagnosis.atlas import Prototype
 from contrastdiagnosis.bundle import Bundle, ConceptPart
 from contrastdiagnosis.cases import Case
-from contrastdiagnosis.cells import CELL_VOXELS
+from contrastdiagnosis.cells import CELL_VOXELS, cell_channels
 from contrastdiagnosis.concept_reading import ConceptReading, read_concepts
 from contrastdiagnosis.concepts import Concept
 from contrastdiagnosis.diagnoser import Diagnosis
 from contrastdiagnosis.pictures import CellSlice, middle_slice
 from contrastdiagnosis.revision import Box
+from contrastdiagnosis.score_parts import ScoreParts, score_parts
 from contrastdiagnosis.summary import evidence_sentence
 from contrastdiagnosis.volume import apply_affine
 
@@ -48,6 +49,8 @@ class ConceptRow(NamedTuple):
     """Highest cosine of a cell and the example's prototype; 0 without one."""
     usual: float
     """Median of that score among nodules without the concept: what adds nothing."""
+    parts: ScoreParts | None
+    """What the score is made of, before any box; None without an example."""
     shown: CellSlice
     example: Example | None
     """None where no prototype is evidence, or no cell is like it."""
@@ -155,11 +158,23 @@ def _rows(
                 shares[k],
                 float(cells.max()),
                 float(part.head.absent[k, m]) if example else 0.0,
+                _parts(diagnosis, bundle, part, k, m, cells) if example else None,
                 _nodule_slice(diagnosis, cells, _boxes_about(concept.name, reading)),
                 example,
             )
         )
     return rows, baseline, logit
+
+
+def _parts(
+    diagnosis: Diagnosis, bundle: Bundle, part: ConceptPart, k: int, m: int, cells: NDArray
+) -> ScoreParts | None:
+    """Of the strongest cell of a concept's map."""
+    if diagnosis.encoding.cells is None:
+        return None
+    d, h, w = np.unravel_index(int(cells.argmax()), cells.shape)
+    own = cell_channels(bundle.info.network, whole=False)
+    return score_parts(part.head, diagnosis.encoding.cells, own, k, m, (int(d), int(h), int(w)))
 
 
 def _boxes_about(name: str, reading: ConceptReading) -> list[Box]:

@@ -26,12 +26,15 @@ class Encoding:
         embedding: (p,) z.
         similarity: (K, M, d, h, w) cosines of the patch's cells with the prototypes; None without
             a concept head.
+        cells: (2, C, d, h, w) standardised cells of the patch and of its mirror image; None
+            likewise.
     """
 
     patch: Patch
     probability: NDArray[np.float32]
     embedding: NDArray[np.float32]
     similarity: NDArray[np.float32] | None = None
+    cells: NDArray[np.float32] | None = None
 
     @property
     def grid(self) -> CellGrid:
@@ -49,11 +52,13 @@ class Look(NamedTuple):
         probability: (N, D, H, W).
         embedding: (N, p).
         similarity: (N, K, M, d, h, w), None without a concept head.
+        cells: (N, 2, C, d, h, w), None likewise.
     """
 
     probability: NDArray[np.float32]
     embedding: NDArray[np.float32]
     similarity: NDArray[np.float32] | None
+    cells: NDArray[np.float32] | None
 
 
 def encode(
@@ -69,7 +74,8 @@ def encode(
     """
     seen = look(network, np.stack([patch.intensity for patch in patches]), device, head)
     alike = [None] * len(patches) if seen.similarity is None else seen.similarity
-    rows = zip(patches, seen.probability, seen.embedding, alike, strict=True)
+    cells = [None] * len(patches) if seen.cells is None else seen.cells
+    rows = zip(patches, seen.probability, seen.embedding, alike, cells, strict=True)
     return [Encoding(*row) for row in rows]
 
 
@@ -86,8 +92,10 @@ def look(
         logits, mirrored = features.mask_logits.float().chunk(2)
         probability = torch.sigmoid((logits + mirrored.flip(-1)) / 2)[:, 0]
         embedding = features.embedding.float().unflatten(0, (2, -1)).mean(dim=0)
-        similarity = None
+        similarity = cells = None
         if head is not None:
-            plain, turned = head.similarity(head.cells(features)).chunk(2)
+            standard = head.cells(features)
+            plain, turned = head.similarity(standard).chunk(2)
             similarity = ((plain + turned.flip(-1)) / 2).cpu().numpy()
-    return Look(probability.cpu().numpy(), embedding.cpu().numpy(), similarity)
+            cells = standard.unflatten(0, (2, -1)).transpose(0, 1).cpu().numpy()
+    return Look(probability.cpu().numpy(), embedding.cpu().numpy(), similarity, cells)
