@@ -132,10 +132,10 @@ def read_concepts(
 def shown_prototypes(head: ConceptHead, scores: NDArray, slope: float = 1.0) -> NDArray[np.int64]:
     """(K,) the prototype of each concept that is evidence for what the concept adds.
 
-    It is the one that adds or takes most among those that do so in the direction of the whole
-    concept, `LEAST_SHOWN` at least; one that some cell is like goes before those that add by what
-    the nodule is not like. Where there is none, it is the one that most makes the concept present,
-    and -1 where there is no such one either: what has no weight is no evidence.
+    It is the one that some cell is most like among those that add or take in the direction of the
+    whole concept, `LEAST_SHOWN` at least; where no cell is like any of these, the one that adds
+    most by that. Where there is none, it is the one that most makes the concept present, and -1
+    where there is no such one either: what has no weight is no evidence.
 
     Args:
         head: Gives the weights.
@@ -148,7 +148,7 @@ def shown_prototypes(head: ConceptHead, scores: NDArray, slope: float = 1.0) -> 
     present = np.maximum(scores, 0) * kept * head.presence_weight.numpy()
     told = along >= LEAST_SHOWN
     shown = np.full(len(scores), -1)
-    for strength, able in ((present, present > 0), (along, told), (along, told & (scores > 0))):
+    for strength, able in ((present, present > 0), (along, told), (scores, told & (scores > 0))):
         chosen = np.where(able, strength, -np.inf).argmax(axis=1)
         shown = np.where(able.any(axis=1), chosen, shown)
     return shown

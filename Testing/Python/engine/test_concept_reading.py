@@ -292,6 +292,7 @@ def test_the_shown_prototype_adds_in_the_direction_of_its_concept(head):
         ((-1.0, 0.0, 2.0, 1.0), 2),  # The sum is above 0: the first one speaks against it.
         ((-3.0, 0.0, 2.0, 1.0), 0),
         ((0.0, 0.0, 0.0, -1.0), 3),
+        ((-9.0, 0.5, 20.0, 30.0), 1),  # The most alike of those, whatever each adds.
     ):
         reading = read(with_weights(head, decision), similarity)
         assert reading.shown.tolist() == [shown, -1, -1]
