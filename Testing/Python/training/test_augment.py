@@ -178,18 +178,21 @@ def test_in_a_chain_every_operation_is_on_or_none_is():
         assert moved[on].float().mean() > 0.9
 
 
+def ways_to_lie(views, plain):
+    """Which of the eight axial turns and flips of the nodule (1, D, H, W) are among the views."""
+    eight = [torch.rot90(p, turns, (1, 2)) for p in (plain, plain.flip(2)) for turns in range(4)]
+    return {
+        next(n for n, wanted in enumerate(eight) if torch.allclose(view[0], wanted, atol=1e-4))
+        for view in views.intensity
+    }
+
+
 def test_in_a_chain_the_operations_have_draws_of_their_own():
     """All eight ways to lie in plane, shifts in every direction, each nodule its own."""
     intensity, share, coverage = nodule(batch=120)
     chain = replace(STILL, whole_chain=True)
     views = augment(intensity, share, coverage, chain, generator())
-    plain = intensity[CENTRED].float()[0]
-    eight = [torch.rot90(p, turns, (1, 2)) for p in (plain, plain.flip(2)) for turns in range(4)]
-    which = [
-        next(n for n, wanted in enumerate(eight) if torch.allclose(view[0], wanted, atol=1e-4))
-        for view in views.intensity
-    ]
-    assert set(which) == set(range(8))
+    assert ways_to_lie(views, intensity[CENTRED].float()[0]) == set(range(8))
     moved = centroid_mm(
         augment(
             *nodule(center_mm=(0, 0, 0), batch=60), replace(chain, shift_mm=4), generator()
@@ -208,13 +211,7 @@ def test_quarter_turns_and_flips_are_exact_and_axial():
     intensity, share, coverage = nodule(batch=80)
     options = replace(STILL, probability=0.5)
     views = augment(intensity, share, coverage, options, generator())
-    plain = intensity[CENTRED].float()[0]
-    eight = [torch.rot90(p, turns, (1, 2)) for p in (plain, plain.flip(2)) for turns in range(4)]
-    which = [
-        next(n for n, wanted in enumerate(eight) if torch.allclose(view[0], wanted, atol=1e-4))
-        for view in views.intensity
-    ]
-    assert set(which) == set(range(8))
+    assert ways_to_lie(views, intensity[CENTRED].float()[0]) == set(range(8))
 
 
 @pytest.mark.parametrize("flip_slices", [False, True])
