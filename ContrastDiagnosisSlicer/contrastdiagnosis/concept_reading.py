@@ -154,27 +154,30 @@ def shown_prototypes(head: ConceptHead, scores: NDArray, slope: float = 1.0) -> 
     return shown
 
 
-def size_factor(reading: ConceptReading | None, volume_mm3: float) -> float:
+def size_factor(
+    concepts: Sequence[Concept], presence: NDArray[np.float64], volume_mm3: float
+) -> float:
     """By what factor a measured size contradicts the concepts of size; 1 where it does not.
 
     A concept that is rather present than absent says that the diameter of a sphere of that volume
     is at least its bound, or at most; one that is rather absent says the opposite.
 
     Args:
-        reading: Of the nodule; None has no concepts.
+        concepts: K of them; none gives no factor.
+        presence: (K,) share of readers who would call each one present.
         volume_mm3: Measured, > 0.
 
     Returns:
         The largest factor, >= 1; NaN without concepts of size.
     """
-    if reading is None or not volume_mm3 > 0:
+    if not volume_mm3 > 0:
         return float("nan")
     diameter_mm = (6 * volume_mm3 / np.pi) ** (1 / 3)
     factors = []
-    for concept, presence in zip(reading.concepts, reading.presence.tolist(), strict=True):
-        if concept.measured and np.isfinite(presence):
+    for concept, share in zip(concepts, presence.tolist(), strict=True):
+        if concept.measured and np.isfinite(share):
             bound = concept.at_least if concept.at_least is not None else concept.at_most
-            larger = (presence > 0.5) == (concept.at_least is not None)
+            larger = (share > 0.5) == (concept.at_least is not None)
             factors.append(bound / diameter_mm if larger else diameter_mm / bound)
     return max([1.0, *factors]) if factors else float("nan")
 

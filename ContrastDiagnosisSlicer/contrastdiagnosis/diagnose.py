@@ -80,13 +80,20 @@ class Diagnose:
         for path in (self.json, self.report, self.mask, self.maps and self.maps / "maps"):
             check_writable(path)
         check_image_name(self.mask)
-        checked_signs(self.signs)
+        self._check_map_options()
         choose_device(self.device)
         bundle = load_bundle(self.bundle or default_bundle_folder())
         volume = read_volume(self.ct, self.series, self.hu_offset)
         point = self._point_ras_mm(volume)
         diagnoser = Diagnoser(bundle, self.device)
         return Answer(diagnoser.diagnose(volume, point, self.patient), volume, diagnoser)
+
+    def _check_map_options(self) -> None:
+        checked_signs(self.signs)
+        if self.maps is None and self.signs != SIGNS:
+            raise InputError("--signs says which maps --maps writes, and there is no --maps")
+        if self.maps is None and self.report is None and self.map != LocalCam():
+            raise InputError("--map says how maps are made: wanted --maps or --report with it")
 
     def _point_ras_mm(self, volume: Volume) -> np.ndarray:
         given = [p for p in (self.ras, self.lps, self.ijk) if p is not None]

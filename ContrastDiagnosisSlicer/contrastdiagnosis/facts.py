@@ -115,7 +115,11 @@ def nodule_facts(
         unmeasured_share=float((~patch.valid[nodule]).mean()) if nodule.any() else 0.0,
         edge_mm=_edge_mm(nodule, patch.valid, geometry),
         cut_share=cut_share(nodule, patch.valid),
-        size_factor=size_factor(concepts, volume_mm3),
+        size_factor=(
+            size_factor(concepts.concepts, concepts.presence, volume_mm3)
+            if concepts
+            else float("nan")
+        ),
         cues=nodule_cues(patch, encoding.probability, nodule, geometry),
     )
 

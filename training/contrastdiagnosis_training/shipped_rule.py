@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any
 
 import numpy as np
 from contrastdiagnosis.case_limits import CaseLimits
-from contrastdiagnosis.concept_reading import ConceptReading, size_factor
-from contrastdiagnosis.concepts import Concept
+from contrastdiagnosis.concept_reading import size_factor
 from contrastdiagnosis.errors import InputError
 from contrastdiagnosis.facts import FACT_NAMES
 from numpy.typing import NDArray
@@ -111,13 +110,6 @@ def rule_in_words(answers: Answers | None, concepts: Path | None) -> str:
     return f"vote, {limits}{'' if concepts is None else ', concepts of size'}{lacks}"
 
 
-class Presences(NamedTuple):
-    """The part of a `ConceptReading` that `size_factor` looks at."""
-
-    concepts: tuple[Concept, ...]
-    presence: NDArray[np.float64]
-
-
 def with_size_factors(parts: Sequence[Part], run: Path, folds: Sequence[int]) -> list[Part]:
     """The parts with facts that tell by what factor the concepts contradict each nodule's size.
 
@@ -151,7 +143,7 @@ def with_size_factors(parts: Sequence[Part], run: Path, folds: Sequence[int]) ->
         facts = readings.facts.copy()
         volume = facts[:, FACT_NAMES.index("volume_mm3")].tolist()
         facts[:, FACT_NAMES.index("size_factor")] = [
-            size_factor(cast(ConceptReading, Presences(concepts, presence[row[case]])), mm3)
+            size_factor(concepts, presence[row[case]], mm3)
             for case, mm3 in zip(readings.case_id.tolist(), volume, strict=True)
         ]
         told.append((judge, replace(readings, facts=facts)))

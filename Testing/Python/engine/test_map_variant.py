@@ -149,7 +149,7 @@ def test_the_command_line_offers_them(ct, bundle_folder, tmp_path, capsys):
     names = sorted(f.name for f in (tmp_path / "maps").iterdir())
     assert names == [f"case{n}_different.nrrd" for n in range(1, 7)]
     capsys.readouterr()
-    revise = ["revise", *fixed[1:], *asked, "--reject", "calcified", *files]
+    revise = ["revise", *fixed[1:], *asked[:-2], "--reject", "calcified", *files]
     assert main(revise) == 0
     assert json.loads((tmp_path / "d.json").read_text())["map_variant"]["words"] == WORDS
     assert main([*fixed, "--json", str(tmp_path / "plain.json")]) == 0
@@ -169,6 +169,13 @@ def test_mistakes_end_in_2_and_a_sentence(ct, capsys, arguments, message):
         main(["diagnose", str(ct), "--ras", *RAS, *arguments])
     assert ended.value.code == 2
     assert message in " ".join(capsys.readouterr().err.replace("│", " ").split())
+
+
+@pytest.mark.parametrize("arguments", [["--map.outside", "1"], ["--signs", "similar"]])
+def test_options_of_maps_that_nobody_asked_for_are_not_passed_over(ct, tmp_path, capsys, arguments):
+    written = tmp_path / "d.json"
+    assert main(["diagnose", str(ct), "--ras", *RAS, *arguments, "--json", str(written)]) == 2
+    assert "--maps" in capsys.readouterr().err and not written.exists()
 
 
 def test_no_sign_at_all_is_told(ct, capsys):

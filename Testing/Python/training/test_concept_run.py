@@ -234,7 +234,9 @@ def test_confidence_of_a_run_knows_the_concepts_of_size(runs, folder):
         reading = read_concepts(
             heads[1][0], concepts, calibration, encoding.similarity, encoding.grid
         )
-        assert readings.facts[n, column] == pytest.approx(size_factor(reading, volume_mm3))
+        assert readings.facts[n, column] == pytest.approx(
+            size_factor(reading.concepts, reading.presence, volume_mm3)
+        )
 
 
 def test_explain_eval_judges_a_bundle_by_its_whole_rule(folder):
