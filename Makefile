@@ -33,8 +33,9 @@ endef
 demo: $(READY)  ## diagnose a nodule of the phantom CT with the bundled weights; report in out/demo
 	$(BIN)/contrastdiagnosis demo --out $(OUT)
 
-test: $(READY)  ## all tests
-	$(BIN)/python -m pytest
+# A core for each process: threads that wait for each other on shared cores are many times slower.
+test: $(READY)  ## all tests, on up to four cores
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 bench: $(READY)  ## speed and memory: a table, and bench.json
 	$(BIN)/python Testing/benchmark.py --json bench.json
