@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from slicer.i18n import tr as _
+
+from ContrastDiagnosisLib.WholeFiles import replacing
 
 Key = tuple[str, int]
 """Concept and number of a prototype."""
@@ -49,13 +50,8 @@ def writePruning(file: Path, headSha256: str, choices: Mapping[Key, Choice]) -> 
         if choice != Choice()
     ]
     text = json.dumps({"head_sha256": headSha256, "prototypes": rows}, indent=1) + "\n"
-    partial = file.with_name(f".partial-{file.name}")
-    try:
-        partial.write_text(text, encoding="utf-8")
-        os.replace(partial, file)
-    except OSError:
-        partial.unlink(missing_ok=True)
-        raise
+    with replacing(file) as draft:
+        draft.write_text(text, encoding="utf-8")
 
 
 def readPruning(

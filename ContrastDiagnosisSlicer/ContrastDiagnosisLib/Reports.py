@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from slicer.i18n import tr as _
 
 from ContrastDiagnosisLib import NoduleScene
 from ContrastDiagnosisLib.Dialogs import askSaveFile
+from ContrastDiagnosisLib.WholeFiles import replacing
 
 REPORT_SUFFIXES = {"HTML": ".html", "PDF": ".pdf"}
 
@@ -108,20 +108,15 @@ def writeReport(file: Path, html: bytes) -> None:
     Raises:
         OSError: The folder cannot be written to, or the disk is full.
     """
-    partial = file.with_name(f".partial-{file.name}")
-    try:
+    with replacing(file) as draft:
         if _isPdf(file):
             # Qt does not tell of failures: what can be tried without it is tried first.
-            partial.write_bytes(b"")
-            _writePdf(partial, html.decode())
-            if partial.stat().st_size == 0:
+            draft.write_bytes(b"")
+            _writePdf(draft, html.decode())
+            if draft.stat().st_size == 0:
                 raise OSError(_("the PDF is empty"))
         else:
-            partial.write_bytes(html)
-        os.replace(partial, file)
-    except OSError:
-        partial.unlink(missing_ok=True)
-        raise
+            draft.write_bytes(html)
 
 
 def _writePdf(file: Path, html: str) -> None:

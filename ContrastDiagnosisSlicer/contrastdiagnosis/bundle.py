@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib import resources
@@ -20,6 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from contrastdiagnosis.atlas import Prototype, kept_mask, read_atlas, write_atlas
 from contrastdiagnosis.bundle_info import BundleInfo, info_from_document
+from contrastdiagnosis.bundle_swap import draft_of, finish_swap, swap_in, swap_pending
 from contrastdiagnosis.cases import CaseLibrary, read_cases, write_cases
 from contrastdiagnosis.cells import cell_channels
 from contrastdiagnosis.concepts import ConceptHead, load_head, save_head
@@ -48,6 +47,9 @@ PIXELS_FOLDER = "pixels"
 CHECKED_FILES = (MODEL_FILE, CASES_FILE, EMBEDDINGS_FILE, CARD_FILE)
 CONCEPT_FILES = (CONCEPTS_FILE, ATLAS_FILE)
 """These too, where there are concepts."""
+
+SWAPS_MET = 3
+"""How often a bundle may be rewritten by others while it is read."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,11 +115,29 @@ def default_bundle_folder() -> Path:
 def load_bundle(folder: Path) -> Bundle:
     """The verified bundle in a folder.
 
+    A rewriting that was cut off after its files were complete is finished first.
+
     Raises:
         InputError: A file is missing, changed, truncated, of a newer schema, or does not fit the
             others; the message says what was wanted and what came.
     """
     folder = Path(folder)
+    for _ in range(SWAPS_MET):
+        finish_swap(folder, last=INFO_FILE)
+        before = _content(folder / INFO_FILE)
+        try:
+            return _load(folder)
+        except InputError:
+            if _content(folder / INFO_FILE) == before and not swap_pending(folder):
+                raise
+    return _load(folder)
+
+
+def _content(file: Path) -> bytes:
+    return file.read_bytes() if file.is_file() else b""
+
+
+def _load(folder: Path) -> Bundle:
     document = _read_document(folder)
     info = info_from_document(document["bundle"])
     _verify_checksums(folder, document["sha256"], _checked(info))
@@ -196,15 +216,12 @@ def save_bundle(
         matched_distance: (S,) for the similarity indicator.
         concepts: Head, atlas and scores, if there are concepts; `info.concepts` names them.
     """
-    folder = Path(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
     info = replace(info, network=network.config)
     if concepts:
         info = replace(info, concept_head=concepts.head.config)
     else:
         info = replace(info, concept_head=None, concepts=())
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as made:
-        draft = Path(made)
+    with draft_of(Path(folder)) as draft:
         save_network(draft / MODEL_FILE, network, torch.float16)
         write_cases(draft / CASES_FILE, library.cases)
         tensors = {"embedding": library.embedding, "matched_distance": matched_distance}
@@ -225,22 +242,8 @@ def save_bundle(
         document = {"schema": SCHEMA, "bundle": asdict(info), "sha256": checksums}
         (draft / INFO_FILE).write_text(json.dumps(document, indent=1) + "\n")
         load_bundle(draft)
-        _put_in_place(draft, folder, (*_checked(info), INFO_FILE))
-
-
-def _put_in_place(draft: Path, folder: Path, files: Sequence[str]) -> None:
-    """Swaps whole folders, so that no moment shows a mixture of two bundles."""
-    new, old = (folder.with_name(f".{folder.name}-{state}") for state in ("new", "old"))
-    shutil.rmtree(new, ignore_errors=True)
-    new.mkdir()
-    for name in files:
-        (draft / name).rename(new / name)
-    if folder.is_dir():
-        if (folder / PIXELS_FOLDER).is_dir():
-            (folder / PIXELS_FOLDER).rename(new / PIXELS_FOLDER)
-        folder.rename(old)
-    new.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
+        gone = set(CONCEPT_FILES) - set(checksums)
+        swap_in(draft, Path(folder), last=INFO_FILE, gone=gone)
 
 
 def _read_document(folder: Path) -> dict[str, Any]:

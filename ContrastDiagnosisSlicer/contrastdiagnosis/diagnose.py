@@ -13,7 +13,7 @@ import tyro
 
 from contrastdiagnosis.errors import InputError
 from contrastdiagnosis.map_variant import SIGNS, LocalCam, Sign, checked_signs
-from contrastdiagnosis.output import check_image_name, check_writable, write_file, write_image
+from contrastdiagnosis.output import check_image_name, check_outputs, write_file, write_image
 
 if TYPE_CHECKING:
     from contrastdiagnosis.diagnoser import Diagnoser, Diagnosis
@@ -71,18 +71,33 @@ class Diagnose:
         """Reads, diagnoses, prints, writes."""
         write_outputs(self, self.answer())
 
-    def answer(self) -> Answer:
-        """Reads and diagnoses; refuses outputs that could not be written before the work."""
-        from contrastdiagnosis.bundle import default_bundle_folder, load_bundle
+    def outputs(self) -> dict[str, Path | None]:
+        """Every file that will be written, by what it is."""
+        from contrastdiagnosis.diagnoser import SHOWN_CASES
+
+        maps = []
+        if self.maps is not None:
+            numbers = range(1, SHOWN_CASES + 1)
+            maps = [self.maps / map_file(n, sign) for n in numbers for sign in self.signs]
+        given = {"the JSON": self.json, "the report": self.report, "the mask": self.mask}
+        return given | {f"the map {file.name}": file for file in maps}
+
+    def answer(self, also_read: Sequence[Path] = ()) -> Answer:
+        """Reads and diagnoses; refuses outputs that could not be written before the work.
+
+        Args:
+            also_read: Files besides the CT that no output may overwrite.
+        """
+        from contrastdiagnosis.bundle import INFO_FILE, default_bundle_folder, load_bundle
         from contrastdiagnosis.diagnoser import Diagnoser, choose_device
         from contrastdiagnosis.volume import read_volume
 
-        for path in (self.json, self.report, self.mask, self.maps and self.maps / "maps"):
-            check_writable(path)
-        check_image_name(self.mask)
         self._check_map_options()
+        check_image_name(self.mask)
+        folder = self.bundle or default_bundle_folder()
+        check_outputs(self.outputs(), [self.ct, folder, folder / INFO_FILE, *also_read])
         choose_device(self.device)
-        bundle = load_bundle(self.bundle or default_bundle_folder())
+        bundle = load_bundle(folder)
         volume = read_volume(self.ct, self.series, self.hu_offset)
         point = self._point_ras_mm(volume)
         diagnoser = Diagnoser(bundle, self.device)
@@ -139,6 +154,11 @@ def write_outputs(wanted: Diagnose, answer: Answer, more: Mapping[str, Any] | No
             print(f"wrote {file}")
 
 
+def map_file(number: int, sign: Sign) -> str:
+    """Name of the map of a shown case, from 1 on."""
+    return f"case{number}_{sign}.nrrd"
+
+
 def write_maps(
     folder: Path,
     diagnosis: Diagnosis,
@@ -153,5 +173,6 @@ def write_maps(
         for sign in checked_signs(signs):
             evidence = explanation.query.of_sign(sign)
             placed = map_on_volume(evidence, diagnosis.encoding.patch, volume).full()
-            file = folder / f"case{number}_{sign}.nrrd"
-            write_image(file, placed.astype(np.float32), volume.ijk_to_ras)
+            write_image(
+                folder / map_file(number, sign), placed.astype(np.float32), volume.ijk_to_ras
+            )

@@ -46,7 +46,7 @@ class Revise:
         from contrastdiagnosis.summary import concept_summary
 
         revision = self.revision()
-        answer = self.diagnose.answer()
+        answer = self.diagnose.answer([self.boxes] if self.boxes else [])
         revised = answer.diagnoser.revise(answer.diagnosis, answer.volume, revision)
         before, after = answer.diagnosis.concepts, revised.concepts
         if before is None or after is None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +14,7 @@ from contrastdiagnosis.bundle import sha256
 from contrastdiagnosis.concepts import ConceptHead, load_head, read_config, save_head
 from contrastdiagnosis.diagnoser import choose_device
 from contrastdiagnosis.errors import InputError
+from contrastdiagnosis.output import replacing, write_file
 from contrastdiagnosis.pruning import read_pruning
 from numpy.typing import NDArray
 from tqdm import tqdm
@@ -107,7 +107,7 @@ def train_one(
         "concepts": [asdict(concept) for concept in LIDC_CONCEPTS],
     }
     check_same(out / SETTINGS, settings)
-    if (out / TRAIN).is_file():
+    if (out / HEAD).is_file():
         print(f"{out} is there already")
         return
     device = choose_device(options.device)
@@ -125,7 +125,7 @@ def train_one(
     )
     head = train_head(views, targets, recipe, options.seed, Progress())
     out.mkdir(parents=True, exist_ok=True)
-    (out / SETTINGS).write_text(json.dumps(settings, indent=1) + "\n")
+    write_file(out / SETTINGS, (json.dumps(settings, indent=1) + "\n").encode())
     for positions, file in ((split.test, TEST), (trained, TRAIN)):
         rows = [store.nodules[n] for n in positions.tolist()]
         main = [n for n in rows if n.source == store.nodules[0].source]
@@ -135,7 +135,8 @@ def train_one(
     if recipe.alive_only:
         keep_alive(head, cases.scores, cases.share)
     fit_to_cases(head, cases, recipe, options.seed)
-    save_head(out / HEAD, head)
+    with replacing(out / HEAD) as draft:
+        save_head(draft, head)
 
 
 def fit_to_cases(head: ConceptHead, cases: ConceptScores, recipe: ConceptRecipe, seed: int) -> None:
@@ -166,8 +167,9 @@ def prune_head(folder: Path, file: Path, recipe: ConceptRecipe, seed: int) -> No
         head.kept[names.index(concept), number] = 0
     fit_to_cases(head, scores, recipe, seed)
     if source.name == HEAD:
-        shutil.copyfile(source, folder / WHOLE)
-    save_head(folder / HEAD, head)
+        write_file(folder / WHOLE, source.read_bytes())
+    with replacing(folder / HEAD) as draft:
+        save_head(draft, head)
     left, count = int(head.kept.sum()), head.kept.numel()
     print(f"{folder / HEAD}: {left} of {count} prototypes are kept")
 

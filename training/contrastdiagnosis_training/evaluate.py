@@ -15,7 +15,7 @@ from contrastdiagnosis.case_folder import read_case_folder
 from contrastdiagnosis.confidence import IntervalForm, interval_end
 from contrastdiagnosis.diagnoser import Diagnoser, choose_device
 from contrastdiagnosis.errors import InputError
-from contrastdiagnosis.output import check_writable, write_file
+from contrastdiagnosis.output import check_outputs, write_file
 from contrastdiagnosis.vote import VoteForm, VoteRule
 from numpy.typing import NDArray
 
@@ -90,7 +90,7 @@ class Evaluate:
 
     def run(self) -> None:
         """Measures, prints, writes."""
-        check_writable(self.json)
+        check_outputs({"the figures": self.json}, [self.gate])
         if self.crossfit and not (self.bundle or self.cases):
             figures = evaluate_crossfit(
                 self.crossfit, self.vote or "distance-weighted", self.interval or "quantile",

@@ -16,7 +16,7 @@ from contrastdiagnosis.diagnoser import choose_device
 from contrastdiagnosis.errors import InputError
 from contrastdiagnosis.map_variant import LocalCam
 from contrastdiagnosis.network import NoduleNet
-from contrastdiagnosis.output import check_writable, write_file
+from contrastdiagnosis.output import check_outputs, write_file
 from contrastdiagnosis.patch import crop_patch
 from numpy.typing import NDArray
 from tqdm import tqdm
@@ -74,8 +74,7 @@ class ExplainEval:
 
     def run(self) -> None:
         """Measures, prints, writes."""
-        for file in (self.json, self.html):
-            check_writable(file)
+        check_outputs({"the figures": self.json, "the page": self.html}, [self.gate])
         if self.bundle and self.crossfit:
             raise InputError("wanted --bundle or --crossfit, got both")
         if (self.gate or self.concepts) and not self.crossfit:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import subprocess
 from dataclasses import asdict, dataclass
@@ -15,6 +16,7 @@ from contrastdiagnosis import __version__
 from contrastdiagnosis.diagnoser import choose_device
 from contrastdiagnosis.errors import InputError
 from contrastdiagnosis.network import NoduleNet, NoduleNetConfig, load_network, save_network
+from contrastdiagnosis.output import replacing, write_file
 from lightning.fabric import Fabric
 from lightning.fabric.loggers import TensorBoardLogger
 from tqdm import tqdm
@@ -83,7 +85,7 @@ def train(options: Fit, recipe: Recipe) -> NoduleNet:
     trainer = Trainer(store, split, recipe, fabric, options.seed, start)
     if fabric.is_global_zero:
         options.out.mkdir(parents=True, exist_ok=True)
-        (options.out / SETTINGS).write_text(json.dumps(settings, indent=1) + "\n")
+        write_file(options.out / SETTINGS, (json.dumps(settings, indent=1) + "\n").encode())
         _report(split, store)
     _run_epochs(trainer, options.out)
     return load_network(model_file, recipe.network)
@@ -153,7 +155,8 @@ def _run_epochs(trainer: Trainer, folder: Path) -> None:
                 _log(folder / LOG, {"step": trainer.epoch} | figures)
                 if trainer.at_cycle_end and score > best:
                     best = score
-                    save_network(folder / DRAFT, trainer.trained)
+                    with replacing(folder / DRAFT) as draft:
+                        save_network(draft, trainer.trained)
                 _save_checkpoint(checkpoint, trainer.state() | {"best": best})
             kept = trainer.epoch
             trainer.fabric.barrier()
@@ -182,17 +185,18 @@ def _log(file: Path, row: dict[str, float]) -> None:
         with file.open(newline="") as stream:
             rows = [r for r in csv.DictReader(stream) if int(r["step"]) < row["step"]]
     rows.append(row)
-    with file.open("w", newline="") as stream:
-        writer = csv.DictWriter(stream, sorted(set().union(*rows)))
-        writer.writeheader()
-        writer.writerows(rows)
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, sorted(set().union(*rows)))
+    writer.writeheader()
+    writer.writerows(rows)
+    write_file(file, text.getvalue().encode())
 
 
 def _save_checkpoint(file: Path, state: dict[str, Any]) -> None:
     """Replaces the checkpoint only when the new one is whole."""
-    partial = file.with_suffix(".partial")
-    torch.save(state, partial)
-    partial.replace(file)
+    stream = io.BytesIO()  # torch.save tells of a full disk by a RuntimeError.
+    torch.save(state, stream)
+    write_file(file, stream.getvalue())
 
 
 def _fabric(options: Fit) -> Fabric:

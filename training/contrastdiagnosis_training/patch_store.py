@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from contrastdiagnosis.case_folder import Nodule, NoduleScan, read_case_folder, read_scan
 from contrastdiagnosis.cases import RATINGS
+from contrastdiagnosis.output import replacing
 from contrastdiagnosis.patch import PatchGeometry, resample, window
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -84,9 +85,8 @@ def load_patch_store(
         tensors = _make_tensors(nodules, on_progress)
         if file:
             file.parent.mkdir(parents=True, exist_ok=True)
-            partial = file.with_suffix(".partial")
-            save_file(tensors, partial)
-            partial.replace(file)
+            with replacing(file) as draft:
+                save_file(tensors, draft)
     return PatchStore(
         nodules,
         intensity=tensors["intensity"],

@@ -11,6 +11,8 @@ import SimpleITK as sitk
 import torch
 from contrastdiagnosis.case_folder import read_scan
 from contrastdiagnosis.cases import RATINGS
+from contrastdiagnosis.errors import InputError
+from contrastdiagnosis.output import UNFINISHED
 from contrastdiagnosis.patch import crop_patch
 from contrastdiagnosis_training import patch_store
 from contrastdiagnosis_training.patch_store import (
@@ -135,17 +137,18 @@ def test_an_interrupted_write_leaves_no_cache(load, monkeypatch):
 
     with monkeypatch.context() as patched:
         patched.setattr(patch_store, "save_file", fail_halfway)
-        with pytest.raises(OSError, match="No space left"):
+        with pytest.raises(InputError, match="No space left"):
             load()
     assert not list(load.cache.glob("*.safetensors"))
     assert_same(load(), whole)
     assert load.resampled == 4
 
 
-def test_a_left_over_partial_file_is_not_read(load):
+def test_what_a_killed_run_left_is_not_read(load):
     load()
     (file,) = load.cache.glob("*.safetensors")
-    file.with_suffix(".partial").write_bytes(file.read_bytes()[:1000])
+    (load.cache / f"{UNFINISHED}x").mkdir()
+    (load.cache / f"{UNFINISHED}x" / file.name).write_bytes(file.read_bytes()[:1000])
     file.unlink()
     load()
     assert load.resampled == 4

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
 import signal
 from copy import deepcopy
@@ -14,11 +15,13 @@ import pytest
 import torch
 from contrastdiagnosis.errors import InputError
 from contrastdiagnosis.network import load_network
-from contrastdiagnosis_training import cli
+from contrastdiagnosis.output import write_file
+from contrastdiagnosis_training import cli, fit
 from contrastdiagnosis_training.fit import CHECKPOINT, LOG, MODEL, SETTINGS, Fit, train
 from contrastdiagnosis_training.recipe import PAPER, RECIPES
 from contrastdiagnosis_training.splits import split_by_patient
 from contrastdiagnosis_training.trainer import Trainer
+from engine.killing import kills
 from lightning.fabric import Fabric
 from torch.testing import assert_close
 
@@ -393,3 +396,24 @@ def test_shuffled_labels_stay_within_the_training_nodules_and_together(make):
     assert before == after
     assert plain.store is shuffled.store
     assert torch.equal(plain.store.suspicion, shuffled.store.suspicion)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="kills a fork")
+def test_a_kill_leaves_checkpoint_settings_and_log_whole(tmp_path):
+    """At any step: what was written last, or what before it; nothing half."""
+    checkpoint, settings, log = (tmp_path / name for name in (CHECKPOINT, SETTINGS, LOG))
+
+    def write(epoch):
+        fit._save_checkpoint(checkpoint, {"epoch": epoch, "weights": torch.full((1000,), epoch)})
+        write_file(settings, json.dumps({"epoch": epoch}).encode())
+        fit._log(log, {"step": epoch, "mask": 0.5})
+
+    write(1)
+    for _ in kills(lambda: write(2)):
+        state = torch.load(checkpoint, weights_only=True)
+        told = json.loads(settings.read_text())["epoch"]
+        steps = [int(row["step"]) for row in csv.DictReader(log.read_text().splitlines())]
+        assert (state["weights"] == state["epoch"]).all()
+        assert state["epoch"] >= told >= steps[-1] >= 1
+        assert steps == list(range(1, steps[-1] + 1))
+    assert steps == [1, 2] and told == 2
