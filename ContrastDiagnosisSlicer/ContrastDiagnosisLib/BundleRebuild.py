@@ -13,7 +13,7 @@ from typing import Any
 import qt
 from slicer.i18n import tr as _
 
-from ContrastDiagnosisLib.EngineProcess import processEnvironment, sentenceOf
+from ContrastDiagnosisLib.EngineProcess import ownFolder, processEnvironment, sentenceOf
 from ContrastDiagnosisLib.Settings import Settings
 
 END_LIMIT_MS = 3000
@@ -62,6 +62,7 @@ class BundleRebuild:
         self._process: Any = None
         self._ended: list[Any] = []
         self._out = Path()
+        self._folder: Any = None
 
     @property
     def isRunning(self) -> bool:
@@ -74,6 +75,8 @@ class BundleRebuild:
         """Begins to write a new bundle; the old one stays as it is."""
         process = qt.QProcess()
         self._process, self._out = process, out
+        self._folder = ownFolder()
+        process.setWorkingDirectory(self._folder.name)
         process.setProcessEnvironment(processEnvironment(settings.python, modulePath))
         process.connect(
             "finished(int,QProcess::ExitStatus)",
@@ -83,8 +86,8 @@ class BundleRebuild:
             "errorOccurred(QProcess::ProcessError)",
             lambda error: self._onFailed(process, error, settings.python or sys.executable),
         )
-        arguments = ["-m", "contrastdiagnosis", "bundle", "prune", str(bundle)]
-        arguments += ["--pruning", str(pruning), "--out", str(out)]
+        arguments = ["-m", "contrastdiagnosis", "bundle", "prune", str(bundle.absolute())]
+        arguments += ["--pruning", str(pruning.absolute()), "--out", str(out.absolute())]
         process.start(settings.python or sys.executable, arguments)
 
     def cancel(self) -> None:

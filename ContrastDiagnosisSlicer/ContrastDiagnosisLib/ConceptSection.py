@@ -211,7 +211,12 @@ class ConceptSection:
 
         self._question = self._session.client.ask(
             "/concepts",
-            requestBody(node.inputVolume, asked.crop, revision=wanted),
+            requestBody(
+                node.inputVolume,
+                asked.crop,
+                revision=wanted,
+                tellSeries=self._session.client.engine.isLocal,
+            ),
             lambda body: self._onAnswer(asked, body),
             onError,
         )

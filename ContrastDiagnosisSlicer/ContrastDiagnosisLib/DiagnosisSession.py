@@ -198,7 +198,8 @@ class DiagnosisSession:
             onMaps(pair, tensors)
 
         options = mapOptionsOf(self.parameterNode)
-        body = requestBody(volume, asked.crop, [caseId], mapOptions=options)
+        local = self.client.engine.isLocal
+        body = requestBody(volume, asked.crop, [caseId], mapOptions=options, tellSeries=local)
         question = self.client.ask("/maps", body, onAnswer, self._onNoMaps)
         # An engine that cannot be reached at all says so at once.
         self._mapsQuestion = None if question.done else question
@@ -229,6 +230,7 @@ class DiagnosisSession:
                 overview=True,
                 revision=revision,
                 mapOptions=mapOptionsOf(node),
+                tellSeries=self.client.engine.isLocal,
             )
             path = "/report?form=print" if forPaper else "/report"
             self.client.ask(path, body, onHtml, self._onError)
@@ -246,9 +248,10 @@ class DiagnosisSession:
                 self._done += 1
                 continue
             self._running = pointId
+            local = self.client.engine.isLocal
             self._question = self.client.ask(
                 "/diagnose",
-                requestBody(self.parameterNode.inputVolume, asked.crop),
+                requestBody(self.parameterNode.inputVolume, asked.crop, tellSeries=local),
                 lambda body, asked=asked: self._onDiagnosis(asked, body),
                 self._onFailure,
             )

@@ -45,6 +45,9 @@ class EngineClient:
     def __init__(self, engine: Any, answerLimitMs: int = ANSWER_LIMIT_MS) -> None:
         self.engine = engine
         self._manager = qt.QNetworkAccessManager()
+        # A proxy of the system is for servers elsewhere: no voxel may go through it to this one.
+        self._direct = qt.QNetworkAccessManager()
+        self._direct.setProxy(qt.QNetworkProxy(qt.QNetworkProxy.NoProxy))
         self._limitMs = answerLimitMs
         self._open: list[Question] = []
         self._retired: list[Any] = []
@@ -104,11 +107,15 @@ class EngineClient:
         request.setRawHeader(
             qt.QByteArray(b"Authorization"), qt.QByteArray(f"Bearer {token}".encode())
         )
+        # A redirection would carry token and voxels to whom nobody agreed.
+        policy = qt.QNetworkRequest.ManualRedirectPolicy
+        request.setAttribute(qt.QNetworkRequest.RedirectPolicyAttribute, policy)
+        manager = self._direct if self.engine.isLocal else self._manager
         if question.body is None:
-            reply = self._manager.get(request)
+            reply = manager.get(request)
         else:
             request.setHeader(qt.QNetworkRequest.ContentTypeHeader, CONTENT_TYPE)
-            reply = self._manager.post(request, qt.QByteArray(question.body))
+            reply = manager.post(request, qt.QByteArray(question.body))
         question.reply, question.url = reply, url
         timer = qt.QTimer()
         timer.setSingleShot(True)

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import sys
+import tempfile
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -51,15 +52,24 @@ def processEnvironment(python: str, modulePath: str) -> qt.QProcessEnvironment:
     if python:
         values = dict(slicer.util.startupEnvironment())
         values.pop("PYTHONHOME", None)
-        paths = [modulePath]
+        paths = []
     else:
         values = dict(os.environ)
-        paths = [modulePath, *filter(None, [values.get("PYTHONPATH")])]
+        paths = values.get("PYTHONPATH", "").split(os.pathsep)
+    # An empty or relative entry is the folder that Slicer happens to stand in, as is what -m adds:
+    # whoever can write there could plant a tyro.py.
+    paths = [modulePath, *(path for path in paths if os.path.isabs(path))]
     values["PYTHONPATH"] = os.pathsep.join(paths)
+    values["PYTHONSAFEPATH"] = "1"
     environment = qt.QProcessEnvironment()
     for name, value in values.items():
         environment.insert(name, value)
     return environment
+
+
+def ownFolder() -> tempfile.TemporaryDirectory[str]:
+    """A new folder for a process to stand in, which nobody else can write into."""
+    return tempfile.TemporaryDirectory(prefix="ContrastDiagnosis-", ignore_cleanup_errors=True)
 
 
 def sentenceOf(lines: Iterable[str], python: str) -> str:
@@ -131,6 +141,7 @@ class LocalEngine:
         self._lines: deque[str] = deque(maxlen=REMEMBERED_LINES)
         self._buffer = b""
         self._ended: list[Any] = []
+        self._folder = ownFolder()
         self._timer = qt.QTimer()
         self._timer.setSingleShot(True)
         self._timer.connect("timeout()", self._onStartLimit)
@@ -182,6 +193,7 @@ class LocalEngine:
         self._lines.clear()
         process = qt.QProcess()
         self._process = process
+        process.setWorkingDirectory(self._folder.name)
         process.setProcessEnvironment(processEnvironment(self.options.python, self._modulePath))
         # A process that was given up may still have its say after the next one has started.
         process.connect("readyReadStandardOutput()", lambda: self._onOutput(process))

@@ -1,10 +1,15 @@
-"""What the user set up once for this computer; kept in Slicer's settings, not in scenes."""
+"""What the user set up once for this computer; kept in Slicer's settings, not in scenes.
+
+Tokens lie in the system's keyring instead (`Tokens`).
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
 
 import qt
+
+from ContrastDiagnosisLib.Tokens import keepToken, tokenOf
 
 GROUP = "ContrastDiagnosis/"
 
@@ -23,19 +28,30 @@ class Settings:
     """"auto", "cpu" or "cuda"."""
     remoteUrl: str = ""
     remoteToken: str = ""
+    """Not in Slicer's settings."""
     remoteAllowed: str = ""
     """The address to which the user agreed to send voxels."""
+
+
+TOKEN = "remoteToken"
+
+STORED = tuple(field.name for field in fields(Settings) if field.name != TOKEN)
 
 
 def readSettings() -> Settings:
     """As stored; defaults where nothing is."""
     stored = qt.QSettings()
-    values = {f.name: stored.value(GROUP + f.name) for f in fields(Settings)}
-    return replace(Settings(), **{name: str(v) for name, v in values.items() if v is not None})
+    values = {name: stored.value(GROUP + name) for name in STORED}
+    told = replace(Settings(), **{name: str(v) for name, v in values.items() if v is not None})
+    if stored.contains(GROUP + TOKEN):  # Earlier versions kept it there.
+        keepToken(told.remoteUrl, str(stored.value(GROUP + TOKEN) or ""))
+        stored.remove(GROUP + TOKEN)
+    return replace(told, remoteToken=tokenOf(told.remoteUrl))
 
 
 def writeSettings(settings: Settings) -> None:
     """Keeps them for the next start."""
     stored = qt.QSettings()
-    for field in fields(Settings):
-        stored.setValue(GROUP + field.name, getattr(settings, field.name))
+    for name in STORED:
+        stored.setValue(GROUP + name, getattr(settings, name))
+    keepToken(settings.remoteUrl, settings.remoteToken)

@@ -14,6 +14,7 @@ from slicer.i18n import tr as _
 
 from ContrastDiagnosisLib.Installer import Installer
 from ContrastDiagnosisLib.Settings import Settings, readSettings, writeSettings
+from ContrastDiagnosisLib.Tokens import inKeyring
 
 DEVICES = ("auto", "cpu", "cuda")
 LOCATIONS = ("local", "remote")
@@ -25,8 +26,15 @@ FOLDERS, FILES = 1, 2
 
 PRIVACY = _(
     "A remote server gets the voxels in a box of about 50 mm around each point, for a report also"
-    " three thinned slices, and nothing else: no name, no identifier, no date. Nothing is sent"
+    " three thinned slices, with their place in the scan, your corrections and the cases that you"
+    " chose; nothing else: no name, no identifier, not even as a hash, no date. Nothing is sent"
     " unless this box is ticked."
+)
+
+TOKEN_KEPT = _("The token is kept in this system's keyring, not in Slicer's settings.")
+TOKEN_FORGOTTEN = _(
+    "The token is asked for anew each time that Slicer starts: there is no system keyring, or"
+    " Slicer's Python lacks the package 'keyring'."
 )
 
 
@@ -77,6 +85,8 @@ class SetupPanel:
         self.allowed = qt.QCheckBox(_("I agree that voxels are sent to this server"))
         privacy = qt.QLabel(PRIVACY)
         privacy.setWordWrap(True)
+        self.tokenPlace = qt.QLabel()
+        self.tokenPlace.setWordWrap(True)
         self.checkButton = qt.QPushButton(_("Check"))
         self.checkButton.setToolTip(_("Starts the engine and asks what it is."))
         self.status = qt.QLabel()
@@ -92,6 +102,7 @@ class SetupPanel:
             (_("Device:"), self.device),
             (urlLabel, self.url),
             (tokenLabel, self.token),
+            ("", self.tokenPlace),
             ("", self.allowed),
             ("", privacy),
             ("", self.checkButton),
@@ -101,13 +112,16 @@ class SetupPanel:
                 form.addRow(label, field)
             else:
                 form.addRow(field)
-        for field in (self.packages, self.status, privacy, self.python, self.bundle):
+        wrapped = (self.packages, self.status, privacy, self.tokenPlace)
+        for field in (*wrapped, self.python, self.bundle):
             # They wrap or scroll; the panel is no wider for them.
             field.setMinimumWidth(1)
             field.setSizePolicy(qt.QSizePolicy.Ignored, qt.QSizePolicy.Preferred)
         self._agreedUrl = ""
         self._localOnly = (self.python, self.bundle, self.device)
-        self._remoteOnly = (urlLabel, self.url, tokenLabel, self.token, self.allowed, privacy)
+        self._remoteOnly = (
+            urlLabel, self.url, tokenLabel, self.token, self.tokenPlace, self.allowed, privacy,
+        )  # fmt: skip
         self._show(readSettings())
         self.installButton.clicked.connect(self.onInstall)
         self.checkButton.clicked.connect(self.onCheck)
@@ -244,6 +258,8 @@ class SetupPanel:
 
     def _enable(self, settings: Settings) -> None:
         remote = settings.location == "remote"
+        if remote:
+            self.tokenPlace.setText(TOKEN_KEPT if inKeyring() else TOKEN_FORGOTTEN)
         for widget in self._localOnly:
             widget.setEnabled(not remote)
         for widget in self._remoteOnly:

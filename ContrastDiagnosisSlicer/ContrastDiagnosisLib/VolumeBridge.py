@@ -163,6 +163,8 @@ def requestBody(
     overview: bool = False,
     revision: dict[str, Any] | None = None,
     mapOptions: dict[str, Any] | None = None,
+    *,
+    tellSeries: bool,
 ) -> bytes:
     """A question about a nodule as the server wants it; no name, no identifier.
 
@@ -173,6 +175,8 @@ def requestBody(
         overview: Send a thin slab of the CT for the report's overview.
         revision: What the user corrected of the concepts.
         mapOptions: How maps are made, where not as usual.
+        tellSeries: Add the hash of the DICOM series' UID, by which a bundle knows its own scans.
+            Whoever has lists of UIDs could look it up: for an engine on this computer alone.
     """
     tensors = {"hu": crop.hu}
     document: dict[str, Any] = {
@@ -180,8 +184,7 @@ def requestBody(
         "point_ras_mm": list(crop.pointRas),
         "part_of_ct": crop.partOfCt,
     }
-    if seriesUid := _seriesUid(volumeNode):
-        # Lets the bundle recognise its own scan without being told which one it is.
+    if tellSeries and (seriesUid := _seriesUid(volumeNode)):
         document["series_sha256"] = hashlib.sha256(seriesUid.encode()).hexdigest()
     if caseIds:
         document["case_ids"] = list(caseIds)

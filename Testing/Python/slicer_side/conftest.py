@@ -29,6 +29,36 @@ except ImportError:
     collect_ignore_glob = ["test_[!t]*.py", "test_t[!h]*.py"]
 
 
+@pytest.fixture(autouse=True)
+def keyring_in_memory(monkeypatch):
+    """Never the user's own; tokens of one test are unknown to the next."""
+    import keyring
+    from ContrastDiagnosisLib import Tokens
+    from keyring.backend import KeyringBackend
+
+    class Memory(KeyringBackend):
+        priority = 5
+
+        def __init__(self):
+            super().__init__()
+            self.kept = {}
+
+        def get_password(self, service, username):
+            return self.kept.get((service, username))
+
+        def set_password(self, service, username, password):
+            self.kept[service, username] = password
+
+        def delete_password(self, service, username):
+            del self.kept[service, username]
+
+    ring = Memory()
+    monkeypatch.setattr(keyring, "get_keyring", lambda: ring)
+    Tokens._known.clear()
+    yield ring
+    Tokens._known.clear()
+
+
 class KeptEngine:
     """One engine for many panels; none of them ends it."""
 

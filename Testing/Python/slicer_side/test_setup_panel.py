@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import qt
 import slicer
 import slicer.packaging
-from ContrastDiagnosisLib.EngineProcess import LocalEngine, RemoteEngine, makeEngine, sentenceOf
+from ContrastDiagnosisLib import Tokens
+from ContrastDiagnosisLib.EngineProcess import (
+    EngineOptions,
+    LocalEngine,
+    RemoteEngine,
+    makeEngine,
+    sentenceOf,
+)
 from ContrastDiagnosisLib.Installer import Installer
 from ContrastDiagnosisLib.Settings import Settings, readSettings, writeSettings
 from ContrastDiagnosisLib.SetupPanel import SetupPanel
 
-REQUIREMENTS = (
-    Path(__file__).parents[3] / "ContrastDiagnosisSlicer" / "Resources" / "requirements.txt"
-)
+MODULES = Path(__file__).parents[3] / "ContrastDiagnosisSlicer"
+REQUIREMENTS = MODULES / "Resources" / "requirements.txt"
 
 
 class Asked:
@@ -55,6 +64,70 @@ def test_settings_survive_a_restart(scene):
     settings = Settings("remote", "/p", "/b", "cuda", "https://x", "t" * 20, "https://x")
     writeSettings(settings)
     assert readSettings() == settings
+
+
+REMOTE = Settings("remote", remoteUrl="https://x", remoteToken="t" * 20)
+
+
+def stored_text():
+    store = qt.QSettings()
+    store.sync()
+    return Path(store.fileName()).read_text()
+
+
+def test_a_token_lies_in_the_keyring_and_not_in_the_settings(scene, keyring_in_memory):
+    writeSettings(REMOTE)
+    assert list(keyring_in_memory.kept.values()) == ["t" * 20]
+    assert "https://x" in stored_text() and "t" * 20 not in stored_text()
+    Tokens._known.clear()  # As after a restart.
+    assert readSettings() == REMOTE
+    writeSettings(replace(REMOTE, remoteToken=""))
+    assert keyring_in_memory.kept == {}
+
+
+@pytest.mark.parametrize("lack", ["package", "priority", "lock"])
+def test_without_a_keyring_a_token_lasts_until_slicer_ends(
+    scene, asked, keyring_in_memory, monkeypatch, lack, caplog
+):
+    def locked(*_):
+        raise RuntimeError(f"locked: {'t' * 20}")
+
+    if lack == "package":
+        monkeypatch.setitem(sys.modules, "keyring", None)
+    elif lack == "priority":
+        keyring_in_memory.priority = 0.5
+    else:
+        monkeypatch.setattr(keyring_in_memory, "set_password", locked)
+        monkeypatch.setattr(keyring_in_memory, "get_password", locked)
+    writeSettings(REMOTE)
+    assert readSettings() == REMOTE
+    panel = SetupPanel(Installer(str(REQUIREMENTS)), lambda: None, asked)
+    kept = "asked for anew" if lack != "lock" else "keyring"
+    assert kept in panel.tokenPlace.text
+    Tokens._known.clear()
+    assert readSettings().remoteToken == ""
+    assert keyring_in_memory.kept == {} and "t" * 20 not in stored_text() + caplog.text
+
+
+def test_a_token_of_an_earlier_version_moves_to_the_keyring(scene, keyring_in_memory):
+    writeSettings(replace(REMOTE, remoteToken=""))
+    qt.QSettings().setValue("ContrastDiagnosis/remoteToken", "t" * 20)
+    assert readSettings() == REMOTE
+    assert list(keyring_in_memory.kept.values()) == ["t" * 20]
+    assert "t" * 20 not in stored_text()
+
+
+def test_going_back_to_this_computer_keeps_the_token(panel, changes, keyring_in_memory):
+    for location in (1, 0, 1):
+        panel.location.setCurrentIndex(location)
+        if location and not panel.url.text:
+            panel.url.setText("https://x")
+            panel.token.setText("t" * 20)
+            panel.token.editingFinished.emit()
+    assert readSettings().remoteToken == "t" * 20
+    told = len(changes)
+    panel.token.editingFinished.emit()
+    assert len(changes) == told
 
 
 def test_without_settings_there_are_defaults(scene):
@@ -106,6 +179,21 @@ def test_consent_is_for_one_address(panel):
     engine.token = "t" * 20
     engine.whenReady(lambda *_: failures.append("sent"), failures.append)
     assert "Nothing was sent" in failures[0]
+
+
+@pytest.mark.parametrize("python", ["", sys.executable])
+def test_nothing_that_lies_about_runs_with_the_engine(tmp_path, monkeypatch, wait_until, python):
+    """Slicer may stand in a folder that others write to, and PYTHONPATH may name it as empty."""
+    for name in ("tyro.py", "contrastdiagnosis.py", "sitecustomize.py"):
+        (tmp_path / name).write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(["", ".", "also/here"]))
+    engine, told = LocalEngine(EngineOptions(python, device="cpu"), str(MODULES)), []
+    engine.whenReady(lambda url, token: told.append(url), told.append)
+    wait_until(lambda: told, 60)
+    engine.stop()
+    assert told[0].startswith("http://127.0.0.1:")
+    assert not (tmp_path / "ran").exists()
 
 
 def test_the_engine_follows_the_settings():

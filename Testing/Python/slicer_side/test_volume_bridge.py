@@ -61,7 +61,7 @@ def test_the_crop_gives_the_engine_what_the_whole_volume_would(scene, affine, wh
     # Off the half voxels, where rounding decides which voxels the patch touches.
     ijk = np.multiply(where, (99, 89, 39)) + 0.13
     point = (affine @ [*ijk, 1])[:3]
-    request = read_request(requestBody(node, cropAround(node, point)))
+    request = read_request(requestBody(node, cropAround(node, point), tellSeries=True))
     whole = Volume(hu, affine)
     np.testing.assert_allclose(request.point_ras_mm, point, atol=1e-9)
     ours, theirs = crop_patch(request.volume, point), crop_patch(whole, point)
@@ -165,7 +165,7 @@ def test_the_overview_is_a_thin_slab_in_place(scene, affine):
     hu = noise((40, 520, 300))
     node = add_volume(hu, affine)
     point = (affine @ [150, 260, 20, 1])[:3]
-    body = requestBody(node, cropAround(node, point), ["a"], overview=True)
+    body = requestBody(node, cropAround(node, point), ["a"], overview=True, tellSeries=True)
     request = read_request(body)
     assert request.case_ids == ("a",)
     slab = request.overview
@@ -181,7 +181,8 @@ def test_the_overview_is_a_thin_slab_in_place(scene, affine):
 def test_no_name_and_no_identifier_travels(scene):
     node = add_volume(noise((40, 90, 100)), CASES[0], name="Miller^Anna 1950-01-01")
     node.SetAttribute("DICOM.instanceUIDs", "1.2.840.1 1.2.840.2")
-    body = requestBody(node, cropAround(node, (CASES[0] @ [50, 45, 20, 1])[:3]), overview=True)
+    crop = cropAround(node, (CASES[0] @ [50, 45, 20, 1])[:3])
+    body = requestBody(node, crop, overview=True, tellSeries=True)
     tensors, document = unpackTensors(body)
     assert set(tensors) == {"hu", "overview_hu"}
     assert set(document) == {"ijk_to_ras", "point_ras_mm", "part_of_ct", "overview_ijk_to_ras"}
@@ -189,7 +190,7 @@ def test_no_name_and_no_identifier_travels(scene):
     assert b"1.2.840" not in body
 
 
-def test_a_known_series_travels_as_its_hash(scene, monkeypatch):
+def test_a_known_series_travels_as_its_hash_and_not_even_so_to_others(scene, monkeypatch):
     class Database:
         isOpen = True
 
@@ -199,10 +200,14 @@ def test_a_known_series_travels_as_its_hash(scene, monkeypatch):
     monkeypatch.setattr(slicer, "dicomDatabase", Database(), raising=False)
     node = add_volume(noise((40, 90, 100)), CASES[0])
     node.SetAttribute("DICOM.instanceUIDs", "1.2.840.1 1.2.840.2")
-    body = requestBody(node, cropAround(node, (CASES[0] @ [50, 45, 20, 1])[:3]))
+    crop = cropAround(node, (CASES[0] @ [50, 45, 20, 1])[:3])
+    body = requestBody(node, crop, tellSeries=True)
     expected = hashlib.sha256(b"1.3.6.1.4.1").hexdigest()
     assert unpackTensors(body)[1]["series_sha256"] == expected
     assert b"1.3.6.1.4.1" not in body
+    abroad = requestBody(node, crop, tellSeries=False)
+    assert "series_sha256" not in unpackTensors(abroad)[1]
+    assert expected.encode() not in abroad
 
 
 def test_a_label_map_comes_back_as_it_went(scene):
