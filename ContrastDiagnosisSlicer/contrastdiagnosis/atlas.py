@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from contrastdiagnosis.cells import CELL_VOXELS
 from contrastdiagnosis.concepts import Concept
+from contrastdiagnosis.documents import read_table
 from contrastdiagnosis.errors import InputError
 from contrastdiagnosis.output import write_file
 from contrastdiagnosis.patch import DEFAULT_GEOMETRY
@@ -65,10 +66,10 @@ def read_atlas(file: Path, concepts: Sequence[Concept], count: int) -> tuple[Pro
     Raises:
         InputError: The table is damaged, or is not of these concepts.
     """
+    table = read_table(file, COLUMNS)
     try:
-        with file.open(newline="", encoding="utf-8") as stream:
-            rows = [_prototype(row) for row in csv.DictReader(stream)]
-    except (KeyError, TypeError, ValueError, OSError, csv.Error) as error:
+        rows = [_prototype(row) for _, row in table]
+    except ValueError as error:
         raise InputError(f"{file} is no atlas with the columns {', '.join(COLUMNS)}") from error
     wanted = [(c.name, n) for c in concepts for n in range(count)]
     if [(p.concept, p.number) for p in rows] != wanted:

@@ -23,6 +23,7 @@ from contrastdiagnosis.cases import CaseLibrary, read_cases, write_cases
 from contrastdiagnosis.cells import cell_channels
 from contrastdiagnosis.concepts import ConceptHead, load_head, save_head
 from contrastdiagnosis.confidence import SimilarityIndicator
+from contrastdiagnosis.documents import read_json
 from contrastdiagnosis.errors import InputError
 from contrastdiagnosis.model_card import model_card
 from contrastdiagnosis.network import STATISTICS, NoduleNet, load_network, save_network
@@ -237,10 +238,10 @@ def save_bundle(
             {name: torch.from_numpy(x.astype(np.float32)) for name, x in tensors.items()},
             draft / EMBEDDINGS_FILE,
         )
-        (draft / CARD_FILE).write_text(model_card(info, library))
+        (draft / CARD_FILE).write_text(model_card(info, library), encoding="utf-8", newline="\n")
         checksums = {name: sha256(draft / name) for name in _checked(info)}
         document = {"schema": SCHEMA, "bundle": asdict(info), "sha256": checksums}
-        (draft / INFO_FILE).write_text(json.dumps(document, indent=1) + "\n")
+        (draft / INFO_FILE).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
         load_bundle(draft)
         gone = set(CONCEPT_FILES) - set(checksums)
         swap_in(draft, Path(folder), last=INFO_FILE, gone=gone)
@@ -250,10 +251,7 @@ def _read_document(folder: Path) -> dict[str, Any]:
     file = folder / INFO_FILE
     if not file.is_file():
         raise InputError(f"wanted a bundle folder with {INFO_FILE}, got {folder}")
-    try:
-        document = json.loads(file.read_text())
-    except ValueError as error:
-        raise InputError(f"{file} is damaged: {error}") from error
+    document = read_json(file)
     schema = document.get("schema") if isinstance(document, dict) else None
     if schema not in READABLE:
         newer = isinstance(schema, int) and schema > SCHEMA
@@ -269,6 +267,8 @@ def _verify_checksums(folder: Path, checksums: Mapping[str, str], files: Sequenc
     for name in files:
         if name not in checksums:
             raise InputError(f"{folder / INFO_FILE} has no checksum of {name}")
+        if (folder / name).is_symlink():
+            raise InputError(f"{folder / name} is a link; a bundle holds its own files")
         if not (folder / name).is_file():
             raise InputError(f"{folder} lacks {name}")
         found = sha256(folder / name)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +9,8 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from contrastdiagnosis.cases import RATINGS
+from contrastdiagnosis.cases import RATINGS, check_case_id, check_ratings
+from contrastdiagnosis.documents import read_table
 from contrastdiagnosis.errors import InputError
 from contrastdiagnosis.patch import Patch, PatchGeometry, crop_patch, resample
 from contrastdiagnosis.pixels import CasePixels
@@ -88,17 +88,14 @@ def read_case_folder(folder: Path) -> list[Nodule]:
     masks = next((folder / name for name in ("votes", "mask") if (folder / name).is_dir()), None)
     if masks is None:
         raise InputError(f"{folder} has neither votes/ nor mask/")
-    with table.open(newline="") as stream:
-        rows = list(csv.DictReader(stream))
-    missing = {"file", "patient_id"} - set(rows[0] if rows else ())
-    if missing:
-        raise InputError(f"{table} has no rows, or lacks the columns {sorted(missing)}")
     nodules = []
-    for line, row in enumerate(rows, start=2):
+    for line, row in read_table(table, ("file", "patient_id")):
         try:
             nodules.append(_nodule(row, folder, masks))
         except ValueError as error:
             raise InputError(f"{table}, line {line}: {error}") from error
+    if not nodules:
+        raise InputError(f"{table} has no rows")
     absent = [
         n.image_path for n in nodules if not (n.image_path.is_file() and n.mask_path.is_file())
     ]
@@ -139,8 +136,12 @@ def _nodule(row: dict[str, str], folder: Path, masks: Path) -> Nodule:
     readers = _whole(row.get("n_readers") or "1") if masks.name == "votes" else 1
     cluster = row.get("cluster")
     file = row["file"]
+    if not file or Path(file).name != file or "\\" in file:
+        raise ValueError(f"file must be the name of one within image/, got {file!r}")
+    case_id = f"{row['patient_id']}_{cluster}" if cluster else file.removesuffix(".nii.gz")
+    check_case_id(case_id)
     return Nodule(
-        case_id=f"{row['patient_id']}_{cluster}" if cluster else file.removesuffix(".nii.gz"),
+        case_id=case_id,
         patient_id=row["patient_id"],
         image_path=folder / "image" / file,
         mask_path=masks / file,
@@ -155,12 +156,14 @@ def _nodule(row: dict[str, str], folder: Path, masks: Path) -> Nodule:
 def _ratings(row: dict[str, str], name: str) -> tuple[float, ...]:
     """Every reader's value, or the single value of folders with one reading a row."""
     text = row.get(f"{name}_readers") or row.get(name) or ""
-    return tuple(float(value) for value in text.split())
+    values = tuple(float(value) for value in text.split())
+    check_ratings(name, values)
+    return values
 
 
 def _whole(text: str) -> int:
     """A count, also as tables with gaps write it: 4.0."""
     number = float(text)
-    if not number.is_integer():
+    if not np.isfinite(number) or not number.is_integer():
         raise ValueError(f"wanted a whole number, got {text}")
     return int(number)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import re
+import reprlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from contrastdiagnosis.documents import read_table
 from contrastdiagnosis.errors import InputError
 
 RATINGS = (
@@ -26,6 +29,9 @@ RATINGS = (
 )
 """The reader ratings of LIDC-IDRI in the order of its form; all 1-5 but internalStructure (1-4)
 and calcification (1-6)."""
+
+LARGEST_MM = 500
+"""No diameter in a chest is larger."""
 
 MALIGNANT_ABOVE = 3.0
 """A case counts as malignant if its mean malignancy rating is higher (arXiv:2403.05280)."""
@@ -43,6 +49,32 @@ COLUMNS = (
     "source",
 )
 """Header of `cases.csv`."""
+
+
+def check_case_id(case_id: str) -> None:
+    """Refuses a case id that cannot name a file everywhere.
+
+    Raises:
+        ValueError: It has other characters than letters, digits, dots, hyphens and underscores.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}", case_id):
+        raise ValueError(
+            f"case id {reprlib.repr(case_id)} cannot name a file: wanted up to 200 letters, digits,"
+            " dots, hyphens and underscores, a letter or digit first"
+        )
+
+
+def check_ratings(name: str, values: Sequence[float]) -> None:
+    """Refuses values that are not on the readers' scale.
+
+    Raises:
+        ValueError: One is not finite, below 1 or above 5, or 6 for calcification. (Readers of LIDC
+            gave a 5 for internalStructure too.)
+    """
+    most = 6 if name == "calcification" else 5
+    for value in values:
+        if not 1 <= value <= most:
+            raise ValueError(f"{name} must lie between 1 and {most}, got {value:g}")
 
 
 @dataclass(frozen=True)
@@ -230,7 +262,7 @@ class CaseLibrary:
 
 def write_cases(path: Path, cases: Iterable[Case]) -> None:
     """Writes `cases.csv`."""
-    with path.open("w", newline="") as stream:
+    with path.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.DictWriter(stream, COLUMNS)
         writer.writeheader()
         writer.writerows(_row(case) for case in cases)
@@ -242,18 +274,13 @@ def read_cases(path: Path) -> list[Case]:
     Raises:
         InputError: A column is missing or a value cannot be read.
     """
-    with path.open(newline="") as stream:
-        reader = csv.DictReader(stream)
-        missing = set(COLUMNS) - set(reader.fieldnames or ())
-        if missing:
-            raise InputError(f"{path} lacks the columns {', '.join(sorted(missing))}")
-        cases = []
-        for line, row in enumerate(reader, start=2):
-            try:
-                cases.append(_case(row))
-            except (TypeError, ValueError) as error:
-                raise InputError(f"{path}, line {line}: {error}") from error
-        return cases
+    cases = []
+    for line, row in read_table(path, COLUMNS):
+        try:
+            cases.append(_case(row))
+        except ValueError as error:
+            raise InputError(f"{path}, line {line}: {error}") from error
+    return cases
 
 
 def _row(case: Case) -> dict[str, object]:
@@ -278,12 +305,21 @@ def _case(row: dict[str, str]) -> Case:
     center = [row[name] for name in COLUMNS[-4:-1]]
     if row["label"] not in ("0", "1"):
         raise ValueError(f"label must be 0 or 1, got {row['label']!r}")
+    check_case_id(row["case_id"])
+    ratings = {name: float(row[name]) for name in RATINGS if row[name]}
+    for name, value in ratings.items():
+        check_ratings(name, (value,))
+    diameter_mm = float(row["diameter_mm"])
+    if not 0 <= diameter_mm <= LARGEST_MM:
+        raise ValueError(f"diameter_mm must lie between 0 and {LARGEST_MM}, got {diameter_mm:g}")
+    if any(center) and not np.isfinite([float(c) for c in center if c]).all():
+        raise ValueError(f"the centre must be finite, got {', '.join(center)}")
     return Case(
         case_id=row["case_id"],
         patient_id=row["patient_id"],
         malignant=row["label"] == "1",
-        diameter_mm=float(row["diameter_mm"]),
-        ratings={name: float(row[name]) for name in RATINGS if row[name]},
+        diameter_mm=diameter_mm,
+        ratings=ratings,
         series_uid=row["series_uid"],
         center_ras_mm=(float(center[0]), float(center[1]), float(center[2]))
         if all(center)

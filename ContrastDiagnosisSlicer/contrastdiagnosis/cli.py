@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import tyro
 
 from contrastdiagnosis import RESEARCH_USE_NOTICE
 from contrastdiagnosis.bundle_commands import BundleCommand
+from contrastdiagnosis.command_line import exit_code_of, speak_to_any_terminal
 from contrastdiagnosis.diagnose import Diagnose
 from contrastdiagnosis.errors import InputError
 from contrastdiagnosis.output import check_writable, write_image
@@ -143,27 +143,11 @@ Command = (
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; 0 on success, 2 where the user must mend something."""
+    speak_to_any_terminal()
     command = tyro.cli(
         Command, prog="contrastdiagnosis", description=RESEARCH_USE_NOTICE, args=arguments
     )
-    try:
-        command.run()
-    except InputError as error:
-        print(f"contrastdiagnosis: {_told(error)}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("contrastdiagnosis: interrupted", file=sys.stderr)
-        return 130
-    except BrokenPipeError:
-        # The reader, such as `head`, has seen enough; nothing may be written at exit either.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 0
-
-
-def _told(error: InputError) -> str:
-    """The message, and the option that mends it."""
-    option = error.setting.replace("_", "-")
-    return f"{error}\nThe option for it is --{option}." if option else str(error)
+    return exit_code_of(command, "contrastdiagnosis")
 
 
 if __name__ == "__main__":

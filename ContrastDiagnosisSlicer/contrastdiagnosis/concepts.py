@@ -243,7 +243,7 @@ def read_config(file: Path) -> ConceptConfig:
     try:
         with safe_open(file, "pt") as stream:
             return ConceptConfig(**json.loads((stream.metadata() or {})["config"]))
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise InputError(f"{file} is no concept head with its configuration: {error}") from error
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
+from contrastdiagnosis.cases import check_case_id
 from contrastdiagnosis.errors import InputError
 from contrastdiagnosis.output import check_writable, write_file
 from contrastdiagnosis.patch import PatchGeometry
@@ -72,6 +72,8 @@ class PixelStore:
         write_file(file, save({"intensity": grey, "valid": pixels.valid, "mask": pixels.mask}))
 
     def _file(self, case_id: str) -> Path:
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", case_id):
-            raise InputError(f"case_id {case_id!r} cannot name a file")
+        try:
+            check_case_id(case_id)
+        except ValueError as error:
+            raise InputError(str(error)) from error
         return self.folder / f"{case_id}.safetensors"

@@ -16,6 +16,7 @@ from contrastdiagnosis.atlas import Prototype, kept_mask
 from contrastdiagnosis.bundle import CONCEPTS_FILE, Bundle, ConceptPart, save_bundle, sha256
 from contrastdiagnosis.concept_fit import fit_linear_parts
 from contrastdiagnosis.concepts import readers_shares
+from contrastdiagnosis.documents import read_json
 from contrastdiagnosis.errors import InputError
 from contrastdiagnosis.output import check_writable
 
@@ -65,9 +66,9 @@ def read_pruning(file: Path, head_sha256: str, atlas: Sequence[Prototype]) -> Pr
             leaves a concept without any.
     """
     try:
-        document = json.loads(Path(file).read_text(encoding="utf-8"))
+        document = read_json(Path(file))
         theirs, rows = document["head_sha256"], [_row(row) for row in document["prototypes"]]
-    except (OSError, KeyError, TypeError, ValueError, ArithmeticError, RecursionError) as error:
+    except (KeyError, TypeError, ValueError, ArithmeticError) as error:
         raise InputError(
             f"{file} is no pruning file (JSON with head_sha256 and prototypes): {error}"
         ) from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from contrastdiagnosis.diagnose import Diagnose, write_outputs
+from contrastdiagnosis.documents import read_json
 from contrastdiagnosis.errors import InputError
 
 if TYPE_CHECKING:
@@ -87,10 +87,7 @@ def read_revision_file(file: Path) -> Revision:
     """
     from contrastdiagnosis.wire import read_revision
 
-    try:
-        document = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"cannot read {file} as JSON: {error}") from error
+    document = read_json(file)
     try:
         return read_revision(document)
     except InputError as error:

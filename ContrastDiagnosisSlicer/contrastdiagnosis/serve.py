@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from contrastdiagnosis import __version__
+from contrastdiagnosis.documents import read_text
 from contrastdiagnosis.errors import InputError
 
 if TYPE_CHECKING:
@@ -96,10 +97,7 @@ class Serve:
     def _token(self) -> str:
         if self.token_file is None:
             return secrets.token_urlsafe(32)
-        try:
-            token = self.token_file.read_text().partition("\n")[0].strip()
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"cannot read the token in {self.token_file}: {error}") from error
+        token = read_text(self.token_file).partition("\n")[0].strip()
         if len(token) < LEAST_TOKEN or not (token.isascii() and token.isprintable()):
             raise InputError(
                 f"wanted a token of at least {LEAST_TOKEN} printable ASCII characters in the first"

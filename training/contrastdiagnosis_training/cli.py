@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Annotated
 
 import tyro
-from contrastdiagnosis.errors import InputError
+from contrastdiagnosis.command_line import exit_code_of, speak_to_any_terminal
 
 from contrastdiagnosis_training.agreement import Agreement
 from contrastdiagnosis_training.concept_ablation import ConceptsAblate
@@ -37,15 +37,9 @@ Command = (
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; 0 on success, 2 where the user must mend something."""
+    speak_to_any_terminal()
     command = tyro.cli(Command, prog="contrastdiagnosis-train", args=arguments)
-    try:
-        command.run()
-    except InputError as error:
-        print(f"contrastdiagnosis-train: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
-    return 0
+    return exit_code_of(command, "contrastdiagnosis-train")
 
 
 if __name__ == "__main__":

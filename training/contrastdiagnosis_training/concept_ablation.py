@@ -12,6 +12,7 @@ import torch
 from contrastdiagnosis.cases import RATINGS
 from contrastdiagnosis.concepts import ConceptHead
 from contrastdiagnosis.diagnoser import choose_device
+from contrastdiagnosis.documents import read_json
 from contrastdiagnosis.errors import InputError
 from contrastdiagnosis.output import check_writable, write_file
 from numpy.typing import NDArray
@@ -130,7 +131,7 @@ class ConceptsAblate:
 
     def _check_fold(self, folder: Path) -> None:
         network_of_run(folder)
-        fold = json.loads((folder / SETTINGS).read_text())["fold"]
+        fold = read_json(folder / SETTINGS)["fold"]
         if fold != self.fold:
             raise InputError(
                 f"wanted a network that left fold {self.fold} out, got {fold}: {folder}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +12,7 @@ import torch
 from contrastdiagnosis.bundle import ConceptPart
 from contrastdiagnosis.case_folder import Nodule
 from contrastdiagnosis.concepts import Concept, ConceptHead, load_head
+from contrastdiagnosis.documents import read_json
 from contrastdiagnosis.errors import InputError
 from contrastdiagnosis.network import NoduleNet
 from contrastdiagnosis.pruning import removed_note
@@ -70,9 +70,9 @@ def read_concept_run(
         raise InputError(
             f"{run} holds no finished run; make it by contrastdiagnosis-train concepts --weights"
         )
-    everyone = json.loads((run / ALL / SETTINGS).read_text())
+    everyone = read_json(run / ALL / SETTINGS)
     for folder in (run / ALL, *(test.parent for test in tests)):
-        settings = json.loads((folder / SETTINGS).read_text())
+        settings = read_json(folder / SETTINGS)
         network = weights if folder.name == ALL else crossfit / folder.name
         if Path(settings["network"]) != network:
             raise InputError(f"{folder} was trained on {settings['network']}, not on {network}")
@@ -82,12 +82,12 @@ def read_concept_run(
     concepts, calibration = calibrate_concepts(LIDC_CONCEPTS, scored)
     figures = None
     if measured:
-        figures = json.loads(measured.read_text())
+        figures = read_json(measured)
         concepts = tuple(
             replace(c, auroc=round(figures["concepts"][c.name]["auroc"], 3)) for c in concepts
         )
     if ablations:
-        figures = {**(figures or {}), "ablations": json.loads(ablations.read_text())}
+        figures = {**(figures or {}), "ablations": read_json(ablations)}
     head, whole = head_of_run(run / ALL), run / ALL / WHOLE
     removed = 0
     if whole.is_file():

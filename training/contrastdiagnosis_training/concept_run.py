@@ -13,6 +13,7 @@ import torch
 from contrastdiagnosis.bundle import sha256
 from contrastdiagnosis.concepts import ConceptHead, load_head, read_config, save_head
 from contrastdiagnosis.diagnoser import choose_device
+from contrastdiagnosis.documents import read_json
 from contrastdiagnosis.errors import InputError
 from contrastdiagnosis.output import replacing, write_file
 from contrastdiagnosis.pruning import read_pruning
@@ -196,7 +197,7 @@ def check_same(file: Path, settings: dict[str, Any]) -> None:
     Raises:
         InputError: Its settings differ.
     """
-    if file.is_file() and json.loads(file.read_text()) != json.loads(json.dumps(settings)):
+    if file.is_file() and read_json(file) != json.loads(json.dumps(settings)):
         raise InputError(f"{file.parent} belongs to another run; name another --out")
 
 

@@ -14,6 +14,7 @@ from contrastdiagnosis.case_folder import Nodule, read_case_folder, read_scan
 from contrastdiagnosis.cases import RATINGS
 from contrastdiagnosis.concepts import ConceptHead, readers_shares
 from contrastdiagnosis.diagnoser import choose_device
+from contrastdiagnosis.documents import read_json
 from contrastdiagnosis.errors import InputError
 from contrastdiagnosis.output import check_writable, write_file
 from contrastdiagnosis.revision import ELSEWHERE, Revision
@@ -121,7 +122,7 @@ class ConceptsEval:
                     f"{self.cases} lacks {len(absent)} nodules of the run: {absent[0]}"
                 )
             train = load_columns(ConceptScores, self.crossfit / name / TRAIN)
-            settings = json.loads((self.crossfit / name / SETTINGS).read_text())
+            settings = read_json(self.crossfit / name / SETTINGS)
             network = network_of_run(Path(settings["network"])).to(choose_device(self.device))
             concepts, calibration = calibrate_concepts(LIDC_CONCEPTS, others)
             refined = refined_head(head, train)
@@ -328,7 +329,7 @@ def beside_the_vote(
         run: Folder that `concepts` filled.
         parts: Heads and their test nodules, fold by fold.
     """
-    settings = json.loads((run / "fold0" / SETTINGS).read_text())
+    settings = read_json(run / "fold0" / SETTINGS)
     source = Path(settings["network"]).parent
     folds = [load_fold(source, n) for n in range(len(parts))]
     votes: dict[str, float] = {}

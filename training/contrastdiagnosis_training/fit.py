@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from contrastdiagnosis import __version__
 from contrastdiagnosis.diagnoser import choose_device
+from contrastdiagnosis.documents import read_json
 from contrastdiagnosis.errors import InputError
 from contrastdiagnosis.network import NoduleNet, NoduleNetConfig, load_network, save_network
 from contrastdiagnosis.output import replacing, write_file
@@ -105,7 +106,7 @@ def network_of_run(folder: Path) -> NoduleNet:
 
 def read_settings(folder: Path) -> dict[str, Any]:
     """The settings of a run folder; what is younger than the run is as it was done then."""
-    settings: dict[str, Any] = json.loads((folder / SETTINGS).read_text())
+    settings: dict[str, Any] = read_json(folder / SETTINGS)
     augmentation = settings["recipe"]["augmentation"]
     settings["recipe"]["augmentation"] = {"whole_chain": False, **augmentation}
     return settings

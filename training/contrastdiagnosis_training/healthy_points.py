@@ -7,8 +7,6 @@ random and lie at least `APART_MM` apart; none lies within `AWAY_MM` of a known 
 
 from __future__ import annotations
 
-import csv
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,6 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 import SimpleITK as sitk
+from contrastdiagnosis.documents import read_json, read_table
 from contrastdiagnosis.errors import InputError
 from contrastdiagnosis.patch import resample
 from contrastdiagnosis.reading.files import read_file
@@ -91,9 +90,8 @@ def read_healthy_cts(folder: Path) -> Iterator[HealthyCt]:
     table = folder / "cts.csv"
     if not table.is_file():
         raise InputError(f"no table of CTs at {table}")
-    with table.open(newline="") as stream:
-        rows = list(csv.DictReader(stream))
-    for row in rows:
+    columns = ("file", "source", "lesion_boxes_lps_mm", "healthy_crops")
+    for _, row in read_table(table, columns):
         healthy = row["healthy_crops"]
         if healthy.startswith("no"):
             continue
@@ -110,7 +108,7 @@ def _ct_with_one_lesion(folder: Path) -> HealthyCt:
     files = sorted(folder.glob("*.nii.gz"))
     if len(files) != 1:
         raise InputError(f"wanted one CT in {folder}, got {len(files)}")
-    lps = json.loads((folder / "lesion.json").read_text())["lesion_centre_LPS_mm"]
+    lps = read_json(folder / "lesion.json")["lesion_centre_LPS_mm"]
     center = LPS_TO_RAS[:3, :3] @ np.array(lps)
     volume = read_volume(files[0])
     box = np.stack([center - LESION_MM / 2, center + LESION_MM / 2])

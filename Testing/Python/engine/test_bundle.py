@@ -460,7 +460,7 @@ def test_concepts_that_do_not_fit_are_refused(copied, name, change, message):
         ("spiculated,0", "spiky,0", "must hold 4 prototypes of each of spiculated"),
         ("spiculated,1", "spiculated,0", "must hold 4 prototypes of each of spiculated"),
         ("0.900000", "nan", "needs a finite similarity"),
-        ("hits", "beats", "is no atlas with the columns"),
+        ("hits", "beats", "lacks the columns hits"),
     ],
 )
 def test_an_atlas_that_does_not_fit_is_refused(copied, old, new, message):

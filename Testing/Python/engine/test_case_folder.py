@@ -90,9 +90,10 @@ def test_what_is_missing_is_named(tmp_path):
     (tmp_path / "votes").mkdir()
     with pytest.raises(InputError, match=r"names 1 cases without image or mask.*a\.nii\.gz"):
         read_case_folder(tmp_path)
-    (tmp_path / "nodules.csv").write_text("file,patient\n")
-    with pytest.raises(InputError, match="has no rows, or lacks"):
-        read_case_folder(tmp_path)
+    for text, message in (("file,patient\n", "lacks the columns patient_id"), (HEADER, "no rows")):
+        (tmp_path / "nodules.csv").write_text(text)
+        with pytest.raises(InputError, match=message):
+            read_case_folder(tmp_path)
 
 
 def test_an_empty_mask_is_refused(tmp_path):

@@ -446,3 +446,62 @@ def test_a_majority_bundle_tells_the_share_of_its_voters(tmp_path, capsys):
     assert f"{told} {100 * sum(listed) / 5:.0f} %." in html
     assert "weighted" not in html
     assert f"{sum(listed)} of 5 nearest cases are malignant" in capsys.readouterr().out
+
+
+def test_the_ct_is_never_overwritten_and_no_file_is_written_twice(
+    bundle_folder, ct, tmp_path, capsys, phantom
+):
+    """Refused before the work, whatever else is asked for; nothing is written."""
+    own, before = tmp_path / "ct.nrrd", ct.read_bytes()
+    shutil.copy(ct, tmp_path / f"copy{''.join(ct.suffixes)}")
+    image = sitk.ReadImage(str(ct))
+    sitk.WriteImage(image, str(own))
+    point = [str(x) for x in NODULE.center_ras_mm]
+    fixed = ["diagnose", str(own), "--ras", *point, "--bundle", str(bundle_folder)]
+    written, twice = own.read_bytes(), str(tmp_path / "d.json")
+    for asked, message in (
+        (["--mask", str(own)], "part of the input"),
+        (["--report", str(own)], "part of the input"),
+        (["--json", str(bundle_folder / "bundle.json")], "part of the input"),
+        (["--report", str(bundle_folder / "cases.csv")], "part of the input"),
+        (["--json", twice, "--report", twice], "would both be written to"),
+        (["--json", str(tmp_path / ("n" * 260))], "name too long"),
+    ):
+        assert main([*fixed, *asked]) == 2
+        assert message in capsys.readouterr().err
+    assert own.read_bytes() == written and ct.read_bytes() == before
+    assert not Path(twice).exists()
+    load_bundle(bundle_folder)
+
+
+def in_a_process(code, **environment):
+    fixed = {name: value for name, value in os.environ.items() if name not in USER_NAMES}
+    return subprocess.run(
+        [sys.executable, "-c", code], env=fixed | environment, capture_output=True, timeout=120
+    )
+
+
+USER_NAMES = ("LOGNAME", "USER", "LNAME", "USERNAME")
+
+
+def test_a_user_without_a_name_is_one_too():
+    """As in a container that runs as any uid; MONAI asks for the name when it is imported."""
+    done = in_a_process(
+        "import pwd\n"
+        "def nobody(uid): raise KeyError(f'getpwuid(): uid not found: {uid}')\n"
+        "pwd.getpwuid = nobody\n"
+        "import contrastdiagnosis.network, contrastdiagnosis_training.losses"
+    )
+    assert done.returncode == 0, done.stderr.decode()
+
+
+@pytest.mark.parametrize("program", ["contrastdiagnosis", "contrastdiagnosis_training"])
+def test_a_terminal_that_lacks_letters_shows_the_rest(tmp_path, program):
+    place = str(tmp_path / "Lungenrundherd ✓ 結節")
+    asked = ["bundle", "verify", place]
+    if program.endswith("training"):
+        asked = ["evaluate", "--crossfit", place]
+    code = f"from {program}.cli import main; import sys; sys.exit(main({asked!r}))"
+    done = in_a_process(code, PYTHONIOENCODING="ascii", PYTHONUTF8="0")
+    assert done.returncode == 2
+    assert b"Lungenrundherd ? ??" in done.stderr and b"Traceback" not in done.stderr

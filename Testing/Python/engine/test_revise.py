@@ -117,7 +117,7 @@ def test_remarks_are_printed(revise, capsys):
         (("--look", *RAS, "5", "nan", "5"), "a box needs 3 centre"),
         (("--reject", "cavitated"), "no concept is called cavitated; there are spiculated"),
         ((*LOOK, "--elsewhere", "2"), "elsewhere must lie between 0 and 1"),
-        (("--boxes", "/nowhere.json"), "cannot read /nowhere.json as JSON"),
+        (("--boxes", "/nowhere.json"), "cannot read /nowhere.json: No such file"),
     ],
 )
 def test_mistakes_are_told_and_nothing_is_written(revise, outputs, capsys, arguments, message):
@@ -131,9 +131,9 @@ def test_mistakes_are_told_and_nothing_is_written(revise, outputs, capsys, argum
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", "as JSON"),
-        ("\udcff", "as JSON"),
-        ("[" * 100_000, "as JSON"),
+        ("{", "is damaged: "),
+        ("\udcff", "is not in UTF-8"),
+        ("[" * 100_000, "nested too deeply"),
         ("[]", "wanted a JSON object for revision"),
         ('{"box": []}', "the revision holds unknown fields: ['box']"),
         ('{"rejected": "calcified"}', "rejected must be a list of texts"),
