@@ -42,6 +42,8 @@ EMBEDDINGS_FILE = "embeddings.safetensors"
 CONCEPTS_FILE = "concepts.safetensors"
 ATLAS_FILE = "atlas.csv"
 CARD_FILE = "MODEL_CARD.md"
+SIGNATURE_FILE = "bundle.sig"
+"""Of who made it, where it was signed (`signing`)."""
 PIXELS_FOLDER = "pixels"
 """Not covered by the checksums: users fill it from their own copy of the images."""
 
@@ -243,7 +245,7 @@ def save_bundle(
         document = {"schema": SCHEMA, "bundle": asdict(info), "sha256": checksums}
         (draft / INFO_FILE).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
         load_bundle(draft)
-        gone = set(CONCEPT_FILES) - set(checksums)
+        gone = {*CONCEPT_FILES, SIGNATURE_FILE} - set(checksums)
         swap_in(draft, Path(folder), last=INFO_FILE, gone=gone)
 
 

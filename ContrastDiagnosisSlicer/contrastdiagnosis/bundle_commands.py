@@ -1,4 +1,4 @@
-"""The command `contrastdiagnosis bundle`: verify one, or remove prototypes from it."""
+"""The command `contrastdiagnosis bundle`: verify or sign one, or remove prototypes from it."""
 
 from __future__ import annotations
 
@@ -17,18 +17,60 @@ class VerifyBundle:
 
     folder: tyro.conf.Positional[Path]
     """Bundle folder."""
+    key: Path | None = None
+    """Public key (PEM) of who should have signed it. Without one it is only checked that nothing
+    was damaged: whoever changes a file on purpose can change its checksum too."""
 
     def run(self) -> None:
         """Loads it the way a diagnosis does and says what it holds."""
         from contrastdiagnosis.bundle import load_bundle
 
         bundle = load_bundle(self.folder)
+        if self.key:
+            from contrastdiagnosis.signing import check_signature
+
+            check_signature(self.folder, self.key)
         malignant = int(bundle.library.malignant.sum())
         size = sum(f.stat().st_size for f in self.folder.iterdir() if f.is_file()) / 1e6
         print(
             f"{self.folder}: {bundle.info.name} {bundle.info.version} is sound: {size:.1f} MB,"
             f" {len(bundle.library)} cases, {malignant} malignant"
+            + (f"; signed by the owner of {self.key}" if self.key else "")
         )
+
+
+@dataclass(frozen=True)
+class MakeKeys:
+    """Draw a pair of keys to sign bundles with."""
+
+    private: tyro.conf.Positional[Path]
+    """New file for the private key (PEM, no password); it stays with who signs."""
+    public: tyro.conf.Positional[Path]
+    """New file for the public key, to give away."""
+
+    def run(self) -> None:
+        """Draws and writes."""
+        from contrastdiagnosis.signing import make_keys
+
+        make_keys(self.private, self.public)
+        print(f"wrote {self.private} (keep it to yourself) and {self.public}")
+
+
+@dataclass(frozen=True)
+class SignBundle:
+    """Sign a bundle, so that others can check who made it."""
+
+    folder: tyro.conf.Positional[Path]
+    """Bundle folder."""
+    key: Path
+    """Private key, made by `contrastdiagnosis bundle keys`."""
+
+    def run(self) -> None:
+        """Checks that it is sound, and signs."""
+        from contrastdiagnosis.signing import sign_bundle
+
+        sign_bundle(self.folder, self.key)
+        print(f"{self.folder} is signed; pictures of cases that users add are not covered")
 
 
 @dataclass(frozen=True)
@@ -72,17 +114,19 @@ class PruneBundle:
         out, folder = self.out.resolve(), self.folder.resolve()
         if out == folder or folder in out.parents:
             raise InputError(f"cannot write {self.out}: the bundle that is pruned must stay")
-        # Saving replaces whole folders, which need not have been bundles.
+        # What lies there need not have been a bundle.
         if out.exists():
             raise InputError(f"cannot write {self.out}: it exists already")
 
 
 @dataclass(frozen=True)
 class BundleCommand:
-    """Check a bundle, or remove prototypes from it."""
+    """Check or sign a bundle, or remove prototypes from it."""
 
     command: Annotated[
         Annotated[VerifyBundle, tyro.conf.subcommand("verify")]
+        | Annotated[SignBundle, tyro.conf.subcommand("sign")]
+        | Annotated[MakeKeys, tyro.conf.subcommand("keys")]
         | Annotated[PruneBundle, tyro.conf.subcommand("prune")],
         tyro.conf.arg(name=""),
     ]

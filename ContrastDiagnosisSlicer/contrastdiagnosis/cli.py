@@ -1,4 +1,4 @@
-"""The command `contrastdiagnosis`: demo, diagnose, revise, serve, cases, bundle."""
+"""The command `contrastdiagnosis`: demo, diagnose, revise, serve, cases, bundle, clients."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import tyro
 
 from contrastdiagnosis import RESEARCH_USE_NOTICE
 from contrastdiagnosis.bundle_commands import BundleCommand
+from contrastdiagnosis.clients import ClientsCommand
 from contrastdiagnosis.command_line import exit_code_of, speak_to_any_terminal
 from contrastdiagnosis.diagnose import Diagnose
 from contrastdiagnosis.errors import InputError
@@ -138,6 +139,7 @@ Command = (
     | Annotated[Serve, tyro.conf.subcommand("serve")]
     | Annotated[Cases, tyro.conf.subcommand("cases")]
     | Annotated[BundleCommand, tyro.conf.subcommand("bundle")]
+    | Annotated[ClientsCommand, tyro.conf.subcommand("clients")]
 )
 
 

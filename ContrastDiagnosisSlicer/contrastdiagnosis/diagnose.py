@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -67,6 +67,10 @@ class Diagnose:
     patient: str | None = None
     """Patient id of the CT, if its own nodules may be among the cases."""
 
+    anonymous: bool = False
+    """Leave the CT's file name and series UID out of everything that is written and printed. The
+    cases that are shown are the bundle's, and stay."""
+
     def run(self) -> None:
         """Reads, diagnoses, prints, writes."""
         write_outputs(self, self.answer())
@@ -101,7 +105,10 @@ class Diagnose:
         volume = read_volume(self.ct, self.series, self.hu_offset)
         point = self._point_ras_mm(volume)
         diagnoser = Diagnoser(bundle, self.device)
-        return Answer(diagnoser.diagnose(volume, point, self.patient), volume, diagnoser)
+        diagnosis = diagnoser.diagnose(volume, point, self.patient)
+        if self.anonymous:
+            volume = replace(volume, name="", series_uid="")
+        return Answer(diagnosis, volume, diagnoser)
 
     def _check_map_options(self) -> None:
         checked_signs(self.signs)

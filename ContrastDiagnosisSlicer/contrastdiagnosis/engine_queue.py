@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -48,9 +48,14 @@ class Limits:
     """What a server takes on."""
 
     waiting: int = 64
-    """Requests that may be under way at once; all but one of them wait."""
+    """Requests that may be under way at once; all but one of them wait. An upload is not yet one of
+    them: who is slow takes nobody's place."""
+    of_client: int = 64
+    """Uploads and requests of one client that may be under way at once."""
+    held_mb: float = 1000.0
+    """Bodies that may be held in memory at once, of all clients together."""
     time_s: float = 120.0
-    """How long a request may take, upload and waiting included."""
+    """How long an upload may take, and how long a request, waiting included."""
     body_mb: float = 64.0
     """Largest body of a request. A crop at 0.2 mm takes 20 MB."""
 
@@ -153,7 +158,58 @@ class EngineQueue:
         self.limits = limits
         self.waiting = 0
         """Requests under way."""
+        self.held_bytes = 0
+        """Of bodies that are being uploaded or answered."""
+        self._of_client: Counter[str] = Counter()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
+
+    @asynccontextmanager
+    async def visit(self, client: str) -> AsyncIterator[Callable[[int], None]]:
+        """Counts a client's upload and what follows from it; yields what takes note of its bytes.
+
+        Args:
+            client: Its name.
+
+        Raises:
+            BusyError: The client has too many under way already, or memory is held by too much.
+        """
+        if self._of_client[client] >= self.limits.of_client:
+            raise BusyError(
+                f"{self._of_client[client]} of this client's requests are under way already; try"
+                " again later"
+            )
+        held = 0
+
+        def note(count: int) -> None:
+            nonlocal held
+            if self.held_bytes + count > self.limits.held_mb * 1e6:
+                raise BusyError("too much is being uploaded at once; try again later")
+            held += count
+            self.held_bytes += count
+
+        self._of_client[client] += 1
+        try:
+            yield note
+        finally:
+            self.held_bytes -= held
+            self._of_client[client] -= 1
+            if not self._of_client[client]:
+                del self._of_client[client]
+
+    @asynccontextmanager
+    async def in_time(self) -> AsyncIterator[None]:
+        """Ends a block that takes longer than a request may.
+
+        Raises:
+            BusyError: The time is over.
+        """
+        try:
+            async with asyncio.timeout(self.limits.time_s):
+                yield
+        except TimeoutError as error:
+            raise BusyError(
+                f"no answer within {self.limits.time_s:g} s; try again later"
+            ) from error
 
     @asynccontextmanager
     async def place(self) -> AsyncIterator[None]:
@@ -166,12 +222,8 @@ class EngineQueue:
             raise BusyError(f"{self.waiting} requests are under way already; try again later")
         self.waiting += 1
         try:
-            async with asyncio.timeout(self.limits.time_s):
+            async with self.in_time():
                 yield
-        except TimeoutError as error:
-            raise BusyError(
-                f"no answer within {self.limits.time_s:g} s; try again later"
-            ) from error
         finally:
             self.waiting -= 1
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from contrastdiagnosis import __version__
+from contrastdiagnosis.clients import ClientFile, OneToken
 from contrastdiagnosis.documents import read_text
 from contrastdiagnosis.errors import InputError
 
@@ -52,6 +53,9 @@ class Serve:
     """Where the network runs."""
     token_file: Path | None = None
     """File whose first line is the token; a new one is drawn if not given."""
+    clients: Path | None = None
+    """File of clients with a token each, made by `contrastdiagnosis clients add`; read again
+    whenever it changes."""
     tls_certificate: Path | None = None
     """PEM file of the certificate."""
     tls_key: Path | None = None
@@ -62,10 +66,10 @@ class Serve:
     def run(self) -> None:
         """Loads the bundle, listens, says that it is ready, serves until told to end."""
         self._check()
-        token = self._token()
+        clients = self._clients()
         with self._socket() as listening:
-            server = self._server(token)
-            self._say_ready(listening, token)
+            server = self._server(clients)
+            self._say_ready(listening, clients)
             if not self.keep_running:
                 threading.Thread(target=_end_with_input, args=(server,), daemon=True).start()
             server.run(sockets=[listening])
@@ -81,11 +85,13 @@ class Serve:
         for file in (self.tls_certificate, self.tls_key):
             if file and not file.is_file():
                 raise InputError(f"no file at {file}")
+        if self.token_file and self.clients:
+            raise InputError("wanted --token-file or --clients, got both")
         if is_own_machine(self.host):
             return
         needed = {
             "--tls-certificate and --tls-key": self.tls_certificate,
-            "--token-file": self.token_file,
+            "--token-file or --clients": self.token_file or self.clients,
         }
         lacking = [name for name, given in needed.items() if not given]
         if lacking:
@@ -93,6 +99,9 @@ class Serve:
                 f"{self.host} can be reached by other machines, which needs"
                 f" {' and '.join(lacking)}; without them only 127.0.0.1 is served"
             )
+
+    def _clients(self) -> ClientFile | OneToken:
+        return ClientFile(self.clients) if self.clients else OneToken(self._token())
 
     def _token(self) -> str:
         if self.token_file is None:
@@ -118,18 +127,21 @@ class Serve:
         listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return listening
 
-    def _server(self, token: str) -> uvicorn.Server:
+    def _server(self, clients: ClientFile | OneToken) -> uvicorn.Server:
         import uvicorn
 
         from contrastdiagnosis.bundle import default_bundle_folder, load_bundle
-        from contrastdiagnosis.engine_queue import Engine, EngineQueue
+        from contrastdiagnosis.connections import PatientProtocol, PatientServer
+        from contrastdiagnosis.engine_queue import Engine, EngineQueue, Limits
         from contrastdiagnosis.server import make_app
 
         bundle = load_bundle(self.bundle or default_bundle_folder())
-        app = make_app(EngineQueue(Engine(bundle, self.device)), token)
+        # One client of several leaves room for the others.
+        limits = Limits(of_client=16) if self.clients else Limits()
+        app = make_app(EngineQueue(Engine(bundle, self.device), limits), clients)
         config = uvicorn.Config(
             app,
-            http="h11",  # The same wherever it runs, whatever else is installed.
+            http=PatientProtocol,  # On h11: the same wherever it runs, whatever else is installed.
             ws="none",
             loop="asyncio",
             log_config=None,
@@ -151,14 +163,14 @@ class Serve:
                 f"cannot use {self.tls_certificate} and {self.tls_key} for TLS: {error}"
             ) from error
         log_as_json()
-        return uvicorn.Server(config)
+        return PatientServer(config)
 
-    def _say_ready(self, listening: socket.socket, token: str) -> None:
+    def _say_ready(self, listening: socket.socket, clients: ClientFile | OneToken) -> None:
         host = f"[{self.host}]" if ":" in self.host else self.host
         scheme = "https" if self.tls_certificate else "http"
         ready = {"url": f"{scheme}://{host}:{listening.getsockname()[1]}", "version": __version__}
-        if self.token_file is None:
-            ready["token"] = token
+        if self.token_file is None and isinstance(clients, OneToken):
+            ready["token"] = clients.token
         print(json.dumps(ready), flush=True)
 
 

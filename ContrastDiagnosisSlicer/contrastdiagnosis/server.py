@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hmac
 import logging
 import time
 from collections.abc import AsyncIterator, Callable
@@ -31,6 +30,7 @@ from contrastdiagnosis.answers import (
     report_html,
 )
 from contrastdiagnosis.bundle import Bundle
+from contrastdiagnosis.clients import Doorlist
 from contrastdiagnosis.engine_queue import DamagedError, Engine, EngineQueue
 from contrastdiagnosis.errors import InputError
 from contrastdiagnosis.pixels import CasePixels
@@ -38,6 +38,12 @@ from contrastdiagnosis.problems import add_problem_answers, described, problem, 
 from contrastdiagnosis.wire import CONTENT_TYPE, NoduleRequest, read_request
 
 T = TypeVar("T")
+
+CLIENT = "contrastdiagnosis.client"
+"""Key of a request's scope: the name of who asks."""
+
+REPORT_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+"""Content-Security-Policy of a report: it has pictures and styles of its own, and no script."""
 
 log = logging.getLogger(__name__)
 
@@ -86,12 +92,12 @@ class PngResponse(Response):
     media_type = "image/png"
 
 
-def make_app(queue: EngineQueue, token: str) -> FastAPI:
+def make_app(queue: EngineQueue, clients: Doorlist) -> FastAPI:
     """The app over one engine.
 
     Args:
         queue: The engine.
-        token: What every request must bear.
+        clients: Who is let in, by the token that every request must bear.
     """
 
     @asynccontextmanager
@@ -116,19 +122,21 @@ def make_app(queue: EngineQueue, token: str) -> FastAPI:
     _add_cases(app, queue)
     _add_atlas(app, queue)
     _add_diagnosis(app, queue)
-    app.add_middleware(Doorkeeper, token=token)
+    app.add_middleware(Doorkeeper, clients=clients)
     return app
 
 
 class Doorkeeper:
     """Asks every request for the token, answers for what fails, and logs how it went.
 
-    No address, no path and no content gets into the log.
+    No address, no path and no content gets into the log. Each request of a client leaves one line,
+    with the client's name where clients have one; of those that are not let in only so many.
     """
 
-    def __init__(self, app: ASGIApp, token: str) -> None:
+    def __init__(self, app: ASGIApp, clients: Doorlist) -> None:
         self.app = app
-        self.expected = f"Bearer {token}".encode()
+        self.clients = clients
+        self.refusals = Sparing()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request."""
@@ -137,11 +145,13 @@ class Doorkeeper:
             return
         started = time.perf_counter()
         status = None
+        scope[CLIENT] = self._client(scope)
 
         async def noting(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
+                message = {**message, "headers": [*message["headers"], *_guards(message)]}
             await send(message)
 
         try:
@@ -149,27 +159,78 @@ class Doorkeeper:
         except Exception as error:
             log.error("failed", extra={"fields": described(error)})
             if status is None:
-                failure = problem(500, "the server failed; its log says where")
-                await failure(scope, receive, noting)
+                await _failure(error)(scope, receive, noting)
         except asyncio.CancelledError:
             # The server is told to end, and has waited long enough.
             if status is None:
                 await problem(503, "the server is ending")(scope, receive, noting)
         finally:
-            fields = {
-                "route": getattr(scope.get("route"), "path", None),
-                "status": status,
-                "duration_s": round(time.perf_counter() - started, 4),
-            }
+            self._note(scope, status, time.perf_counter() - started)
+
+    def _note(self, scope: Scope, status: int | None, seconds: float) -> None:
+        client = scope[CLIENT]
+        fields = {
+            "client": client or None,
+            "route": getattr(scope.get("route"), "path", None),
+            "status": status,
+            "duration_s": round(seconds, 4),
+        }
+        passed_over = 0 if client is not None else self.refusals.passed_over()
+        if passed_over is not None:
+            fields |= {"not_logged": passed_over} if passed_over else {}
             log.info("request", extra={"fields": fields})
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        given = dict(scope["headers"]).get(b"authorization", b"")
         answer: ASGIApp = self.app
-        if not hmac.compare_digest(given, self.expected):
+        if scope[CLIENT] is None:
             answer = problem(401, "wanted the server's token as 'Authorization: Bearer ...'")
             answer.headers["WWW-Authenticate"] = "Bearer"
         await answer(scope, receive, send)
+
+    def _client(self, scope: Scope) -> str | None:
+        """The client's name; None for who has no token, or a wrong one."""
+        given = [value for name, value in scope["headers"] if name == b"authorization"]
+        scheme, _, token = given[0].partition(b" ") if len(given) == 1 else (b"", b"", b"")
+        return self.clients.name_of(token) if scheme == b"Bearer" else None
+
+
+def _failure(error: Exception) -> Response:
+    """What is answered where a request failed."""
+    if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
+        return problem(503, "there is not enough memory for this now; try again later")
+    return problem(500, "the server failed; its log says where")
+
+
+class Sparing:
+    """Lets through so many a second, and counts what it holds back."""
+
+    def __init__(self, per_s: float = 5, burst: int = 50) -> None:
+        self._per_s, self._burst = per_s, burst
+        self._left, self._at, self._held = float(burst), time.monotonic(), 0
+
+    def passed_over(self) -> int | None:
+        """How many were held back since the last that was let through; None: so is this one."""
+        now = time.monotonic()
+        self._left = min(self._burst, self._left + (now - self._at) * self._per_s)
+        self._at = now
+        if self._left < 1:
+            self._held += 1
+            return None
+        self._left -= 1
+        held, self._held = self._held, 0
+        return held
+
+
+def _guards(message: Message) -> list[tuple[bytes, bytes]]:
+    """Headers that keep an answer out of caches and from being taken for something else."""
+    kind = dict(message["headers"]).get(b"content-type", b"")
+    policy = REPORT_POLICY if kind.startswith(b"text/html") else "default-src 'none'"
+    return [
+        (b"cache-control", b"no-store"),
+        (b"content-security-policy", f"{policy}; frame-ancestors 'none'".encode()),
+        (b"referrer-policy", b"no-referrer"),
+        (b"x-content-type-options", b"nosniff"),
+    ]
 
 
 def _add_facts(app: FastAPI, queue: EngineQueue) -> None:
@@ -252,14 +313,17 @@ def _add_diagnosis(app: FastAPI, queue: EngineQueue) -> None:
     async def answer(
         request: Request, response: type[Response], work: Callable[[Engine, NoduleRequest], T]
     ) -> Response:
-        async with queue.place():
-            asked = read_request(await _body(request, queue.limits.body_mb))
+        async with queue.visit(request.scope.get(CLIENT, "")) as note:
+            async with queue.in_time():
+                body = await _body(request, queue.limits.body_mb, note)
+            asked = read_request(body)
 
             def timed(engine: Engine) -> tuple[T, float]:
                 begun = time.perf_counter()
                 return work(engine, asked), time.perf_counter() - begun
 
-            made, seconds = await queue.call(timed, request.is_disconnected)
+            async with queue.place():
+                made, seconds = await queue.call(timed, request.is_disconnected)
         # W3C Server Timing: what of the waiting was the engine's own.
         return response(made, headers={"Server-Timing": f"engine;dur={1000 * seconds:.1f}"})
 
@@ -287,8 +351,8 @@ def _add_diagnosis(app: FastAPI, queue: EngineQueue) -> None:
         return await answer(request, HTMLResponse, make)
 
 
-async def _body(request: Request, limit_mb: float) -> bytes:
-    """The body of a request, of the right type and not too large."""
+async def _body(request: Request, limit_mb: float, note: Callable[[int], None]) -> bytes:
+    """The body of a request, of the right type and not too large; `note` is told of every part."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind not in (CONTENT_TYPE, "application/octet-stream"):
         raise HTTPException(415, f"wanted a body of type {CONTENT_TYPE}, got {kind or 'none'}")
@@ -297,6 +361,7 @@ async def _body(request: Request, limit_mb: float) -> bytes:
     # A length that is announced is refused before anything is sent to a client that asks first.
     if size <= limit_mb * 1e6:
         async for part in request.stream():
+            note(len(part))
             parts.append(part)
             received += len(part)
             if received > limit_mb * 1e6:

@@ -29,6 +29,7 @@ from contrastdiagnosis.pruning import Pruning, pruning_text
 from contrastdiagnosis.volume import sitk_from_array, volume_from_sitk
 
 from engine.conftest import NODULE, write_tiny_bundle
+from engine.test_volume import write_dicom
 
 RAS = [str(x) for x in NODULE.center_ras_mm]
 ENGINE = Path(contrastdiagnosis.__file__).parent
@@ -505,3 +506,24 @@ def test_a_terminal_that_lacks_letters_shows_the_rest(tmp_path, program):
     done = in_a_process(code, PYTHONIOENCODING="ascii", PYTHONUTF8="0")
     assert done.returncode == 2
     assert b"Lungenrundherd ? ??" in done.stderr and b"Traceback" not in done.stderr
+
+
+def test_an_anonymous_report_names_neither_the_file_nor_its_series(
+    bundle_folder, tmp_path, capsys, phantom
+):
+    """As a DICOM folder is named: what it tells of the patient stays out of everything."""
+    uid, folder = "1.2.826.0.1.3680043.8.498.77", tmp_path / "MILLER^ANNA"
+    write_dicom(folder, phantom.volume.hu, 2.5 * np.arange(len(phantom.volume.hu)), uid)
+    fixed = ["diagnose", str(folder), "--ijk", "90", "75", "30", "--bundle", str(bundle_folder)]
+    told = {}
+    for name, more in (("open", []), ("anonymous", ["--anonymous"])):
+        files = tmp_path / f"{name}.json", tmp_path / f"{name}.html"
+        assert main([*fixed, *more, "--json", str(files[0]), "--report", str(files[1])]) == 0
+        said = capsys.readouterr().out.partition("wrote ")[0]
+        told[name] = said + "".join(file.read_text() for file in files)
+    assert uid in told["open"] and "MILLER" in told["open"]
+    assert uid not in told["anonymous"] and "MILLER" not in told["anonymous"]
+    assert (
+        json.loads((tmp_path / "anonymous.json").read_text())["probability"]
+        == (json.loads((tmp_path / "open.json").read_text())["probability"])
+    )

@@ -270,8 +270,8 @@ def test_other_machines_are_not_served_in_the_open(capsys, host, certificate, to
     tls = ["--tls-certificate", certificate[0], "--tls-key", certificate[1]]
     told = refused(capsys, "--host", host)
     assert f"{host} can be reached by other machines, which needs" in told
-    assert "--tls-certificate and --tls-key and --token-file; without them only" in told
-    assert "needs --token-file; without" in refused(capsys, "--host", host, *tls)
+    assert "--tls-certificate and --tls-key and --token-file or --clients; without" in told
+    assert "needs --token-file or --clients; without" in refused(capsys, "--host", host, *tls)
     told = refused(capsys, "--host", host, "--token-file", token_file)
     assert "needs --tls-certificate and --tls-key; without" in told
 
@@ -311,12 +311,12 @@ def test_an_unusable_key_is_told(capsys, certificate, tmp_path, bundle_folder, k
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, "cannot read the token in"),
+        (None, "cannot read .*token: No such file"),
         (b"", "at least 16 printable ASCII characters in the first line of .*, got 0"),
         (b"short\n" + b"x" * 50, "got 5"),
         ("ä".encode() * 20, "printable ASCII"),
         (b"with\x07bell" * 4, "printable ASCII"),
-        (b"\xff\xfe" * 20, "cannot read the token in"),
+        (b"\xff\xfe" * 20, "is not in UTF-8"),
     ],
 )
 def test_a_token_that_is_none_is_refused(tmp_path, content, message):
@@ -381,10 +381,24 @@ def test_the_readmes_example_works_as_printed(tmp_path):
     if not shutil.which("curl"):
         pytest.skip("THE README'S EXAMPLE IS NOT TESTED: there is no curl")
     (tmp_path / ".venv").symlink_to(sys.prefix)
-    done = subprocess.run(
-        ["sh", "-e", "-c", commands], cwd=tmp_path, capture_output=True, text=True, timeout=120
-    )
+    (tmp_path / ".curlrc").write_text("verbose\noutput = /dev/null\n")
+    with socket.create_server(("127.0.0.1", 0)) as proxy:
+        # As in a hospital, without no_proxy; who waits at the proxy would be told by its queue.
+        elsewhere = f"http://127.0.0.1:{proxy.getsockname()[1]}"
+        known = {k: v for k, v in os.environ.items() if k.lower() != "no_proxy"}
+        known |= {"http_proxy": elsewhere, "all_proxy": elsewhere, "TMPDIR": str(tmp_path)}
+        done = subprocess.run(
+            ["sh", "-e", "-c", f"umask 022\n{commands}\ntest -d $work"], cwd=tmp_path,
+            env=known | {"HOME": str(tmp_path)}, capture_output=True, text=True, timeout=120,
+        )  # fmt: skip
+        proxy.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            proxy.accept()
     assert done.returncode == 0, done.stderr
     assert '"status":"ok"' in done.stdout
-    assert "</html>" in (tmp_path / "report.html").read_text()
-    assert unpack((tmp_path / "diagnosis.safetensors").read_bytes())[1]["verdict"] == "malignant"
+    out = tmp_path / "out"
+    assert "</html>" in (out / "report.html").read_text()
+    assert unpack((out / "diagnosis.safetensors").read_bytes())[1]["verdict"] == "malignant"
+    (work,) = (f for f in tmp_path.iterdir() if (f / "token").is_file())
+    assert work.stat().st_mode & 0o077 == 0
+    assert "Authorization: Bearer $" not in commands.partition("ask()")[2]
