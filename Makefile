@@ -7,6 +7,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 OUT ?= out/demo
+# For pip, such as PIP_ARGS="--index-url https://download.pytorch.org/whl/cpu --extra-index-url https://pypi.org/simple".
+PIP_ARGS ?=
 
 SLICER ?=
 # The Python with the engine's packages that Slicer's tests use; this folder's own if not named.
@@ -28,7 +30,7 @@ define check_engine
 			"make $@ SLICER=... ENGINE=/path/to/python" >&2; exit 1; }
 endef
 
-.PHONY: demo test bench pictures lint slicer slicer-test slicer-story clean
+.PHONY: demo test bench attack pictures lint audit slicer slicer-test slicer-story clean
 
 demo: $(READY)  ## diagnose a nodule of the phantom CT with the bundled weights; report in out/demo
 	$(BIN)/contrastdiagnosis demo --out $(OUT)
@@ -40,6 +42,9 @@ test: $(READY)  ## all tests, on up to four cores
 bench: $(READY)  ## speed and memory: a table, and bench.json
 	$(BIN)/python Testing/benchmark.py --json bench.json
 
+attack: $(READY)  ## what SECURITY.md promises, tried on this machine: a table
+	$(BIN)/python Testing/attack.py
+
 pictures: $(READY)  ## the pictures of Resources made anew; needs Chromium
 	$(BIN)/python Testing/pictures.py
 
@@ -47,6 +52,11 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/bandit --quiet --recursive --severity-level medium \
+		$(FOLDER)/contrastdiagnosis $(FOLDER)/ContrastDiagnosisLib training/contrastdiagnosis_training
+
+audit: $(READY)  ## known vulnerabilities of the installed packages; asks the package index
+	$(BIN)/pip-audit --skip-editable
 
 slicer:  ## Slicer with the modules of this folder: make slicer SLICER=/path/to/Slicer
 	$(check_slicer)
@@ -80,8 +90,12 @@ slicer-story: $(if $(ENGINE),,$(READY))  ## the user's story in Slicer, with its
 $(READY): pyproject.toml
 	@$(or $(PYTHON),false) -c '$(NEW_ENOUGH)' || \
 		{ echo "Python 3.11 or newer is needed; name one by make PYTHON=..."; exit 1; }
+	@echo "Setting up $(VENV): about 4 GB to download and 8 GB of disk on Linux, of which PyTorch's"
+	@echo "libraries for NVIDIA GPUs are more than half. Without a GPU, name an index with CPU wheels"
+	@echo "by PIP_ARGS (README: Two commands)."
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev]"
+	$(BIN)/python -m pip install $$([ -t 2 ] || echo --quiet) --disable-pip-version-check $(PIP_ARGS) \
+		--editable ".[dev]"
 	touch $@
 
 clean:

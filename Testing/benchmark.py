@@ -53,10 +53,7 @@ from contrastdiagnosis_training.patch_store import (  # noqa: E402
 from contrastdiagnosis_training.recipe import Recipe  # noqa: E402
 from contrastdiagnosis_training.splits import Split  # noqa: E402
 from contrastdiagnosis_training.trainer import Trainer  # noqa: E402
-from engine.mutations import make_body, mutated  # noqa: E402
-from engine.running import Running, check_document  # noqa: E402
-from hypothesis import HealthCheck, Phase, given, settings  # noqa: E402
-from hypothesis import strategies as st  # noqa: E402
+from engine.running import Running, check_document, send_changed_bodies  # noqa: E402
 from lightning.fabric import Fabric  # noqa: E402
 from sklearn.neighbors import NearestNeighbors  # noqa: E402
 
@@ -466,10 +463,10 @@ def panel(effort: Effort) -> Iterator[Figure]:
 def fuzz(effort: Effort) -> Iterator[Figure]:
     """Bodies that no sound client sends, to the real server; its memory before and after."""
     with Running(["--device", "cpu"], threads=effort.threads) as running:
-        _send_changed_bodies(running, max(effort.bodies // 20, 1))
+        send_changed_bodies(running, max(effort.bodies // 20, 1))
         check_document(running, max(effort.documented // 160, 1))
         before = running.memory_mb()
-        statuses = _send_changed_bodies(running, effort.bodies)
+        statuses = send_changed_bodies(running, effort.bodies)
         asked = check_document(running, effort.documented // 8)
         after = running.memory_mb()
         lines = [json.loads(line) for line in running.logged().splitlines()]
@@ -484,25 +481,6 @@ def fuzz(effort: Effort) -> Iterator[Figure]:
         yield Figure("memory before, warm", before, "MB")
         yield Figure("memory after", after, "MB")
         yield _at_most("memory after over before", after / before, "ratio", 1.1)
-
-
-def _send_changed_bodies(running: Running, count: int) -> dict[int, int]:
-    """How often each status was answered."""
-    connection = running.connect()
-    statuses: dict[int, int] = {}
-
-    @given(path=st.sampled_from(["/diagnose", "/maps"]), body=mutated(make_body()))
-    @settings(
-        max_examples=count, deadline=None, database=None, phases=[Phase.generate],
-        suppress_health_check=list(HealthCheck),
-    )  # fmt: skip
-    def send(path: str, body: bytes) -> None:
-        status, _ = running.ask("POST", path, body, connection=connection)
-        statuses[status] = statuses.get(status, 0) + 1
-
-    send()
-    connection.close()
-    return statuses
 
 
 SECTIONS: dict[str, Callable[[Effort], Iterator[Figure]]] = {

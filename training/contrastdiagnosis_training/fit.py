@@ -158,7 +158,7 @@ def _run_epochs(trainer: Trainer, folder: Path) -> None:
                     best = score
                     with replacing(folder / DRAFT) as draft:
                         save_network(draft, trainer.trained)
-                _save_checkpoint(checkpoint, trainer.state() | {"best": best})
+                save_checkpoint(checkpoint, trainer.state() | {"best": best})
             kept = trainer.epoch
             trainer.fabric.barrier()
             bar.update()
@@ -193,7 +193,7 @@ def _log(file: Path, row: dict[str, float]) -> None:
     write_file(file, text.getvalue().encode())
 
 
-def _save_checkpoint(file: Path, state: dict[str, Any]) -> None:
+def save_checkpoint(file: Path, state: dict[str, Any]) -> None:
     """Replaces the checkpoint only when the new one is whole."""
     stream = io.BytesIO()  # torch.save tells of a full disk by a RuntimeError.
     torch.save(state, stream)

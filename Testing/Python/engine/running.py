@@ -15,7 +15,8 @@ from typing import Any
 
 import schemathesis
 from contrastdiagnosis.wire import CONTENT_TYPE, unpack
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
 
 from engine.mutations import make_body, mutated
 
@@ -149,3 +150,22 @@ def check_document(running: Running, examples: int) -> dict[str, int]:
 
         check()
     return asked
+
+
+def send_changed_bodies(running: Running, count: int) -> dict[int, int]:
+    """Sends bodies that no sound client sends; how often each status was answered."""
+    connection = running.connect()
+    statuses: dict[int, int] = {}
+
+    @given(path=st.sampled_from(["/diagnose", "/maps"]), body=mutated(make_body()))
+    @settings(
+        max_examples=count, deadline=None, database=None, phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )  # fmt: skip
+    def send(path: str, body: bytes) -> None:
+        status, _ = running.ask("POST", path, body, connection=connection)
+        statuses[status] = statuses.get(status, 0) + 1
+
+    send()
+    connection.close()
+    return statuses

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import socket
 import subprocess
 import sys
-import threading
 import time
+from itertools import count
 
+import numpy as np
 import pytest
 from contrastdiagnosis.cli import main
 from contrastdiagnosis.wire import CONTENT_TYPE, request_body
 
 from engine.conftest import NODULE
+from engine.crowd import Crowd
 from engine.running import Running
 
 SILENT, SLOW = 300, 64
@@ -49,58 +49,23 @@ def server(bundle_folder, clients):
         yield running
 
 
-def opened(server):
-    host, _, port = server.address.rpartition(":")
-    return socket.create_connection((host, int(port)), timeout=30)
-
-
-def head(token, length):
-    return (
-        f"POST /diagnose HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n"
-        f"Content-Type: {CONTENT_TYPE}\r\nContent-Length: {length}\r\n\r\n"
-    ).encode()
-
-
-def seconds(server, body):
+def seconds(server, phantom, points=count(1)):
+    """Of a diagnosis at another point each time: the engine remembers what it was asked."""
+    body = request_body(phantom.volume, np.add(NODULE.center_ras_mm, next(points) / 10))
     begun = time.perf_counter()
     assert server.ask("POST", "/diagnose", body)[0] == 200
     return time.perf_counter() - begun
 
 
-def ended_after(connection, begun):
-    """When the server ended a connection; what it said before is read over."""
-    with contextlib.suppress(ConnectionError):
-        while connection.recv(65536):
-            pass
-    return time.perf_counter() - begun
-
-
-def dripping(connection, stop):
-    with contextlib.suppress(OSError):
-        while not stop.wait(0.5):
-            connection.sendall(b"x" * 100)
-
-
-def test_silent_and_slow_ones_keep_nobody_waiting_and_are_ended(server, clients, body):
-    seconds(server, body)
-    alone = min(seconds(server, body) for _ in range(3))
-    begun, stop = time.perf_counter(), threading.Event()
-    with contextlib.ExitStack() as stack:
-        silent = [stack.enter_context(opened(server)) for _ in range(SILENT)]
-        halves = silent[: SILENT // 2]
-        for connection in halves:
-            connection.sendall(b"POST /diagnose HTTP/1.1\r\nHost")
-        slow = [stack.enter_context(opened(server)) for _ in range(SLOW)]
-        for connection in slow:
-            connection.sendall(head(clients[1]["slow"], 10_000_000))
-            threading.Thread(target=dripping, args=(connection, stop), daemon=True).start()
+def test_silent_and_slow_ones_keep_nobody_waiting_and_are_ended(server, clients, phantom):
+    seconds(server, phantom)
+    alone = min(seconds(server, phantom) for _ in range(3))
+    with Crowd(server, clients[1]["slow"], SILENT, SLOW) as crowd:
         time.sleep(0.5)
-        assert max(seconds(server, body) for _ in range(3)) < alone + TURN_S
-        ends = [ended_after(connection, begun) for connection in slow]
-        assert max(ends) < 15
-        stop.set()
-        assert max(ended_after(connection, begun) for connection in silent) < 20
-    assert seconds(server, body) < alone + TURN_S
+        assert max(seconds(server, phantom) for _ in range(3)) < alone + TURN_S
+        assert crowd.last_end_s(crowd.slow) < 15
+        assert crowd.last_end_s(crowd.silent) < 20
+    assert seconds(server, phantom) < alone + TURN_S
     told = [json.loads(line).get("waited_for", {}) for line in server.logged().splitlines()]
     assert sum(counts.get("head", 0) for counts in told) == SILENT
     # Those beyond a client's share are refused at once; nobody waits for their bodies either.
@@ -145,27 +110,6 @@ def test_refusals_do_not_fill_the_log(server):
     server.ask("GET", "/health", token="x" * 20)
     told = [json.loads(line) for line in server.logged().splitlines()]
     assert sum(line.get("not_logged", 0) for line in told) > 250
-
-
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits a process's memory")
-def test_where_memory_ends_there_is_an_answer_or_an_end(bundle_folder, body):
-    import resource
-
-    with Running(["--bundle", bundle_folder, "--device", "cpu"]) as running:
-        assert running.ask("POST", "/diagnose", body)[0] == 200
-        with open(f"/proc/{running.process.pid}/status") as stream:
-            taken = int(stream.read().partition("VmSize:")[2].split()[0]) * 1024
-        limit = taken + 100_000_000
-        resource.prlimit(running.process.pid, resource.RLIMIT_AS, (limit, limit))
-        begun, large = time.perf_counter(), body + b"\0" * (60_000_000 - len(body))
-        try:
-            status = running.ask("POST", "/diagnose", large)[0]
-            assert status in (413, 422, 429, 503)
-        except OSError:
-            running.process.wait(5)
-        assert time.perf_counter() - begun < 5
-        if running.process.poll() is None:
-            assert running.ask("POST", "/diagnose", body)[0] == 200
 
 
 def test_answers_keep_out_of_caches_and_are_taken_for_nothing_else(server, body):

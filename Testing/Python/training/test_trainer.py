@@ -404,7 +404,7 @@ def test_a_kill_leaves_checkpoint_settings_and_log_whole(tmp_path):
     checkpoint, settings, log = (tmp_path / name for name in (CHECKPOINT, SETTINGS, LOG))
 
     def write(epoch):
-        fit._save_checkpoint(checkpoint, {"epoch": epoch, "weights": torch.full((1000,), epoch)})
+        fit.save_checkpoint(checkpoint, {"epoch": epoch, "weights": torch.full((1000,), epoch)})
         write_file(settings, json.dumps({"epoch": epoch}).encode())
         fit._log(log, {"step": epoch, "mask": 0.5})
 
