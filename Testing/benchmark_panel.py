@@ -40,7 +40,7 @@ def main() -> None:
     node = widget.logic.getParameterNode()
     node.inputVolume = SamplePhantom.loadPhantom()
     own: list[float] = []
-    widget.panel.client._manager.finished.connect(lambda reply: own.append(engine_s(reply)))
+    widget.panel.client._direct.finished.connect(lambda reply: own.append(engine_s(reply)))
     r, a, s = SamplePhantom.NODULE_CENTERS_RAS[0]
     watch, clicks = LoopWatch(), []
     for n in range(effort.warm_up + effort.clicks):
