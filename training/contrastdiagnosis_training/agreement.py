@@ -14,10 +14,10 @@ from contrastdiagnosis.cases import RATINGS
 from contrastdiagnosis.errors import InputError
 from contrastdiagnosis.output import check_writable, write_file
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from contrastdiagnosis_training.labels import RULES, is_malignant
 from contrastdiagnosis_training.metrics import BAND_MM, auc, f1, retrieval
+from contrastdiagnosis_training.progress import Bar
 
 Ratings = Sequence[Sequence[float] | NDArray[np.float64]]
 """Every reader's rating of each nodule, as many as there are."""
@@ -196,7 +196,7 @@ def reader_figures(cases: Path, repeats: int) -> dict[str, Any]:
     malignancy = [n.ratings["malignancy"] for n in nodules]
     model = ReaderModel(malignancy)
     diameter = np.array(
-        [read_scan(n).diameter_mm for n in tqdm(nodules, unit="nodule", leave=False)]
+        [read_scan(n).diameter_mm for n in Bar(nodules, unit="nodule", leave=False)]
     )
     patient = np.array([n.patient_id for n in nodules])
     of_rating = {}

@@ -13,11 +13,11 @@ from contrastdiagnosis.network import NoduleNet
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
-from tqdm import tqdm
 
 from contrastdiagnosis_training.augment import Augmentation, augment, marked_extent
 from contrastdiagnosis_training.concept_place import concept_places
 from contrastdiagnosis_training.patch_store import PatchStore
+from contrastdiagnosis_training.progress import Bar
 
 BATCH = 16
 
@@ -74,7 +74,7 @@ def encode_views(
     """
     generator = torch.Generator(device).manual_seed(seed)
     made: list[list[tuple[Tensor, ...]]] = []
-    for _ in tqdm(range(views), unit="view", leave=False):
+    for _ in Bar(range(views), unit="view", leave=False):
         made.append([])
         for part in torch.from_numpy(positions).split(BATCH):
             share = store.share[part].to(device)

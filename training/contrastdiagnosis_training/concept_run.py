@@ -18,7 +18,6 @@ from contrastdiagnosis.errors import InputError
 from contrastdiagnosis.output import replacing, write_file
 from contrastdiagnosis.pruning import read_pruning
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from contrastdiagnosis_training.cell_views import encode_views
 from contrastdiagnosis_training.columns import load_columns, save_columns
@@ -39,6 +38,7 @@ from contrastdiagnosis_training.concept_trainer import (
 from contrastdiagnosis_training.crossfit import folds_of_run
 from contrastdiagnosis_training.fit import network_of_run
 from contrastdiagnosis_training.patch_store import PatchStore, load_patch_store
+from contrastdiagnosis_training.progress import Bar
 from contrastdiagnosis_training.recipe import Recipe
 from contrastdiagnosis_training.splits import split_by_patient
 
@@ -218,12 +218,12 @@ class Progress:
     """A bar a stage."""
 
     def __init__(self) -> None:
-        self._bar: tqdm | None = None
+        self._bar: Bar | None = None
 
     def __call__(self, stage: str, done: int, total: int) -> None:
         """Moves the bar of a stage."""
         if self._bar is None or done == 1:
-            self._bar = tqdm(total=total, desc=stage, unit="epoch", leave=False)
+            self._bar = Bar(total=total, desc=stage, unit="epoch", leave=False)
         self._bar.update(done - self._bar.n)
         if done == total:
             self._bar.close()

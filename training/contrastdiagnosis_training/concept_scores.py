@@ -15,9 +15,9 @@ from contrastdiagnosis.encoding import encode
 from contrastdiagnosis.network import NoduleNet
 from contrastdiagnosis.patch import DEFAULT_GEOMETRY, crop_patch
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from contrastdiagnosis_training.concept_list import LIDC_CONCEPTS
+from contrastdiagnosis_training.progress import Bar
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +53,7 @@ def score_nodules(
 ) -> ConceptScores:
     """Scores of nodules clicked at the centroid of the readers' consensus."""
     rows = []
-    for nodule in tqdm(nodules, unit="nodule", leave=False):
+    for nodule in Bar(nodules, unit="nodule", leave=False):
         scan = read_scan(nodule)
         encoding = encode(network, [crop_patch(scan.volume, scan.center_ras_mm)], device, head)[0]
         if encoding.similarity is None:

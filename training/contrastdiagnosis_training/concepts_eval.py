@@ -19,7 +19,6 @@ from contrastdiagnosis.errors import InputError
 from contrastdiagnosis.output import check_writable, write_file
 from contrastdiagnosis.revision import ELSEWHERE, Revision
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from contrastdiagnosis_training.columns import load_columns
 from contrastdiagnosis_training.concept_figures import (
@@ -48,6 +47,7 @@ from contrastdiagnosis_training.fit import network_of_run
 from contrastdiagnosis_training.fold_groups import RECIPE_FOLDS, auc_by_fold_group, fold_groups
 from contrastdiagnosis_training.labels import RULES, is_malignant
 from contrastdiagnosis_training.metrics import BAND_MM, auc, paired_auc
+from contrastdiagnosis_training.progress import Bar
 
 
 @dataclass(frozen=True)
@@ -181,7 +181,7 @@ class ConceptsEval:
         shares: list[NDArray[np.float64]] = []
         diameter = []
         for trial, refined, nodules in asked:
-            for nodule in tqdm(nodules, leave=False):
+            for nodule in Bar(nodules, leave=False):
                 scan = read_scan(nodule)
                 share = np.array(readers_shares(trial.concepts, nodule.ratings, scan.diameter_mm))
                 probes.append(probe_concepts(trial, refined, scan, share, random))

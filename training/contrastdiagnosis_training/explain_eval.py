@@ -19,7 +19,6 @@ from contrastdiagnosis.network import NoduleNet
 from contrastdiagnosis.output import check_outputs, write_file
 from contrastdiagnosis.patch import crop_patch
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from contrastdiagnosis_training.evaluate import strict
 from contrastdiagnosis_training.explain_probe import Probe, Witness, probe_nodule
@@ -29,6 +28,7 @@ from contrastdiagnosis_training.gate import read_answers
 from contrastdiagnosis_training.judge import Judge
 from contrastdiagnosis_training.metrics import paired_p
 from contrastdiagnosis_training.pair_parts import pair_parts
+from contrastdiagnosis_training.progress import Bar
 from contrastdiagnosis_training.trial import Trial, bundle_trial, crossfit_trials
 from contrastdiagnosis_training.trust import confidence, rating_agreement
 
@@ -149,7 +149,7 @@ def probe_trials(
 ) -> tuple[list[Probe], NDArray]:
     """Probes of the drawn nodules and the patient of each."""
     probes, patients = [], []
-    with tqdm(total=sum(map(len, chosen)), unit="nodule", leave=False) as bar:
+    with Bar(total=sum(map(len, chosen)), unit="nodule", leave=False) as bar:
         for t, (trial, mine) in enumerate(zip(trials, chosen, strict=True)):
             witness = Witness(trial.network, trial.judge, options.map)
             strangers = _strangers(trial, mine, options, device)

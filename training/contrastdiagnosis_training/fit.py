@@ -20,9 +20,9 @@ from contrastdiagnosis.network import NoduleNet, NoduleNetConfig, load_network, 
 from contrastdiagnosis.output import replacing, write_file
 from lightning.fabric import Fabric
 from lightning.fabric.loggers import TensorBoardLogger
-from tqdm import tqdm
 
 from contrastdiagnosis_training.patch_store import PatchStore, load_patch_store
+from contrastdiagnosis_training.progress import Bar
 from contrastdiagnosis_training.recipe import Recipe, chosen_recipe
 from contrastdiagnosis_training.splits import Split, split_by_patient
 from contrastdiagnosis_training.trainer import Trainer
@@ -142,7 +142,9 @@ def _run_epochs(trainer: Trainer, folder: Path) -> None:
         print(f"resuming after epoch {trainer.epoch}")
     recipe, rank_zero = trainer.recipe, trainer.fabric.is_global_zero
     kept = trainer.epoch
-    bar = tqdm(total=recipe.epochs, initial=trainer.epoch, unit="epoch", disable=not rank_zero)
+    bar = Bar(
+        total=recipe.epochs, initial=trainer.epoch, unit="epoch", disable=not rank_zero or None
+    )
     try:
         while trainer.epoch < recipe.epochs:
             figures = trainer.run_epoch()
@@ -162,7 +164,11 @@ def _run_epochs(trainer: Trainer, folder: Path) -> None:
             kept = trainer.epoch
             trainer.fabric.barrier()
             bar.update()
-            bar.set_postfix({name: f"{value:.3f}" for name, value in figures.items()})
+            shown = {name: f"{value:.3f}" for name, value in figures.items()}
+            bar.set_postfix(shown)
+            if bar.disable and rank_zero:  # In a log: a line an epoch.
+                told = ", ".join(f"{name} {value}" for name, value in shown.items())
+                print(f"epoch {trainer.epoch} of {recipe.epochs}: {told}", flush=True)
     except KeyboardInterrupt:
         print(
             f"\nstopped; {kept} of {recipe.epochs} epochs are kept in {checkpoint}."
@@ -262,10 +268,10 @@ def _report(split: Split, store: PatchStore) -> None:
 class _Progress:
     """Progress bar that appears with the first nodule."""
 
-    bar: tqdm | None = None
+    bar: Bar | None = None
 
     def __call__(self, done: int, count: int) -> None:
-        self.bar = self.bar or tqdm(total=count, desc="resampling", unit="nodule")
+        self.bar = self.bar or Bar(total=count, desc="resampling", unit="nodule")
         self.bar.update(done - self.bar.n)
         if done == count:
             self.bar.close()

@@ -24,11 +24,11 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GroupKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from tqdm import tqdm
 
 from contrastdiagnosis_training.columns import load_columns
 from contrastdiagnosis_training.healthy_points import HealthyCt, draw_points
 from contrastdiagnosis_training.judgements import limits_of
+from contrastdiagnosis_training.progress import Bar
 from contrastdiagnosis_training.readings import nodule_slices
 
 LOST = 0.03
@@ -123,7 +123,7 @@ def nodule_answers(diagnoser: Diagnoser, nodules: Sequence[Nodule], seed: int = 
 
     def asked() -> Iterable[Asked]:
         random = np.random.default_rng(seed)
-        for nodule in tqdm(nodules, unit="nodule", leave=False):
+        for nodule in Bar(nodules, unit="nodule", leave=False):
             scan = read_scan(nodule)
             whole = nodule_slices(scan) is not None
             row = (nodule.source, "nodule", nodule.patient_id, whole, scan.volume)
@@ -143,7 +143,7 @@ def tissue_answers(
 
     def asked() -> Iterable[Asked]:
         for ct in cts:
-            for point in tqdm(draw_points(ct, count, seed), desc=ct.name, leave=False):
+            for point in Bar(draw_points(ct, count, seed), desc=ct.name, leave=False):
                 place = np.array(point.ras_mm)
                 yield Asked(ct.name, point.kind, ct.patient_id, True, ct.volume, place)
 

@@ -19,9 +19,9 @@ from contrastdiagnosis.outline import outline_at
 from contrastdiagnosis.patch import DEFAULT_GEOMETRY, Region, crop_patch
 from contrastdiagnosis.volume import Volume
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from contrastdiagnosis_training.metrics import dice, inter_reader_dice, reader_consensus_dice
+from contrastdiagnosis_training.progress import Bar
 
 CONTEXT_MM = 5.0
 """A file shows a nodule's surroundings if it goes on this far above and below it."""
@@ -81,7 +81,7 @@ def read_nodules(
         bundled: Reads the concepts, whose size may contradict the measured one; without it nothing
             is said against that.
     """
-    told = tqdm(nodules, unit="nodule", leave=False)
+    told = Bar(nodules, unit="nodule", leave=False)
     rows = [_read(network, nodule, device, bundled) for nodule in told]
     names = [f.name for f in fields(Readings)]
     return Readings(**{name: np.array([row[name] for row in rows]) for name in names})

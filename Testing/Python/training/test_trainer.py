@@ -417,3 +417,12 @@ def test_a_kill_leaves_checkpoint_settings_and_log_whole(tmp_path):
         assert state["epoch"] >= told >= steps[-1] >= 1
         assert steps == list(range(1, steps[-1] + 1))
     assert steps == [1, 2] and told == 2
+
+
+def test_a_log_has_a_line_an_epoch_and_no_bar(options, capfd):
+    train(options, RECIPE)
+    told = capfd.readouterr()
+    assert [line.split(":")[0] for line in told.out.splitlines() if line.startswith("epoch")] == [
+        f"epoch {n} of 3" for n in (1, 2, 3)
+    ]
+    assert "\r" not in told.out + told.err and "it/s" not in told.err
