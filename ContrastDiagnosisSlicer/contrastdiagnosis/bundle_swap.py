@@ -17,7 +17,13 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from contrastdiagnosis.errors import InputError
-from contrastdiagnosis.output import UNFINISHED, forget_unfinished, make_durable, usual_mode
+from contrastdiagnosis.output import (
+    UNFINISHED,
+    forget_unfinished,
+    make_durable,
+    set_mode,
+    usual_mode,
+)
 
 NEXT = ".next"
 
@@ -67,7 +73,7 @@ def swap_in(draft: Path, folder: Path, last: str, gone: Collection[str] = ()) ->
         (draft / f"{name}{GONE}").touch()
     mode = usual_mode(draft.parent)
     for file in draft.iterdir():
-        file.chmod(mode)
+        set_mode(file, mode)
         make_durable(file)
     make_durable(draft)
     for tries in range(WRITERS_MET):

@@ -7,7 +7,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -120,7 +120,7 @@ def replacing(file: Path) -> Iterator[Path]:
             yield draft
             # Of a file that is replaced its owner has said who may read it.
             known = file.is_file() and not file.is_symlink()
-            draft.chmod(file.stat().st_mode & 0o777 if known else usual_mode(Path(folder)))
+            set_mode(draft, file.stat().st_mode & 0o777 if known else usual_mode(Path(folder)))
             make_durable(draft)
             draft.replace(file)
         make_durable(file.parent)
@@ -170,6 +170,12 @@ def make_durable(place: Path) -> None:
             raise
     finally:
         os.close(opened)
+
+
+def set_mode(file: Path, mode: int) -> None:
+    """Says who may read a file, where the file system knows such a thing (CIFS, FAT may not)."""
+    with suppress(OSError):
+        file.chmod(mode)
 
 
 def usual_mode(folder: Path) -> int:

@@ -164,3 +164,15 @@ def test_formats_of_two_files_are_not_offered(tmp_path):
     with pytest.raises(InputError, match="its name must end in"):
         write_image(tmp_path / "m.mhd", VOXELS, np.eye(4))
     assert names(tmp_path) == []
+
+
+def test_a_file_system_without_modes_is_written_to_as_well(tmp_path, monkeypatch):
+    """As CIFS and FAT are mounted: chmod fails there."""
+
+    def refuse(*_, **__):
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "chmod", refuse)
+    write_file(tmp_path / "d.json", b"x")
+    write_image(tmp_path / "m.nrrd", VOXELS, np.eye(4))
+    assert names(tmp_path) == ["d.json", "m.nrrd"]
