@@ -73,8 +73,8 @@ def swap_in(draft: Path, folder: Path, last: str, gone: Collection[str] = ()) ->
         (draft / f"{name}{GONE}").touch()
     mode = usual_mode(draft.parent)
     for file in draft.iterdir():
-        set_mode(file, mode)
         make_durable(file)
+        set_mode(file, mode)
     make_durable(draft)
     for tries in range(WRITERS_MET):
         finish_swap(folder, last)

@@ -77,11 +77,12 @@ def _overwrites(file: Path, given: Path) -> bool:
     """Whether an output is an input, one of its files, or the other half of its pair of files."""
     if not file.exists():
         return False
-    if given.is_dir():  # What was written there before may be written again.
-        ours = file.name.endswith(RESULT_SUFFIXES)
-        return not ours and given.resolve() in file.resolve().parents
     if file.samefile(given):
         return True
+    if file.name.endswith(RESULT_SUFFIXES):  # What was written there before may be written again.
+        return False
+    if given.is_dir():
+        return given.resolve() in file.resolve().parents
     # Voxels of .mhd, .nhdr and .hdr lie in files of their own, named in the header.
     beside = given.suffix.lower() in (".mhd", ".nhdr", ".hdr", ".img")
     return beside and file.resolve().parent == given.resolve().parent
@@ -118,10 +119,10 @@ def replacing(file: Path) -> Iterator[Path]:
         ) as folder:
             draft = Path(folder) / f"draft{''.join(file.suffixes[-2:])[-20:]}"
             yield draft
+            make_durable(draft)
             # Of a file that is replaced its owner has said who may read it.
             known = file.is_file() and not file.is_symlink()
             set_mode(draft, file.stat().st_mode & 0o777 if known else usual_mode(Path(folder)))
-            make_durable(draft)
             draft.replace(file)
         make_durable(file.parent)
     except (OSError, SafetensorError) as error:

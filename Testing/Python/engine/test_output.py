@@ -85,6 +85,22 @@ def test_who_may_read_a_file_stays_and_new_ones_are_as_usual(tmp_path):
     assert stat.S_IMODE(new.stat().st_mode) == stat.S_IMODE(usual.stat().st_mode)
 
 
+def test_a_file_that_its_owner_may_not_write_is_replaced_all_the_same(tmp_path, monkeypatch):
+    """What is opened to be made durable is still open to its writer: root would not notice."""
+    file, opened = tmp_path / "d.json", os.open
+    file.write_text("old")
+    file.chmod(0o444)
+
+    def as_a_user(path, flags, *more, **options):
+        if flags & os.O_RDWR and os.path.exists(path) and not os.stat(path).st_mode & 0o200:
+            raise PermissionError(13, "Permission denied")
+        return opened(path, flags, *more, **options)
+
+    monkeypatch.setattr(os, "open", as_a_user)
+    write_file(file, b"new")
+    assert file.read_bytes() == b"new" and stat.S_IMODE(file.stat().st_mode) == 0o444
+
+
 def test_what_a_kill_left_goes_once_it_is_old(tmp_path):
     old, young, foreign = (tmp_path / n for n in (UNFINISHED + "a", UNFINISHED + "b", ".other"))
     for folder in (old, young, foreign):
@@ -135,6 +151,8 @@ def test_the_voxels_beside_a_header_are_part_of_the_input(tmp_path):
     assert (tmp_path / "ct.raw").exists()
     with pytest.raises(InputError, match="part of the input"):
         check_outputs({"the report": tmp_path / "ct.raw"}, [ct])
+    (tmp_path / "r.html").touch()  # Of the last time.
+    check_outputs({"the report": tmp_path / "r.html"}, [ct])
 
 
 def test_no_slice_of_a_series_is_overwritten_but_results_beside_it_are(tmp_path):
