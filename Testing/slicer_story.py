@@ -133,6 +133,13 @@ class Story:
         )
         shot.save(str(self.out / f"{name}.png"))
 
+    def panelPicture(self, name: str, widget: Any) -> None:
+        """A part of the panel, scrolled into view or not; nothing without a window."""
+        if self.window is None:
+            return
+        self.settle()
+        widget.grab().save(str(self.out / f"{name}.png"))
+
     def place(self, pointRas: Any, view: str = "Red") -> str:
         """A point by the mouse where there are views, by the logic elsewhere; gives its ID."""
         before = set(self.scene.pointIds(self.node))
@@ -189,6 +196,10 @@ def open_module(story: Story) -> None:
         button = getattr(story.panel.ui, f"{section}CollapsibleButton")
         assert button.layout().count() > 0, f"the section {section} is empty"
     story.picture("01_open")
+    setup = story.panel.ui.setupCollapsibleButton
+    closed, setup.collapsed = setup.collapsed, False
+    story.panelPicture("01_setup_panel", setup)
+    setup.collapsed = closed
 
 
 def load_phantom(story: Story) -> None:
@@ -266,6 +277,10 @@ def compare(story: Story) -> None:
     view = manager.sliceWidget("ContrastQuery").sliceView()
     assert 0 < width <= 0.15 * view.width and 0 < height <= 0.5 * view.height
     story.picture("06_compare")
+    options = story.panel.ui.mapOptionsCollapsibleButton
+    options.collapsed = False
+    story.panelPicture("06_compare_panel", story.panel.ui.compareCollapsibleButton)
+    options.collapsed = True
 
 
 def legend_pixels(view: str) -> tuple[int, int]:
@@ -332,6 +347,7 @@ def concepts(story: Story) -> None:
     assert len(reading["revision"]["boxes"]) == 2 and len(reading["revision"]["rejected"]) == 1
     assert look.GetName() != ignore.GetName()
     story.picture("08_boxes")
+    story.panelPicture("08_boxes_panel", story.panel.ui.conceptsCollapsibleButton)
     section.panel.resetButton.click()
     story.settle()
     section.panel.table.clearSelection()
@@ -373,8 +389,7 @@ def nothing_there(story: Story) -> None:
     assert [role for role in roles if panel.compare.node(node, role) is not None] == []
     assert "Boxes: 1" in panel.concepts.panel.headline.text
     story.picture("09_nothing_there")
-    if story.window is not None:
-        story.widget.parent.grab().save(str(story.out / "09_nothing_panel.png"))
+    story.panelPicture("09_nothing_panel", story.widget.parent)
     panel.result.cases.selectRow(1)
     story.wait(lambda: panel.compare.node(node, "queryMap") is not None)
     story.settle()
