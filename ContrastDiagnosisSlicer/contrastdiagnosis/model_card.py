@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from contrastdiagnosis.case_limits import CUT_THROUGH, MOST_UNMEASURED, NODULE_MM
@@ -244,7 +245,65 @@ def _concepts(info: BundleInfo) -> list[str]:
         )
     if note := info.metrics.get("concepts_note"):
         parts.append(str(note))
-    return parts
+    return parts + _recipes(measured.get("ablations") or [])
+
+
+TRIALS = {
+    "mean AUROC": ("centred", "auroc"),
+    "mean AUROC, off centre": ("off_centre", "auroc"),
+    "malignancy, AUC": ("centred", "malignancy"),
+    "malignancy, off centre": ("off_centre", "malignancy"),
+    "pointing, off centre": ("off_centre", "pointing"),
+}
+"""What is told of each recipe, and where it stands in a row of `concepts-ablate`."""
+
+
+def _recipes(ablations: Any) -> list[str]:
+    """What other recipes for the concepts gave on the folds that chose, averaged over these."""
+    files = [ablations] if isinstance(ablations, Mapping) else ablations
+    trials: dict[str, list[tuple[int, Mapping[str, Any]]]] = {}
+    for told in files:
+        own = PurePosixPath(told["rows"][0]["network"]).parent
+        for row in told["rows"]:
+            network = PurePosixPath(row["network"])
+            name = row["recipe"] + ("" if network.parent == own else f" on {network}")
+            trials.setdefault(name, []).append((told["fold"], row))
+    if not trials:
+        return []
+    heads = []
+    for name, rows in trials.items():
+        folds = ", ".join(str(fold) for fold in sorted({fold for fold, _ in rows}))
+        heads.append(f"`{name}` (fold {folds})")
+    concepts = dict.fromkeys(
+        concept
+        for rows in trials.values()
+        for _, row in rows
+        for concept in row["centred"].get("concepts") or {}
+    )
+    places = {title: list(place) for title, place in TRIALS.items()}
+    places |= {f"AUROC, {concept}": ["centred", "concepts", concept] for concept in concepts}
+    lines = [
+        f"| {title} | " + " | ".join(_mean(rows, place) for rows in trials.values()) + " |"
+        for title, place in places.items()
+    ]
+    head = "| figure | " + " | ".join(heads) + " |" + "\n" + "|---" * (1 + len(heads)) + "|"
+    return [
+        "Heads by other recipes (`contrastdiagnosis-train concepts-ablate`), each on the fold's"
+        " test patients; `default` is the recipe of `concepts`, the cells of `whole=False`"
+        " know nothing of the nodule as a whole:",
+        "\n".join([head, *lines]),
+    ]
+
+
+def _mean(rows: Sequence[tuple[int, Mapping[str, Any]]], place: Sequence[str]) -> str:
+    found = []
+    for _, row in rows:
+        value: Any = row
+        for key in place:
+            value = value.get(key) if isinstance(value, Mapping) else None
+        if value is not None:
+            found.append(float(value))
+    return _figure(sum(found) / len(found)) if found else "-"
 
 
 def _alone(measured: Mapping[str, Any]) -> Any:

@@ -51,7 +51,7 @@ class ConceptRun:
 
 
 def read_concept_run(
-    run: Path, weights: Path, crossfit: Path, measured: Path | None, ablations: Path | None = None
+    run: Path, weights: Path, crossfit: Path, measured: Path | None, ablations: Sequence[Path] = ()
 ) -> ConceptRun:
     """The heads of a run, after a look at whether they belong to these networks.
 
@@ -60,7 +60,7 @@ def read_concept_run(
         weights: Folder of the network of all patients.
         crossfit: Folder of the others.
         measured: What `concepts-eval --json` wrote.
-        ablations: What `concepts-ablate --json` wrote.
+        ablations: What `concepts-ablate --json` wrote of each fold.
 
     Raises:
         InputError: Heads are missing, or were trained on other networks or differently.
@@ -87,7 +87,7 @@ def read_concept_run(
             replace(c, auroc=round(figures["concepts"][c.name]["auroc"], 3)) for c in concepts
         )
     if ablations:
-        figures = {**(figures or {}), "ablations": read_json(ablations)}
+        figures = {**(figures or {}), "ablations": [read_json(file) for file in ablations]}
     head, whole = head_of_run(run / ALL), run / ALL / WHOLE
     removed = 0
     if whole.is_file():

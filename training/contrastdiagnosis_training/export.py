@@ -71,8 +71,8 @@ class Export:
     """Folder that `concepts` filled, for these networks; without it the bundle has no concepts."""
     concepts_json: Path | None = None
     """What `concepts-eval --json` wrote about it, for bundle.json and the model card."""
-    concepts_ablations: Path | None = None
-    """What `concepts-ablate --json` wrote, for bundle.json."""
+    concepts_ablations: tuple[Path, ...] = ()
+    """What `concepts-ablate --json` wrote of each fold, for bundle.json and the model card."""
     chose: tuple[int, ...] = RECIPE_FOLDS
     """Folds of the cross-fit run whose figures chose the recipe; the card tells them apart."""
     name: str = "lidc"

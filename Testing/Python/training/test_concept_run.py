@@ -364,6 +364,32 @@ def test_recipes_are_measured_side_by_side(runs, folder, cache, tmp_path, capsys
     assert capsys.readouterr().out.count("prototypes=") == 3
 
 
+def test_the_model_card_tells_what_other_recipes_gave(runs, folder, cache, tmp_path):
+    """Means over folds where several were tried, concept by concept; the recipe's folds named."""
+    short = "width=8 blocks=1 concept_epochs=1 prototype_epochs=1"
+    files = []
+    for fold, variants in ((0, (short, f"whole=False {short}")), (1, (short,))):
+        files.append(tmp_path / f"{fold}.json")
+        ConceptsAblate(
+            (folder,), runs / "cv", fold, variants, json=files[-1], device="cpu", cache=cache
+        ).run()
+    told = [json.loads(file.read_text())["rows"] for file in files]
+    out = tmp_path / "b"
+    Export(
+        (folder,), runs / "all", runs / "cv", out, runs / "concepts",
+        concepts_ablations=tuple(files), device="cpu",
+    ).run()  # fmt: skip
+    card = (out / "MODEL_CARD.md").read_text()
+    assert f"| figure | `{short}` (fold 0, 1) | `whole=False {short}` (fold 0) |" in card
+    mean = np.mean([rows[0]["off_centre"]["malignancy"] for rows in told])
+    local = told[0][1]["off_centre"]["malignancy"]
+    assert f"| malignancy, off centre | {mean:.3f} | {local:.3f} |" in card
+    # Fold 0 has no calcified nodule among its test patients: nothing can be told of it there.
+    assert [rows[0]["centred"]["concepts"]["calcified"] is None for rows in told] == [True, False]
+    calcified = told[1][0]["centred"]["concepts"]["calcified"]
+    assert f"| AUROC, calcified | {calcified:.3f} | - |" in card
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
