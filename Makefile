@@ -6,6 +6,7 @@ PYTHON ?= $(shell for p in python3 python3.12 python3.13 python3.11 python; do \
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+LOWEST := .venv-lowest
 OUT ?= out/demo
 # For pip, such as PIP_ARGS="--index-url https://download.pytorch.org/whl/cpu --extra-index-url https://pypi.org/simple".
 PIP_ARGS ?=
@@ -30,7 +31,7 @@ define check_engine
 			"make $@ SLICER=... ENGINE=/path/to/python" >&2; exit 1; }
 endef
 
-.PHONY: demo test bench attack pictures lint audit slicer slicer-test slicer-story clean
+.PHONY: demo test test-lowest bench attack pictures lint audit slicer slicer-test slicer-story clean
 
 demo: $(READY)  ## diagnose a nodule of the phantom CT with the bundled weights; report in out/demo
 	$(BIN)/contrastdiagnosis demo --out $(OUT)
@@ -38,6 +39,17 @@ demo: $(READY)  ## diagnose a nodule of the phantom CT with the bundled weights;
 # A core for each process: threads that wait for each other on shared cores are many times slower.
 test: $(READY)  ## all tests, on up to four cores
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+
+# uv alone resolves to the lowest versions; Python 3.11 and 3.12, for which they have wheels.
+test-lowest:  ## the engine's tests with the lowest versions that pyproject.toml declares
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info >= (3, 13))' || \
+		{ echo "The lowest versions have wheels up to Python 3.12; name one by make PYTHON=..."; exit 1; }
+	$(PYTHON) -m venv $(LOWEST)
+	$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check uv
+	$(LOWEST)/bin/uv pip install --quiet --python $(LOWEST)/bin/python --resolution lowest-direct \
+		--editable ".[dev]"
+	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest --numprocesses auto --maxprocesses 4 \
+		--dist loadfile Testing/Python/engine
 
 bench: $(READY)  ## speed and memory: a table, and bench.json
 	$(BIN)/python Testing/benchmark.py --json bench.json

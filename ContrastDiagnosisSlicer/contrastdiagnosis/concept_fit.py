@@ -19,13 +19,14 @@ DECISION_PENALTY = 3.0
 """Weights of half the squared norm of the standardised weights against the cross-entropy summed
 over the rows. The latter was chosen from 1 to 30 on folds 0 and 2 (training/LOG.md)."""
 
-ABSENT_PENALTY = 1.0
+ABSENT_PENALTY = 0.3
 """Weight of half the squared logits that concepts add to nodules in which readers do not see them,
-summed over the rows: what a concept says where it is absent is not what it is named for. Chosen on
-folds 0 and 2 as what costs no AUC and makes rejections pay (training/LOG.md)."""
+summed over the rows: what a concept says where it is absent is not what it is named for."""
 
-DROPOUT = 0.3
-"""Share of the concepts that are rejected in a training row (METHODS 4.4)."""
+DROPOUT = 0.9
+"""Share of the concepts denied by most readers that are rejected in a training row (METHODS 4.4):
+what users reject. Both were chosen on folds 0 and 2 as what makes rejections pay and costs no AUC
+(training/LOG.md)."""
 
 REPEATS = 8
 """How often every row is shown, each time with other concepts rejected."""
@@ -67,7 +68,7 @@ def fit_linear_parts(
         scores: (N, K, M).
         share: (N, K) share of the readers who call each concept present, NaN where unknown.
         malignancy: (N,) mean ratings; NaN and 3 teach the decision nothing.
-        dropout: Share of the concepts that are rejected in a row of the decision.
+        dropout: Share of the denied concepts that are rejected in a row of the decision.
         penalty: Of the decision's squared weights.
         absent_penalty: Of the squared logits that absent concepts add.
         views: Rows of each nodule; the penalties count them as one.
@@ -141,7 +142,7 @@ def fit_decision(
     seed: int = 0,
     start: Start | None = None,
 ) -> Linear:
-    """The linear layer from all scores to malignancy, trained with concepts rejected at random.
+    """The linear layer from all scores to malignancy, trained with concepts rejected as users do.
 
     Args:
         scores: (N, K, M).
@@ -149,7 +150,9 @@ def fit_decision(
         share: (N, K) share of the readers who call the concept present, NaN where unknown.
         kept: (K, M), 0 for removed prototypes.
         absent: (K, M) scores of absent concepts, what one of the two ways of rejecting gives.
-        dropout: Share of the concepts that are rejected; both ways take turns.
+        dropout: Share of the concepts denied by most readers that are rejected; both ways take
+            turns. Without them the nodule is as malignant as before: a user who rejects what is
+            not there must not be led astray.
         penalty: Weight of the squared norm.
         absent_penalty: Of the squared logits that absent concepts add.
         seed: Fixes which.
@@ -158,7 +161,8 @@ def fit_decision(
     random = np.random.default_rng(seed)
     shown = kept if start is None else start.used
     rows = np.repeat(scores, REPEATS, axis=0) * shown
-    gone = random.random((*rows.shape[:2], 1)) < dropout
+    denied = np.repeat(np.nan_to_num(share, nan=1.0) < 0.5, REPEATS, axis=0)
+    gone = (random.random(denied.shape) < dropout)[..., None] & denied[..., None]
     as_zero = random.random((len(rows), 1, 1)) < 0.5
     rows = np.where(gone, np.where(as_zero, 0.0, absent * shown), rows)
     target = np.repeat(np.asarray(malignant, dtype=np.float64), REPEATS)

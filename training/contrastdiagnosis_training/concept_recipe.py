@@ -67,7 +67,8 @@ class ConceptRecipe:
     """Leave out prototypes that come nearest to no training nodule with the concept, before
     presence and decision are fitted: a smaller atlas."""
     dropout: float = DROPOUT
-    """Share of the concepts that are rejected in each training row of the decision."""
+    """Share of the concepts denied by most readers that are rejected in each training row of the
+    decision."""
     penalty: float = DECISION_PENALTY
     """Of the decision's squared weights."""
     absent_penalty: float = ABSENT_PENALTY

@@ -49,6 +49,9 @@ WHOLE = "unpruned.safetensors"
 ALL = "all"
 """Folder of the head that is trained on every patient."""
 
+REFITTED = ("dropout", "penalty", "absent_penalty")
+"""Options of a recipe that presence and decision alone depend on."""
+
 
 @dataclass(frozen=True)
 class Concepts:
@@ -62,6 +65,9 @@ class Concepts:
     """Folder of the heads: fold0, fold1, ..., all."""
     weights: Path | None = None
     """Folder of a `fit` without --fold, for the head that `export --concepts` takes."""
+    start: Path | None = None
+    """Folder that `concepts` filled with the same networks: its prototypes stay, presence and
+    decision alone are fitted anew, by another dropout or other penalties."""
     prune: Path | None = None
     """Pruning file made for a bundle with this run's head of all patients: that head's presence and
     decision are fitted anew without the prototypes that it removes."""
@@ -84,11 +90,16 @@ class Concepts:
         folds = folds_of_run(self.crossfit)
         if self.folds and not set(self.folds) <= set(folds):
             raise InputError(f"{self.crossfit} holds the folds {folds}, got {self.folds}")
-        store = load_patch_store(self.cases, self.cache)
-        for fold in self.folds or folds:
-            train_one(self, recipe, store, fold)
-        if self.weights:
-            train_one(self, recipe, store, None)
+        wanted: list[int | None] = [*(self.folds or folds), *([None] if self.weights else [])]
+        if self.start:
+            if self.start.resolve() == self.out.resolve():
+                raise InputError(f"--start and --out are both {self.out}; name another --out")
+            for fold in wanted:
+                refit_one(self, self.start, recipe, fold)
+        else:
+            store = load_patch_store(self.cases, self.cache)
+            for fold in wanted:
+                train_one(self, recipe, store, fold)
         if self.prune:
             prune_head(self.out / ALL, self.prune, recipe, self.seed)
 
@@ -97,22 +108,11 @@ def train_one(
     options: Concepts, recipe: ConceptRecipe, store: PatchStore, fold: int | None
 ) -> None:
     """Trains the head of one fold, or of the network of all patients, and scores its nodules."""
-    out = options.out / (ALL if fold is None else f"fold{fold}")
-    source = options.weights if fold is None else options.crossfit / f"fold{fold}"
-    settings = {
-        "cases": [str(folder) for folder in options.cases],
-        "network": str(source),
-        "fold": fold,
-        "seed": options.seed,
-        "recipe": asdict(recipe),
-        "concepts": [asdict(concept) for concept in LIDC_CONCEPTS],
-    }
-    check_same(out / SETTINGS, settings)
-    if (out / HEAD).is_file():
-        print(f"{out} is there already")
+    out, settings = options.out / name_of(fold), settings_of(options, recipe, fold)
+    if is_made(out, settings):
         return
     device = choose_device(options.device)
-    network = network_of_run(Path(str(source))).to(device)
+    network = network_of_run(Path(settings["network"])).to(device)
     split = split_by_patient(store.nodules, fold, options.seed)
     # A head has no hyper-parameter that validation patients choose: these train too.
     trained = np.r_[split.train, split.validation]
@@ -138,6 +138,67 @@ def train_one(
     fit_to_cases(head, cases, recipe, options.seed)
     with replacing(out / HEAD) as draft:
         save_head(draft, head)
+
+
+def refit_one(options: Concepts, start: Path, recipe: ConceptRecipe, fold: int | None) -> None:
+    """Fits presence and decision of one head anew, to what it said of its nodules.
+
+    Raises:
+        InputError: There is no such head, it was pruned, or it was trained otherwise than by the
+            options that this fit has.
+    """
+    source, out = start / name_of(fold), options.out / name_of(fold)
+    head, settings = head_of_run(source), settings_of(options, recipe, fold)
+    if (source / WHOLE).is_file():
+        raise InputError(f"{source} was pruned; start from the head before that")
+    before = read_json(source / SETTINGS)
+    same = {**before, "recipe": before["recipe"] | {n: settings["recipe"][n] for n in REFITTED}}
+    if same != json.loads(json.dumps(settings)):
+        raise InputError(
+            f"{source} was trained otherwise; another fit may differ in {', '.join(REFITTED)} alone"
+        )
+    if is_made(out, settings):
+        return
+    out.mkdir(parents=True, exist_ok=True)
+    write_file(out / SETTINGS, (json.dumps(settings, indent=1) + "\n").encode())
+    for file in (TRAIN, TEST):
+        if (source / file).is_file():
+            write_file(out / file, (source / file).read_bytes())
+    fit_to_cases(head, load_columns(ConceptScores, out / TRAIN), recipe, options.seed)
+    with replacing(out / HEAD) as draft:
+        save_head(draft, head)
+    print(f"{out}: presence and decision fitted anew")
+
+
+def name_of(fold: int | None) -> str:
+    """Of a head's folder."""
+    return ALL if fold is None else f"fold{fold}"
+
+
+def settings_of(options: Concepts, recipe: ConceptRecipe, fold: int | None) -> dict[str, Any]:
+    """What settings.json holds of a head."""
+    source = options.weights if fold is None else options.crossfit / name_of(fold)
+    return {
+        "cases": [str(folder) for folder in options.cases],
+        "network": str(source),
+        "fold": fold,
+        "seed": options.seed,
+        "recipe": asdict(recipe),
+        "concepts": [asdict(concept) for concept in LIDC_CONCEPTS],
+    }
+
+
+def is_made(out: Path, settings: dict[str, Any]) -> bool:
+    """Whether a folder holds the finished head, which is said.
+
+    Raises:
+        InputError: It belongs to another run.
+    """
+    check_same(out / SETTINGS, settings)
+    made = (out / HEAD).is_file()
+    if made:
+        print(f"{out} is there already")
+    return made
 
 
 def fit_to_cases(head: ConceptHead, cases: ConceptScores, recipe: ConceptRecipe, seed: int) -> None:

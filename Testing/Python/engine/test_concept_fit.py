@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from contrastdiagnosis.concept_fit import (
     DECISION_PENALTY,
+    DROPOUT,
     PRESENCE_PENALTY,
     absent_scores,
     absent_spread,
@@ -139,8 +140,8 @@ def test_the_seed_fixes_the_decision():
     np.testing.assert_array_equal(still[0].weight, still[1].weight)
 
 
-def test_dropout_makes_rejecting_safer():
-    """Rows in which a concept is rejected by 0 are as unlike the others as METHODS 4.4 says."""
+def test_rejecting_what_readers_deny_is_trained():
+    """Rows in which it is rejected by 0 are as unlike the others as METHODS 4.4 says."""
     scores, share, malignant = made()
     absent = np.full((K, M), 0.6)
 
@@ -149,12 +150,21 @@ def test_dropout_makes_rejecting_safer():
         return float(np.mean(np.logaddexp(0, logit) - malignant * logit))
 
     rejected = scores.copy()
-    rejected[:, 1] = 0
+    rejected[share[:, 1] < 0.5, 1] = 0
     plain, safe = (
-        fit_decision(scores, malignant, share, ALL, absent, dropout=d) for d in (0.0, 0.3)
+        fit_decision(scores, malignant, share, ALL, absent, dropout=d) for d in (0.0, DROPOUT)
     )
     assert loss(safe, rejected) < loss(plain, rejected)
     assert loss(safe, scores) < loss(plain, scores) + 0.1
+
+
+def test_what_readers_see_is_never_rejected_in_training():
+    scores, _, malignant = made()
+    absent, seen = np.full((K, M), 0.6), np.full((len(scores), K), 0.9)
+    plain, none = (
+        fit_decision(scores, malignant, seen, ALL, absent, dropout=d) for d in (0.0, 1.0)
+    )
+    np.testing.assert_array_equal(plain.weight, none.weight)
 
 
 def test_shifting_or_stretching_the_scores_changes_no_decision():

@@ -9,6 +9,7 @@ import json
 import re
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -331,6 +332,44 @@ def test_a_runs_head_is_pruned_as_its_bundle_is(bundle_folder, runs, folder, cac
 
     replace(heads(folder, runs, cache), out=run, prune=files[1]).run()
     assert int((head_of_run(run / ALL).kept == 0).sum()) == 1
+
+
+def test_presence_and_decision_are_fitted_anew_without_the_prototypes(
+    runs, folder, cache, tmp_path
+):
+    """By the same options it is the same head; by others the prototypes and scores stay."""
+    start = runs / "concepts"
+    again = heads(folder, runs, cache, start=start)
+    replace(again, out=tmp_path / "same").run()
+    replace(again, out=tmp_path / "other", change=(*again.change, "penalty=30")).run()
+    replace(again, out=tmp_path / "other", change=(*again.change, "penalty=30")).run()
+    for name in ("fold0", "fold2", ALL):
+        same, other = (head_of_run(tmp_path / out / name) for out in ("same", "other"))
+        whole = head_of_run(start / name)
+        for key, value in whole.state_dict().items():
+            torch.testing.assert_close(same.state_dict()[key], value, rtol=0, atol=0)
+        assert torch.equal(other.prototype, whole.prototype)
+        assert not torch.equal(other.decision_weight, whole.decision_weight)
+        for file in (start / name).glob("*.npz"):
+            assert (tmp_path / "other" / name / file.name).read_bytes() == file.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"change": ("prototypes=2",)}, "differ in dropout, penalty, absent_penalty alone"),
+        ({"seed": 1}, "was trained otherwise"),
+        ({"start": Path("nowhere")}, "nowhere.fold0 holds no concept head"),
+        ({"out": None}, "name another --out"),
+    ],
+)
+def test_a_fit_that_cannot_start_there_is_refused(runs, folder, cache, tmp_path, changes, message):
+    wanted = heads(folder, runs, cache, start=runs / "concepts", out=tmp_path / "out")
+    if "out" in changes:
+        changes = {"out": wanted.start}
+    with pytest.raises(InputError, match=message):
+        replace(wanted, **changes).run()
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_pruning_file_of_another_head_changes_nothing(runs, folder, cache, tmp_path):
