@@ -270,10 +270,6 @@ def _recipes(ablations: Any) -> list[str]:
             trials.setdefault(name, []).append((told["fold"], row))
     if not trials:
         return []
-    heads = []
-    for name, rows in trials.items():
-        folds = ", ".join(str(fold) for fold in sorted({fold for fold, _ in rows}))
-        heads.append(f"`{name}` (fold {folds})")
     concepts = dict.fromkeys(
         concept
         for rows in trials.values()
@@ -281,17 +277,17 @@ def _recipes(ablations: Any) -> list[str]:
         for concept in row["centred"].get("concepts") or {}
     )
     places = {title: list(place) for title, place in TRIALS.items()}
-    places |= {f"AUROC, {concept}": ["centred", "concepts", concept] for concept in concepts}
-    lines = [
-        f"| {title} | " + " | ".join(_mean(rows, place) for rows in trials.values()) + " |"
-        for title, place in places.items()
-    ]
-    head = "| figure | " + " | ".join(heads) + " |" + "\n" + "|---" * (1 + len(heads)) + "|"
+    places |= {concept: ["centred", "concepts", concept] for concept in concepts}
+    lines = [f"| recipe | folds | {' | '.join(places)} |", "|---" * (2 + len(places)) + "|"]
+    for name, rows in trials.items():
+        folds = ", ".join(str(fold) for fold in sorted({fold for fold, _ in rows}))
+        means = " | ".join(_mean(rows, place) for place in places.values())
+        lines.append(f"| `{name}` | {folds} | {means} |")
     return [
         "Heads by other recipes (`contrastdiagnosis-train concepts-ablate`), each on the fold's"
         " test patients; `default` is the recipe of `concepts`, the cells of `whole=False`"
-        " know nothing of the nodule as a whole:",
-        "\n".join([head, *lines]),
+        " know nothing of the nodule as a whole; under the name of a concept its AUROC:",
+        "\n".join(lines),
     ]
 
 
