@@ -38,7 +38,8 @@ demo: $(READY)  ## diagnose a nodule of the phantom CT with the bundled weights;
 
 # A core for each process: threads that wait for each other on shared cores are many times slower.
 test: $(READY)  ## all tests, on up to four cores
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 \
+		--dist loadfile --no-loadscope-reorder
 
 # uv alone resolves to the lowest versions; Python 3.11 and 3.12, for which they have wheels.
 test-lowest:  ## the engine's tests with the lowest versions that pyproject.toml declares

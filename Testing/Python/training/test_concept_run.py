@@ -437,6 +437,14 @@ def test_the_model_card_tells_what_other_recipes_gave(runs, folder, cache, tmp_p
     assert (default["calcified"], other["calcified"]) == (f"{calcified:.3f}", "-")
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"variants": ()}, "wanted at least one recipe"),
+        ({"variants": ("prototype=3",)}, "no option is called prototype"),
+        ({"fold": 2, "joint": ("fold1",)}, "left fold 2 out, got 1"),
+    ],
+)
 def test_mistakes_about_recipes_are_told_before_any_training(
     runs, folder, cache, tmp_path, changes, message
 ):
