@@ -111,6 +111,8 @@ def _metrics(metrics: Mapping[str, Any]) -> list[str]:
         if isinstance(value, int | float)
     ]
     protocol = str(metrics.get("protocol", ""))
+    told_by = "Printed by `contrastdiagnosis-train evaluate --crossfit`"
+    protocol = f"{told_by}: {protocol}" if protocol else f"{told_by}."
     parts = (protocol, "\n".join([header, *rows]), "; ".join(extra))
     return [*(part for part in parts if part), *_confidence(metrics.get("confidence"))]
 
@@ -148,7 +150,8 @@ def _confidence(told: Mapping[str, Any] | None) -> list[str]:
         for name in ("confident", "doubtful", "no_verdict")
     ]
     head = "| diagnosis, rule exclude3 | n | share | AUC | accuracy |\n|---|---|---|---|---|"
-    return [f"Confidence by: {told.get('rule', '')}.", "\n".join([head, *rows])]
+    printed = "printed by `contrastdiagnosis-train gate-fit --crossfit`, or `evaluate --gate`"
+    return [f"Confidence by: {told.get('rule', '')} ({printed}).", "\n".join([head, *rows])]
 
 
 def _not_judged(info: BundleInfo) -> list[str]:
@@ -169,7 +172,8 @@ def _not_judged(info: BundleInfo) -> list[str]:
         ]
         head = "| points | n | " + " | ".join(GATE_COLUMNS.values()) + " |"
         table = "\n".join([head, "|---" * (2 + len(GATE_COLUMNS)) + "|", *rows])
-        parts += [str(gate["protocol"]), table]
+        printed = "Printed by `contrastdiagnosis-train gate-fit`"
+        parts += [f"{printed}: {gate['protocol']}", table]
     return parts
 
 
@@ -241,7 +245,8 @@ def _concepts(info: BundleInfo) -> list[str]:
             f" (any cell of the predicted mask {pointing['mask']:.0%}, any cell"
             f" {pointing['random']:.0%}). What the prototypes say beyond the presences is not"
             f" named: these alone reach AUC {_figure(_alone(measured))}."
-            f"{_leakage(measured)}{_ignoring(measured)} Protocol: {measured.get('protocol', '')}."
+            f"{_leakage(measured)}{_ignoring(measured)} Printed by `contrastdiagnosis-train"
+            f" concepts-eval`: {measured.get('protocol', '')}."
         )
     if note := info.metrics.get("concepts_note"):
         parts.append(str(note))
