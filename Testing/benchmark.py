@@ -592,6 +592,18 @@ def _forward(diagnoser: Diagnoser, images: torch.Tensor) -> None:
         torch.cuda.synchronize()
 
 
+MEASURE = """
+import json, os, subprocess, sys, time
+start = time.perf_counter()
+child = subprocess.Popen(sys.argv[1:], stdout=subprocess.DEVNULL)
+_, status, usage = os.wait4(child.pid, 0)
+child.returncode = os.waitstatus_to_exitcode(status)
+print(json.dumps([status, time.perf_counter() - start, usage.ru_maxrss]))
+"""
+"""Runs a command from a small process: the peak of a child counts what its parent held as it
+forked, and after `search` this one holds gigabytes."""
+
+
 def _diagnose_process(
     ct: Path, point: tuple[float, float, float], options: Sequence[str] = ()
 ) -> tuple[float, float]:
@@ -607,14 +619,12 @@ def _diagnose_process(
     ]
     command += ["--ras", *(f"{x}" for x in point), "--json", str(ct.with_suffix(".json"))]
     command += options
-    start = time.perf_counter()
-    child = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    _, status, usage = os.wait4(child.pid, 0)
-    child.returncode = os.waitstatus_to_exitcode(status)
+    done = subprocess.run([sys.executable, "-c", MEASURE, *command], stdout=subprocess.PIPE)
+    status, seconds, size = json.loads(done.stdout)
     if status:
         raise SystemExit(f"{' '.join(command)} failed")
-    kilobytes = usage.ru_maxrss if sys.platform != "darwin" else usage.ru_maxrss / 1024
-    return time.perf_counter() - start, kilobytes * 1024 / 1e9
+    kilobytes = size if sys.platform != "darwin" else size / 1024
+    return seconds, kilobytes * 1024 / 1e9
 
 
 def _large_volume(shape: tuple[int, int, int]) -> Volume:

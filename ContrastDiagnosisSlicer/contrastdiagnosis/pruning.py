@@ -122,6 +122,9 @@ def prune_bundle(bundle: Bundle, file: Path, out: Path) -> Bundle:
     part = refit(bundle, replace(bundle.concepts, atlas=atlas))
     gone = sum(a.kept and not b.kept for a, b in zip(bundle.concepts.atlas, atlas, strict=True))
     note = removed_note(gone, Path(file).name)
+    # What the bundle says of its concepts already stays true.
+    if before := bundle.info.metrics.get("concepts_note"):
+        note = f"{str(before).rstrip('.')}. {note}"
     info = replace(
         bundle.info,
         version=f"{bundle.info.version}-pruned",
@@ -134,7 +137,8 @@ def prune_bundle(bundle: Bundle, file: Path, out: Path) -> Bundle:
 
 def removed_note(count: int, by: str) -> str:
     """What figures that were measured before have to say."""
-    return f"{count} prototypes were removed by {by}; measured before that"
+    removed = "prototype was" if count == 1 else "prototypes were"
+    return f"{count} {removed} removed by {by}; measured before that"
 
 
 def refit(bundle: Bundle, part: ConceptPart) -> ConceptPart:

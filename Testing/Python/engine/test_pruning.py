@@ -157,6 +157,18 @@ def test_the_bundle_says_that_it_was_pruned(bundle, pruned):
     assert replace(info, version="1", metrics=bundle.info.metrics) == bundle.info
 
 
+def test_what_a_bundle_said_of_its_concepts_stays(bundle_folder, tmp_path):
+    bundle = load_bundle(bundle_folder)
+    bundle = replace(bundle, info=replace(bundle.info, metrics={"concepts_note": "Measured once."}))
+    file = tmp_path / "p.json"
+    digest = sha256(bundle_folder / CONCEPTS_FILE)
+    prototype = bundle.concepts.atlas[0]
+    file.write_text(pruning_text(Pruning(digest, ((prototype.concept, prototype.number),), {})))
+    prune_bundle(bundle, file, tmp_path / "out")
+    note = load_bundle(tmp_path / "out").info.metrics["concepts_note"]
+    assert note == "Measured once. 1 prototype was removed by p.json; measured before that"
+
+
 def test_the_original_stays_as_it_was(bundle, bundle_folder, pruned):
     again = load_bundle(bundle_folder)
     assert bundle.head.kept.all() and again.head.kept.all()
