@@ -68,8 +68,11 @@ lint: $(READY)
 	$(BIN)/bandit --quiet --recursive --severity-level medium \
 		$(FOLDER)/contrastdiagnosis $(FOLDER)/ContrastDiagnosisLib training/contrastdiagnosis_training
 
+# Strict, for else a package that the index does not know counts as sound; PyTorch's CPU wheels have
+# their number with `+cpu` only in its own index.
 audit: $(READY)  ## known vulnerabilities of the installed packages; asks the package index
-	$(BIN)/pip-audit --skip-editable
+	$(BIN)/python -m pip freeze --exclude-editable | sed 's/+[a-z0-9.]*$$//' > $(VENV)/installed.txt
+	$(BIN)/pip-audit --strict --no-deps --disable-pip --requirement $(VENV)/installed.txt
 
 slicer:  ## Slicer with the modules of this folder: make slicer SLICER=/path/to/Slicer
 	$(check_slicer)

@@ -501,7 +501,7 @@ def save_and_load(story: Story) -> None:
     story.panel.result.cases.selectRow(1)
     if story.window is not None:
         story.wait(lambda: story.panel.compare.isShown)
-    story.wait(lambda: "distance" in story.panel.ui.remarksLabel.text)
+    story.wait(lambda: "Distance" in story.panel.ui.remarksLabel.text)
     story.settle()
     node = story.node
     documents = [story.scene.documentOf(node, p) for p in story.scene.pointIds(node)]

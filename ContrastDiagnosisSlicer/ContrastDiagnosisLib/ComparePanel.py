@@ -139,14 +139,19 @@ class ComparePanel:
 
 def _remarksOf(pair: dict[str, Any]) -> str:
     """What is told of a pair; an older server does not tell of parts and variants."""
-    told = _("distance {distance:.3f}. The yellow line holds the strongest tenth.")
+    told = _("Distance {distance:.3f}. The yellow line holds the strongest tenth.")
     lines = [told.format(distance=pair["distance"])]
     if parts := pair.get("parts"):
         lines.append(_("Of the pair: {sentence}.").format(sentence=parts["sentence"]))
-    lines += pair["remarks"]
+    lines += [_asSentence(remark) for remark in pair["remarks"]]
     if variant := pair["map_variant"]:
         lines.append(_("Not made as usual: {words}.").format(words=variant["words"]))
     return " ".join(lines)
+
+
+def _asSentence(remark: str) -> str:
+    """The engine's remarks are clauses; here sentences stand around them."""
+    return remark[:1].upper() + remark[1:] + ("" if remark.endswith(".") else ".")
 
 
 def _noteOf(parameterNode: Any) -> str:

@@ -110,11 +110,16 @@ def _metrics(metrics: Mapping[str, Any]) -> list[str]:
         for name, value in metrics.items()
         if isinstance(value, int | float)
     ]
-    protocol = str(metrics.get("protocol", ""))
-    told_by = "Printed by `contrastdiagnosis-train evaluate --crossfit`"
-    protocol = f"{told_by}: {protocol}" if protocol else f"{told_by}."
-    parts = (protocol, "\n".join([header, *rows]), "; ".join(extra))
+    parts = (_source(metrics), "\n".join([header, *rows]), "; ".join(extra))
     return [*(part for part in parts if part), *_confidence(metrics.get("confidence"))]
+
+
+def _source(figures: Mapping[str, Any]) -> str:
+    """Which command printed figures, and how they were made; older bundles know less."""
+    command, protocol = figures.get("printed_by"), str(figures.get("protocol", ""))
+    if not command:
+        return protocol
+    return f"Printed by `{command}`: {protocol}" if protocol else f"Printed by `{command}`."
 
 
 def _folds_apart(rules: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -150,8 +155,8 @@ def _confidence(told: Mapping[str, Any] | None) -> list[str]:
         for name in ("confident", "doubtful", "no_verdict")
     ]
     head = "| diagnosis, rule exclude3 | n | share | AUC | accuracy |\n|---|---|---|---|---|"
-    printed = "printed by `contrastdiagnosis-train gate-fit --crossfit`, or `evaluate --gate`"
-    return [f"Confidence by: {told.get('rule', '')} ({printed}).", "\n".join([head, *rows])]
+    source = _source({**told, "protocol": ""})
+    return [f"Confidence by: {told.get('rule', '')}. {source}".strip(), "\n".join([head, *rows])]
 
 
 def _not_judged(info: BundleInfo) -> list[str]:
@@ -172,8 +177,7 @@ def _not_judged(info: BundleInfo) -> list[str]:
         ]
         head = "| points | n | " + " | ".join(GATE_COLUMNS.values()) + " |"
         table = "\n".join([head, "|---" * (2 + len(GATE_COLUMNS)) + "|", *rows])
-        printed = "Printed by `contrastdiagnosis-train gate-fit`"
-        parts += [f"{printed}: {gate['protocol']}", table]
+        parts += [_source(gate), table]
     return parts
 
 
@@ -245,8 +249,7 @@ def _concepts(info: BundleInfo) -> list[str]:
             f" (any cell of the predicted mask {pointing['mask']:.0%}, any cell"
             f" {pointing['random']:.0%}). What the prototypes say beyond the presences is not"
             f" named: these alone reach AUC {_figure(_alone(measured))}."
-            f"{_leakage(measured)}{_ignoring(measured)} Printed by `contrastdiagnosis-train"
-            f" concepts-eval`: {measured.get('protocol', '')}."
+            f"{_leakage(measured)}{_ignoring(measured)} {_source(measured)}."
         )
     if note := info.metrics.get("concepts_note"):
         parts.append(str(note))

@@ -244,3 +244,21 @@ def test_a_slicer_that_cannot_run_is_refused_with_what_to_type(tmp_path, target,
     assert done.returncode != 0
     assert f"make {target} SLICER=/path/to/Slicer" in done.stderr
     assert (f"'{given[what]}' is not a program" in done.stderr) == (what != "nothing")
+
+
+# --- Other targets ---------------------------------------------------------------------------
+
+
+@needs_make
+def test_an_audit_that_could_not_look_is_no_success(tmp_path):
+    """pip-audit ends with 0 where no package was found, unless it is strict."""
+    python, audit = tmp_path / "bin" / "python", tmp_path / "bin" / "pip-audit"
+    python.parent.mkdir()
+    python.write_text("#!/bin/sh\necho torch==2.4.0+cpu\n")
+    audit.write_text('#!/bin/sh\nfor a in "$@"; do [ "$a" != --strict ] || exit 1; done\n')
+    for program in python, audit:
+        program.chmod(0o755)
+    (tmp_path / ".ready").touch()
+    done = make("audit", f"VENV={tmp_path}", f"--old-file={tmp_path / '.ready'}")
+    assert done.returncode != 0
+    assert (tmp_path / "installed.txt").read_text() == "torch==2.4.0\n"

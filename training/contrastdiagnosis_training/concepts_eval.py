@@ -143,6 +143,7 @@ class ConceptsEval:
             "alive": alive,
             "removed_by_rule": removed,
         }
+        figures["printed_by"] = "contrastdiagnosis-train concepts-eval --crossfit"
         figures["protocol"] = (
             f"concept heads {self.crossfit}, folds {list(self.folds or range(len(names)))}: each"
             " head and network on patients new to both, calibrated on the other folds"
@@ -163,6 +164,7 @@ class ConceptsEval:
         known = {case.patient_id for case in bundle.library.cases}
         figures = self._figures([(trial, None, list(rows)[: self.nodules])])
         seen = sum(n.patient_id in known for n in list(rows)[: self.nodules])
+        figures["printed_by"] = "contrastdiagnosis-train concepts-eval --bundle"
         figures["protocol"] = (
             f"bundle {bundle.info.name} {bundle.info.version} on {figures['n']} nodules of"
             f" {self.cases.name}"

@@ -146,7 +146,9 @@ def evaluate_crossfit(
         if "other" in fold
     ]
     figures |= context_figures(once_each([*others, *parts]))
-    figures["confidence"] = crossfit_confidence(run, form, interval, answers, concepts)
+    worth = crossfit_confidence(run, form, interval, answers, concepts)
+    figures["printed_by"] = "contrastdiagnosis-train evaluate --crossfit"
+    figures["confidence"] = {**worth, "printed_by": figures["printed_by"]}
     figures["protocol"] = (
         f"patient-wise {len(folds)}-fold cross-fitting on {figures['n']} nodules;"
         f" {'majority vote, k' if form == 'majority' else 'k and temperature'} chosen on each"
@@ -247,6 +249,7 @@ def evaluate_bundle(bundle: Bundle, cases: Path, device: str) -> dict[str, Any]:
     rule = ([bundle.indicator.threshold], bundle.info.split_vote, [bundle.info.limits])
     figures["confidence"] = {"rule": "the bundle's own", **confidence_figures(parts, *rule)}
     figures["of_patients_in_bundle"] = seen
+    figures["printed_by"] = "contrastdiagnosis-train evaluate --bundle"
     figures["protocol"] = (
         f"bundle {bundle.info.name} {bundle.info.version} on {len(readings)} nodules of"
         f" {cases.name}"

@@ -77,14 +77,19 @@ class GateFit:
         rows = left_out_table(bundle, answers, limits)
         print(gate_text(rows))
         figures: dict[str, Any] = {
-            "gate": {"protocol": protocol(answers, self), "table": strict(rows)}
+            "gate": {
+                "printed_by": "contrastdiagnosis-train gate-fit",
+                "protocol": protocol(answers, self),
+                "table": strict(rows),
+            }
         }
         if self.crossfit:
             info = bundle.info
             worth = crossfit_confidence(
                 self.crossfit, info.vote.form, info.similarity_interval, answers, self.concepts
             )
-            figures["confidence"] = strict(worth)
+            source = "contrastdiagnosis-train gate-fit --crossfit"
+            figures["confidence"] = {"printed_by": source, **strict(worth)}
             print("\n" + confidence_table(worth))
         if self.answers:
             save_columns(answers, self.answers)

@@ -202,3 +202,10 @@ def test_a_report_follows_the_choices(widget, compared, options, asked, wait_unt
 def test_the_comparison_tells_whose_evidence_the_distance_is(widget, compared):
     told = widget.ui.remarksLabel.text
     assert "Of the pair: " in told and "size, density and outline" in told
+
+
+def test_the_remarks_of_a_pair_are_sentences(widget, compared):
+    """The engine's own are clauses, such as that the case has no picture."""
+    told = widget.ui.remarksLabel.text
+    assert "no picture" in told
+    assert told.endswith(".") and all(s[0].isupper() for s in told.split(". "))

@@ -189,7 +189,7 @@ def test_its_cases_are_compared_all_the_same(state, request, wait_until):
     shown.panel.result.cases.selectRow(1)
     wait_until(lambda: compare.node(node, "queryMap") is not None, LIMIT_S)
     assert node.caseId == document_of(shown)["cases"][1]["case_id"]
-    assert "distance" in shown.ui.remarksLabel.text
+    assert "Distance" in shown.ui.remarksLabel.text
     shown.ui.signComboBox.setCurrentIndex(1)
     check_no_verdict(shown, row_of(shown)[1])
 

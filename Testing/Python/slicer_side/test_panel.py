@@ -185,7 +185,7 @@ def test_choosing_a_case_shows_its_maps(widget, click, wait_until):
     values = slicer.util.arrayFromVolume(compare.node(node, "queryMap"))
     assert values.shape == (32, 64, 64)
     assert 0 < values.max() <= 1.001
-    assert "distance" in widget.ui.remarksLabel.text
+    assert "Distance" in widget.ui.remarksLabel.text
     similar = values.copy()
     widget.ui.signComboBox.setCurrentIndex(1)
     assert node.sign.value == "different"

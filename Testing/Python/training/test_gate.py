@@ -229,11 +229,13 @@ def test_the_card_tells_what_confidence_is_worth_by_the_new_rule(folders, fitted
     assert fitted_limits(kept) == fitted.info.limits
     vote, interval = fitted.info.vote.form, fitted.info.similarity_interval
     again = strict(crossfit_confidence(folders / "cv", vote, interval, kept))
-    assert told == json.loads(json.dumps(again))
+    source = "contrastdiagnosis-train gate-fit --crossfit"
+    assert told == json.loads(json.dumps(again)) | {"printed_by": source}
     card = (folders / "gated" / "MODEL_CARD.md").read_text()
     for name in ("confident", "doubtful", "no verdict"):
         row = told[name.replace(" ", "_")]
         assert f"| {name} | {row['n']} | {row['share']:.3f} |" in card
+    assert f"Printed by `{source}`." in card
 
 
 def test_concepts_without_a_run_are_refused(folders, capsys):
