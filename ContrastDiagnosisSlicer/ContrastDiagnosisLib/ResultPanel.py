@@ -129,8 +129,9 @@ class ResultPanel:
         ]
         if self._fill(self.cases, "cases", table, case):
             for row, shown in enumerate(self._shown):
+                ratings = _ratingsOf(shown)
                 for column in range(len(CASE_COLUMNS)):
-                    self.cases.item(row, column).setToolTip(_ratingsOf(shown))
+                    self.cases.item(row, column).setToolTip(ratings)
         self.cases.setColumnHidden(0, not any(c["has_pixels"] for c in self._shown))
         self.cases.setVisible(bool(self._shown))
         fitRows(self.cases)

@@ -13,7 +13,7 @@ import tyro
 from contrastdiagnosis import RESEARCH_USE_NOTICE
 from contrastdiagnosis.bundle_commands import BundleCommand
 from contrastdiagnosis.clients import ClientsCommand
-from contrastdiagnosis.command_line import exit_code_of, speak_to_any_terminal
+from contrastdiagnosis.command_line import exit_code_of, speak_to_any_terminal, tells_version
 from contrastdiagnosis.diagnose import Diagnose
 from contrastdiagnosis.errors import InputError
 from contrastdiagnosis.output import check_writable, write_image
@@ -146,6 +146,8 @@ Command = (
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; 0 on success, 2 where the user must mend something."""
     speak_to_any_terminal()
+    if tells_version(arguments, "contrastdiagnosis"):
+        return 0
     command = tyro.cli(
         Command, prog="contrastdiagnosis", description=RESEARCH_USE_NOTICE, args=arguments
     )

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from typing import Protocol
 
+from contrastdiagnosis import __version__
 from contrastdiagnosis.errors import InputError
 
 
@@ -21,6 +23,14 @@ def speak_to_any_terminal() -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # Not without a console, as under pythonw.
             stream.reconfigure(errors="replace")
+
+
+def tells_version(arguments: Sequence[str] | None, program: str) -> bool:
+    """Prints the version where `--version` alone is asked for, and tells whether it was."""
+    asked = list(sys.argv[1:] if arguments is None else arguments) == ["--version"]
+    if asked:
+        print(f"{program} {__version__}")
+    return asked
 
 
 def exit_code_of(command: Command, program: str) -> int:

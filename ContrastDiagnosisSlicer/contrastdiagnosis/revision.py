@@ -125,11 +125,10 @@ class CellGrid:
 
     def covered(self, box: Box) -> NDArray[np.bool_]:
         """(d, h, w): cells that lie in the box as a whole."""
-        inside = np.ones(self.shape, dtype=bool)
-        centers, edges = self.centers_ras_mm, self.to_ras[:3, :3]
-        for corner in product((-0.5, 0.5), repeat=3):
-            inside &= box.contains(centers + edges @ corner)
-        return inside
+        axes = np.array(box.axes, float)
+        away = np.abs((self.centers_ras_mm - box.center_ras_mm) @ axes.T)
+        reach = np.abs(axes @ self.to_ras[:3, :3]).sum(axis=1) / 2
+        return (away + reach <= np.array(box.size_mm) / 2 + 1e-6).all(axis=-1)
 
     def touched(self, box: Box) -> NDArray[np.bool_]:
         """(d, h, w): cells that share some space with the box, by separating axes."""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Annotated
 
 import tyro
-from contrastdiagnosis.command_line import exit_code_of, speak_to_any_terminal
+from contrastdiagnosis.command_line import exit_code_of, speak_to_any_terminal, tells_version
 
 from contrastdiagnosis_training.agreement import Agreement
 from contrastdiagnosis_training.concept_ablation import ConceptsAblate
@@ -38,6 +38,8 @@ Command = (
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; 0 on success, 2 where the user must mend something."""
     speak_to_any_terminal()
+    if tells_version(arguments, "contrastdiagnosis-train"):
+        return 0
     command = tyro.cli(Command, prog="contrastdiagnosis-train", args=arguments)
     return exit_code_of(command, "contrastdiagnosis-train")
 

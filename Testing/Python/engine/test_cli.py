@@ -65,6 +65,11 @@ def test_a_diagnosis_is_printed_and_written(diagnose, tmp_path, capsys, phantom)
     ]
 
 
+def test_the_version_is_told(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"contrastdiagnosis {contrastdiagnosis.__version__}\n"
+
+
 def test_maps_are_written_on_the_cts_own_grid(diagnose, tmp_path, phantom):
     folder = tmp_path / "maps"
     assert diagnose("--maps", folder, "--json", tmp_path / "d.json", "--device", "cpu") == 0
