@@ -24,9 +24,9 @@ ABSENT_PENALTY = 0.3
 summed over the rows: what a concept says where it is absent is not what it is named for."""
 
 DROPOUT = 0.9
-"""Share of the concepts denied by most readers that are rejected in a training row (METHODS 4.4):
-what users reject. Both were chosen on folds 0 and 2 as what makes rejections pay and costs no AUC
-(training/LOG.md)."""
+"""Share of the concepts denied by most readers that are rejected in a training row: what users
+reject. Both were chosen on folds 0 and 2 as what makes rejections pay and costs no AUC
+(docs/methods.md 6.5, training/LOG.md)."""
 
 REPEATS = 8
 """How often every row is shown, each time with other concepts rejected."""
@@ -225,7 +225,7 @@ def _logistic(
     """Weights and bias of a penalised logistic regression; unused and constant columns get 0.
 
     Columns are standardised and the standardisation is folded into weights and bias: scores span a
-    narrow band, in which a plain penalty would leave nothing but the majority class (METHODS 4.3).
+    narrow band, in which a plain penalty would leave nothing but the majority class.
     `form` (P, P) is a quadratic form of the weights of columns as they are, half of which is added.
     With a start, the cost's slope there is taken from the cost, so that the start is the optimum
     while all of its columns are used (a Bregman divergence).

@@ -28,7 +28,7 @@ DIAMETER = "diameter_mm"
 
 @dataclass(frozen=True)
 class Concept:
-    """A finding that readers rate, and what counts as its presence (METHODS 4.5)."""
+    """A finding that readers rate, and what counts as its presence (docs/methods.md 6.1)."""
 
     name: str
     """As it is shown: "ill-defined margin"."""
@@ -102,14 +102,14 @@ class ConceptConfig:
     """Whether the last of these are of the whole nodule that the cell is a part of."""
     rectified: bool = False
     """Whether cosines below 0 count as 0, in training as in use: then weights between 0 and 1 lower
-    scores only (METHODS 4.4). Heads of older bundles were fitted to all cosines."""
+    scores only (docs/methods.md 6.3). Heads of older bundles were fitted to all cosines."""
 
 
 class Projector(nn.Module):
     """(..., C) cell features to (..., W) unit vectors, each cell by itself.
 
     LayerNorm instead of the published IBN: its statistics would differ between the averaged vectors
-    of training and the single cells of inference (METHODS 4.3).
+    of training and the single cells of inference (docs/methods.md 6.3).
     """
 
     def __init__(self, config: ConceptConfig) -> None:

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 IntervalForm = Literal["quantile", "normal"]
 """Where the 95 % interval of matched distances ends: at their empirical 0.95 quantile, or at mean
-+ 1.96 standard deviations, as if they were normally distributed (METHODS 1.5)."""
++ 1.96 standard deviations, as if they were normally distributed (docs/methods.md 4.6)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,7 +54,7 @@ class SimilarityIndicator:
     def similarity(self, distance: ArrayLike) -> NDArray[np.float64]:
         """Share of matched pairs at least as far apart, in (0, 1]; a conformal p-value.
 
-        It falls with distance; for exchangeable pairs it is uniform (METHODS 1.5).
+        It falls with distance; for exchangeable pairs it is uniform (docs/methods.md 4.6).
         """
         nearer = np.searchsorted(self.matched, np.asarray(distance, np.float32), side="left")
         return (1 + self.matched.size - nearer) / (self.matched.size + 1)

@@ -19,7 +19,7 @@ from contrastdiagnosis.pixels import CasePixels, PixelStore
 from contrastdiagnosis.volume import Volume
 
 TOP_MASS = 0.1
-"""Share of a map's sum that the contour encloses (METHODS 1.6)."""
+"""Share of a map's sum that the contour encloses (docs/methods.md 5.1)."""
 
 NO_PICTURE = "the case has no picture here, so only the nodule's side is explained"
 

@@ -21,7 +21,7 @@ WIDEST_WINDOW = 63
 
 @dataclass(frozen=True)
 class LocalCam:
-    """How the maps are made (arXiv:2403.05280, METHODS 1.6).
+    """How the maps are made (arXiv:2403.05280, docs/methods.md 5.2).
 
     The formulas' typography is lost; one implementation covers the readings of "local".
     """

@@ -20,7 +20,7 @@ from contrastdiagnosis.patch import PatchGeometry
 
 NORM = ("batch", {"affine": True})
 """BatchNorm is a plain affine map at inference, so density survives and gradient maps sum up to
-the distance; Instance-, Group- and LayerNorm erase both (METHODS 0.4)."""
+the distance; Instance-, Group- and LayerNorm erase both (docs/methods.md 3.2)."""
 
 STEM_STRIDE = (1, 2, 2)
 """Pixels of a 2x2 in-plane block become channels: voxels of 1.25x0.7x0.7 mm turn into nearly cubic

@@ -16,7 +16,7 @@ from contrastdiagnosis.volume import Volume, apply_affine, padding_of
 
 @dataclass(frozen=True)
 class PatchGeometry:
-    """Grid and intensity window of a patch (METHODS 0.1; arXiv:2403.05280 gives 64x64x32)."""
+    """Grid and intensity window of a patch (docs/methods.md 1; arXiv:2403.05280 gives 64x64x32)."""
 
     shape: tuple[int, int, int] = (32, 64, 64)
     """Voxels along (k, j, i)."""

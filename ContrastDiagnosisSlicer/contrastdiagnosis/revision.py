@@ -76,7 +76,7 @@ class Revision:
         boxes: Where to look and what to ignore.
         rejected: Names of concepts that are not there.
         mode: What a rejected concept's scores become: the median of nodules without the concept, or
-            0 as published, which is unlike any nodule (METHODS 4.4).
+            0 as published, which is unlike any nodule (docs/methods.md 6.6).
         elsewhere: Weight of the cells outside all boxes where there is a positive one.
     """
 

@@ -1,4 +1,4 @@
-"""The arrows between the layers point one way (DESIGN.md, "The house")."""
+"""The arrows between the layers point one way (README, "Where things are")."""
 
 from __future__ import annotations
 

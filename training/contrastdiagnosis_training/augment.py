@@ -25,9 +25,9 @@ class Augmentation:
     """Of each operation, or of all of them together (`whole_chain`)."""
     whole_chain: bool = False
     """Switch turns, flips, affine, contrast and noise on together, each nodule by one draw; the
-    publication's 80 % can be read both ways (METHODS 1.4). A flip, which draws nothing else, is
-    then made by half. What was added here (`flip_slices`, `far`, `context`, `end_cuts`) keeps its
-    own shares."""
+    publication's 80 % can be read both ways (docs/methods.md 4.3). A flip, which draws nothing
+    else, is then made by half. What was added here (`flip_slices`, `far`, `context`, `end_cuts`)
+    keeps its own shares."""
     rotation_deg: float = 15.0
     """Largest axial rotation on top of the quarter turns."""
     scale: float = 0.1

@@ -125,7 +125,7 @@ def mean_logits(presence: NDArray, contribution: NDArray) -> dict[str, float]:
     """Mean size of what concepts add to the decision, by whether they are seen.
 
     What concepts add that hardly anybody would see is not what they are named for: leakage
-    (METHODS 9.8).
+    (docs/methods.md 6.9).
 
     Args:
         presence: (N, K) calibrated.
@@ -141,7 +141,7 @@ def mean_logits(presence: NDArray, contribution: NDArray) -> dict[str, float]:
 def presence_alone(parts: Sequence[Scored]) -> NDArray[np.float64]:
     """Malignancy from the K presences alone, each part by a regression on the others.
 
-    What the full head has beyond it went through the prototypes unnamed: leakage (METHODS 9.8).
+    What the full head has beyond it went through the prototypes unnamed (docs/methods.md 6.9).
     """
     rows = [presence_score(head, s.scores) for head, s in parts]
     logits = [np.log(np.clip(p, 1e-3, 1 - 1e-3) / (1 - np.clip(p, 1e-3, 1 - 1e-3))) for p in rows]

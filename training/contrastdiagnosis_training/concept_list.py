@@ -1,4 +1,4 @@
-"""The concepts of LIDC-IDRI's ratings, and how far its readers agree about them (METHODS 4.5)."""
+"""The concepts of LIDC-IDRI's ratings, and how far its readers agree (docs/methods.md 6.1)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a concept can be seen: what the image itself, or the readers' marks, tell (METHODS 4.7)."""
+"""Where a concept can be seen: what image or readers' marks tell (docs/methods.md 6.1)."""
 
 from __future__ import annotations
 

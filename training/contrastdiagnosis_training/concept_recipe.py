@@ -94,7 +94,7 @@ PAPER = ConceptRecipe(
 )
 """CSR as published (arXiv:2503.06873; delta, lambda and gamma of its supplement), on this network's
 cells. Not as published: `Projector` normalises by layers, and similarities are cut off at 0 not
-only under boxes, so that these change nothing where they weigh by 1 (METHODS 4.3, 4.4). Its
+only under boxes, so that these change nothing where they weigh by 1 (docs/methods.md 6.3, 6.5). Its
 rejection is the mode "zero" of a revision."""
 
 RECIPES = {"default": ConceptRecipe(), "paper": PAPER}

@@ -1,4 +1,4 @@
-"""Simulated users who correct concept readings (METHODS 4.4, 9.8)."""
+"""Simulated users who correct concept readings (docs/methods.md 7.5)."""
 
 from __future__ import annotations
 

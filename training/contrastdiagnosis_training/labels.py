@@ -1,4 +1,4 @@
-"""The rules that turn readers' malignancy ratings into labels (METHODS 0.2)."""
+"""The rules that turn readers' malignancy ratings into labels (docs/methods.md 2.1)."""
 
 from __future__ import annotations
 

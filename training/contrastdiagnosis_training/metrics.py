@@ -86,7 +86,7 @@ def f1(predicted: NDArray, malignant: NDArray) -> float:
 
 
 def expected_calibration_error(probability: NDArray, malignant: NDArray, bins: int = 10) -> float:
-    """ECE over bins of equal mass (METHODS 5.2)."""
+    """ECE over bins of equal mass (docs/methods.md 7.2)."""
     order = np.argsort(probability, kind="stable")
     gaps = [
         len(part) * abs(probability[part].mean() - malignant[part].mean())

@@ -74,7 +74,7 @@ PAPER = Recipe(
     rating_weight=0.0,
     sure_pairs=False,
 )
-"""ContrastDiagnosis as published (arXiv:2403.05280); what it leaves open is set as in METHODS 1."""
+"""As published (arXiv:2403.05280); docs/methods.md 4.3 tells what that leaves open."""
 
 RECIPES = {"default": Recipe(), "paper": PAPER}
 

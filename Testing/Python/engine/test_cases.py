@@ -1,4 +1,4 @@
-"""CaseLibrary: exact, own-patient-free, stable search (METHODS 6 A5, A7, A8, A11)."""
+"""CaseLibrary: exact, own-patient-free, stable search (docs/methods.md 7.7: A5, A7, A8, A11)."""
 
 from __future__ import annotations
 

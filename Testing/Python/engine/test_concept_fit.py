@@ -141,7 +141,7 @@ def test_the_seed_fixes_the_decision():
 
 
 def test_rejecting_what_readers_deny_is_trained():
-    """Rows in which it is rejected by 0 are as unlike the others as METHODS 4.4 says."""
+    """Rows in which it is rejected by 0 are as unlike the others as docs/methods.md 6.6 says."""
     scores, share, malignant = made()
     absent = np.full((K, M), 0.6)
 

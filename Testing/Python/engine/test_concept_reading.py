@@ -1,4 +1,4 @@
-"""Reading concepts: rejections, boxes, and numbers that add up (METHODS 6 F4-F6)."""
+"""Reading concepts: rejections, boxes, and numbers that add up (docs/methods.md 7.7: F4-F6)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""ConceptHead: maps, prototypes, similarities and the linear decision (METHODS 6 F)."""
+"""ConceptHead: maps, prototypes, similarities and the linear decision (docs/methods.md 7.7: F)."""
 
 from __future__ import annotations
 

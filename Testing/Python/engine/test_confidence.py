@@ -1,4 +1,4 @@
-"""The similarity indicator (METHODS 6 A9, A10)."""
+"""The similarity indicator (docs/methods.md 7.7: A9, A10)."""
 
 from __future__ import annotations
 

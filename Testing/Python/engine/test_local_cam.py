@@ -1,4 +1,4 @@
-"""Siamese Local-CAM: METHODS 6 C1-C11 and the oracles."""
+"""Siamese Local-CAM (docs/methods.md 7.7: C1-C11) and the oracles."""
 
 from __future__ import annotations
 

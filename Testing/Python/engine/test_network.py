@@ -1,4 +1,4 @@
-"""NoduleNet: shapes, AlignDist (METHODS 6 A1-A4), pooling."""
+"""NoduleNet: shapes, AlignDist (docs/methods.md 7.7: A1-A4), pooling."""
 
 from __future__ import annotations
 

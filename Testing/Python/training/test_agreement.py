@@ -1,4 +1,4 @@
-"""How far readers agree, and the ceiling that their noise sets (METHODS 0.2, 9.2)."""
+"""How far readers agree, and the ceiling that their noise sets (docs/methods.md 2.1)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Batched augmentation: aligned, bounded, seeded, and none at inference (METHODS 6 G6)."""
+"""Batched augmentation: aligned, bounded, seeded, none at inference (docs/methods.md 7.7: G6)."""
 
 from __future__ import annotations
 

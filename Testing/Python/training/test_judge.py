@@ -1,4 +1,4 @@
-"""`Judge`: unseen nodules are voted on as the engine would (METHODS 6 G1, A8)."""
+"""`Judge`: unseen nodules are voted on as the engine would (docs/methods.md 7.7: G1, A8)."""
 
 from __future__ import annotations
 

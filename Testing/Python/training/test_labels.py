@@ -1,4 +1,4 @@
-"""The three label rules, and the size baseline on the real table (METHODS 6 G3, G5)."""
+"""The three label rules, and the size baseline on the real table (docs/methods.md 7.7: G3, G5)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The losses against the papers' equations in plain loops (METHODS 6 B)."""
+"""The losses against the papers' equations in plain loops (docs/methods.md 7.7: B)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The reported figures against slow references (METHODS 5)."""
+"""The reported figures against slow references (docs/methods.md 7)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a step minimises: which loss reaches which weights (METHODS 6 B4)."""
+"""What a step minimises: which loss reaches which weights (docs/methods.md 7.7: B4)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who trains, validates and tests (METHODS 6 G1)."""
+"""Who trains, validates and tests (docs/methods.md 7.7: G1)."""
 
 from __future__ import annotations
 

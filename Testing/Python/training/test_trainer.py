@@ -1,4 +1,4 @@
-"""`Trainer` and the `fit` command around it: schedule, checkpoints, interruption (METHODS 6 B5)."""
+"""`Trainer` and `fit`: schedule, checkpoints, interruption (docs/methods.md 7.7: B5)."""
 
 from __future__ import annotations
 

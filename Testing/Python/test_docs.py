@@ -1,0 +1,96 @@
+"""The pages for readers: what they name is there."""
+
+from __future__ import annotations
+
+import ast
+import re
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+FOLDERS = [
+    ROOT / "ContrastDiagnosisSlicer",
+    ROOT / "ContrastDiagnosisSlicer" / "contrastdiagnosis",
+    ROOT / "ContrastDiagnosisSlicer" / "ContrastDiagnosisLib",
+    ROOT / "training" / "contrastdiagnosis_training",
+]
+PAGES = [
+    *sorted(DOCS.glob("*.md")),
+    *(
+        ROOT / name
+        for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md", "training/README.md")
+    ),
+]
+page = pytest.mark.parametrize("page", PAGES, ids=lambda file: file.name)
+
+
+def anchor(heading: str) -> str:
+    """As GitHub makes it of a heading."""
+    return re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-")
+
+
+def anchors(file: Path) -> set[str]:
+    return {anchor(h) for h in re.findall(r"^#+ (.+)$", file.read_text(), flags=re.MULTILINE)}
+
+
+@cache
+def names_in(file: Path) -> set[str]:
+    """Functions, classes, fields and constants that a module defines, at any depth."""
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            found.add(node.name)
+        elif isinstance(node, ast.AnnAssign | ast.Assign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            found |= {n.id for t in targets for n in ast.walk(t) if isinstance(n, ast.Name)}
+    return found
+
+
+def modules(name: str) -> list[Path]:
+    return [f for folder in FOLDERS for f in (*folder.glob(name), *folder.glob(f"*/{name}"))]
+
+
+@page
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+        if re.match(r"https?:|mailto:", target):
+            continue
+        path, _, place = target.partition("#")
+        file = (page.parent / path).resolve() if path else page
+        assert file.exists(), target
+        assert not place or place in anchors(file), target
+
+
+@page
+def test_named_code_is_there(page):
+    """`file.py` and `file.py: name`, such as in docs/methods.md."""
+    for file, names in re.findall(r"`([\w/]+\.py)(?:: ([\w.]+))?`", page.read_text()):
+        found = modules(file.rsplit("/", 1)[-1]) or [f for f in [ROOT / file] if f.is_file()]
+        assert found or list(ROOT.glob(f"Testing/**/{file}")), file
+        for name in filter(None, names.split(".")):
+            assert any(name in names_in(f) for f in found), f"{file}: {names}"
+
+
+def test_sections_that_the_code_cites_are_there():
+    """By number, as in "docs/methods.md 6.5", with those of tests after a colon."""
+    numbers = set(
+        re.findall(r"^#+ (\d(?:\.\d)?) ", (DOCS / "methods.md").read_text(), re.MULTILINE)
+    )
+    cited = 0
+    for folder in (*FOLDERS, ROOT / "Testing" / "Python"):
+        for file in folder.rglob("*.py"):
+            for places in re.findall(
+                r"docs/methods\.md\s+((?:\d(?:\.\d)?(?:, )?)+)", file.read_text()
+            ):
+                cited += 1
+                assert set(filter(None, places.split(", "))) <= numbers, f"{file.name}: {places}"
+    assert cited > 30
+
+
+def test_what_is_outside_the_repository_is_not_cited():
+    for folder in FOLDERS:
+        for file in folder.rglob("*.py"):
+            assert not re.search(r"METHODS \d|DESIGN\.md|shared/", file.read_text()), file.name
