@@ -139,7 +139,7 @@ class ComparePanel:
 
 def _remarksOf(pair: dict[str, Any]) -> str:
     """What is told of a pair; an older server does not tell of parts and variants."""
-    told = _("Distance {distance:.3f}. The yellow line holds the strongest tenth.")
+    told = _("Distance {distance:.3f}. Yellow line: the strongest tenth.")
     lines = [told.format(distance=pair["distance"])]
     if parts := pair.get("parts"):
         lines.append(_("Of the pair: {sentence}.").format(sentence=parts["sentence"]))
