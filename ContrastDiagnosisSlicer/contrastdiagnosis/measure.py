@@ -91,18 +91,24 @@ def axial_diameters(
     return best
 
 
+WAYS = np.pi * np.arange(8) / 8
+"""Angles in a slice along which masks are measured; any other is within half a step of one."""
+
+
 def _longest_possible(
     mask: NDArray[np.bool_], spacing_mm: tuple[float, float, float]
 ) -> NDArray[np.float64]:
-    """(D,) diagonal in mm of the box around each slice's outline; 0 for empty slices."""
-    sides = []
-    for axis, spacing in ((2, spacing_mm[1]), (1, spacing_mm[2])):
-        line = np.asarray(mask.any(axis=axis))
-        first = line.argmax(axis=1)
-        last = line.shape[1] - 1 - line[:, ::-1].argmax(axis=1)
-        # The outline runs less than a voxel beyond the mask, on either side.
-        sides.append(np.where(line.any(axis=1), (last - first + 2) * spacing, 0.0))
-    return np.asarray(np.hypot(*sides))
+    """(D,) bound in mm of the longest diameter of each slice's outline; 0 for empty slices."""
+    way = np.stack([np.sin(WAYS), np.cos(WAYS)]) * np.array(spacing_mm[1:])[:, None]
+    place = np.argwhere(mask)
+    slices, first = np.unique(place[:, 0], return_index=True)
+    along = place[:, 1:] @ way
+    width = np.maximum.reduceat(along, first) - np.minimum.reduceat(along, first)
+    # The outline runs less than a voxel beyond the mask along a row or a column, on either side.
+    width += 2 * np.abs(way).max(axis=0)
+    limit = np.zeros(len(mask))
+    limit[slices] = width.max(axis=1) / np.cos(WAYS[1] / 2)
+    return limit
 
 
 def contours(image: NDArray[np.floating], level: float = 0.5) -> list[NDArray[np.float64]]:

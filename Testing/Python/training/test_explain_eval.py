@@ -41,7 +41,7 @@ pytestmark = pytest.mark.usefixtures("few_draws")
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    return write_case_folder(tmp_path_factory.mktemp("cases") / "stacks", folds=3)
+    return write_case_folder(tmp_path_factory.mktemp("cases") / "stacks", patients=18, folds=3)
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +59,7 @@ def runs(folder, cache, tmp_path_factory):
 def evaluated(runs, folder):
     files = runs / "explain.json", runs / "explain.html"
     arguments = ["--cases", folder, "--crossfit", runs / "cv", "--shuffled", runs / "shuffled"]
-    arguments += ["--nodules", 9, "--json", files[0], "--html", files[1], "--device", "cpu"]
+    arguments += ["--nodules", 6, "--json", files[0], "--html", files[1], "--device", "cpu"]
     assert cli.main(["explain-eval", *map(str, arguments)]) == 0
     return json.loads(files[0].read_text()), files[1].read_text()
 
@@ -81,7 +81,7 @@ def assert_complete(figures, maps, n):
 
 def test_every_figure_of_the_cross_fit_run_is_there(evaluated):
     figures, _ = evaluated
-    assert_complete(figures, maps=9, n=60)
+    assert_complete(figures, maps=6, n=36)
     assert "fold 0, fold 1, fold 2 on stacks" in figures["protocol"]
     for name in ("random_weights", "random_labels"):
         assert -1 <= figures["maps"][f"spearman_{name}"] <= 1
@@ -170,8 +170,8 @@ def test_the_bundle_is_judged_on_any_folder(runs, folder, tmp_path, capsys):
     arguments += ["--map.levels", 4, 3, "--map.window-cells", 3, "--device", "cpu"]
     assert cli.main(["explain-eval", *map(str, arguments)]) == 0
     figures = json.loads(file.read_text())
-    assert_complete(figures, maps=2, n=60)
-    assert "60 are of patients it was made from: no held-out figure" in figures["protocol"]
+    assert_complete(figures, maps=2, n=36)
+    assert "36 are of patients it was made from: no held-out figure" in figures["protocol"]
     assert figures["variant"] == {
         "levels": [4, 3], "window_cells": 3, "rectified": True, "through_mask": False,
         "outside": 0.001,

@@ -169,7 +169,7 @@ def folders(tmp_path_factory):
     write_case_folder(root / "stacks", patients=8)
     write_case_folder(root / "context", patients=4, context=True, seed=1)
     for n in range(2):
-        volume = make_phantom(shape=(60, 150, 180), spacing_mm=(2.0, 1.9, 1.9), seed=n).volume
+        volume = make_phantom(shape=(40, 150, 180), spacing_mm=(2.0, 1.9, 1.9), seed=n).volume
         for part, array in (("image", volume.hu), ("lungs", lungs_of(volume).astype(np.uint8))):
             (root / "cts" / part).mkdir(parents=True, exist_ok=True)
             image = sitk_from_array(array, volume.ijk_to_ras)

@@ -28,7 +28,7 @@ BOX = np.array([[50.0, -20.0, -2.0], [70.0, 0.0, 18.0]])
 
 @pytest.fixture(scope="module")
 def ct():
-    volume = make_phantom([NODULE], shape=(70, 150, 180), spacing_mm=(2.0, 1.9, 1.9)).volume
+    volume = make_phantom([NODULE], shape=(44, 150, 180), spacing_mm=(2.0, 1.9, 1.9)).volume
     return HealthyCt("made", volume, lungs_of(volume), "P1", (BOX,))
 
 
