@@ -7,6 +7,7 @@ import pytest
 from contrastdiagnosis.measure import axial_diameters, bounding_box, contours, nodule_at
 from contrastdiagnosis.patch import DEFAULT_GEOMETRY
 from scipy import ndimage
+from scipy.spatial.distance import cdist
 
 SPACING = DEFAULT_GEOMETRY.spacing_mm
 
@@ -51,6 +52,28 @@ def slow_diameters(probability, spacing_mm):
                     across = [((p - x) * (v - y) - (q - y) * (u - x)) / long for p, q in points]
                     best = (long, max(across) - min(across), k)
     return best
+
+
+def test_no_slice_that_is_longest_is_passed_over():
+    """Of coarse and flat voxels too, where an outline reaches far beyond its mask."""
+    random = np.random.default_rng(0)
+    for _ in range(300):
+        spacing = tuple(random.uniform(0.3, 3, 3))
+        noise = ndimage.gaussian_filter(random.random((6, 9, 9)), random.uniform(0.3, 1.5))
+        probability = ((noise - noise.min()) / np.ptp(noise)).astype(np.float32)
+        outlines = [np.concatenate(contours(p) or [[(0, 0)]]) for p in probability]
+        lengths = [cdist(o * spacing[:0:-1], o * spacing[:0:-1]).max() for o in outlines]
+        long, _, k = axial_diameters(probability, spacing)
+        assert (long, k) == (pytest.approx(max(lengths)), int(np.argmax(lengths)))
+
+
+def test_an_outline_may_run_almost_a_voxel_beyond_its_mask():
+    """The slice with the smaller mask is the longer one."""
+    probability = np.zeros((2, 9, 12), np.float32)
+    probability[0, 4, 3:9] = 0.56
+    probability[1, 4, 3:8], probability[1, 4, [2, 8]] = 1, 0.499
+    long, _, k = axial_diameters(probability, (1, 1, 1))
+    assert k == 1 and long == pytest.approx(6, abs=0.01)
 
 
 @pytest.mark.parametrize("seed", range(3))
