@@ -63,15 +63,10 @@ def readPruning(
         PruningError: The file is damaged, of another bundle, or names prototypes that it has not.
     """
     try:
-        document = json.loads(Path(file).read_text(encoding="utf-8"))
-        theirs = str(document["head_sha256"])
-        choices = {
-            (str(row["concept"]), int(row["prototype"])): Choice(
-                bool(row["remove"]), str(row.get("note", ""))
-            )
-            for row in document["prototypes"]
-        }
-    except (OSError, AttributeError, KeyError, TypeError, ValueError) as error:
+        # An editor may have put a byte-order mark in front.
+        document = json.loads(Path(file).read_text(encoding="utf-8-sig"))
+        theirs, choices = str(document["head_sha256"]), _choicesOf(document["prototypes"])
+    except (OSError, KeyError, TypeError, ValueError, RecursionError) as error:
         told = _("{file} is no pruning file: {error}")
         raise PruningError(told.format(file=file, error=error)) from error
     if theirs != headSha256:
@@ -81,6 +76,30 @@ def readPruning(
         concept, number = min(unknown)
         told = _("{file} names the prototype {number} of {concept}, which the bundle has not")
         raise PruningError(told.format(file=file, number=number, concept=concept))
+    return choices
+
+
+ROW = (
+    ("concept", str, "a text"),
+    ("prototype", int, "a whole number"),
+    ("remove", bool, "true or false"),
+    ("note", str, "a text"),
+)
+
+
+def _choicesOf(rows: Sequence[Mapping[str, Any]]) -> dict[Key, Choice]:
+    """The engine takes and refuses the same: "false" removes nothing by being a text."""
+    choices: dict[Key, Choice] = {}
+    for row in rows:
+        told = {"note": "", **row}
+        for name, kind, wanted in ROW:
+            if type(told[name]) is not kind:
+                got = str(told[name])[:60]
+                raise TypeError(f"{name} must be {wanted}, got {got!r}")
+        key = told["concept"], told["prototype"]
+        if key in choices:
+            raise ValueError(f"the prototype {key} stands there twice")
+        choices[key] = Choice(told["remove"], told["note"])
     return choices
 
 

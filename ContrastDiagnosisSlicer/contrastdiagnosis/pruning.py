@@ -68,6 +68,7 @@ def read_pruning(file: Path, head_sha256: str, atlas: Sequence[Prototype]) -> Pr
     try:
         document = read_json(Path(file))
         theirs, rows = document["head_sha256"], [_row(row) for row in document["prototypes"]]
+        _check_once([key for key, _, _ in rows])
     except (KeyError, TypeError, ValueError, ArithmeticError) as error:
         raise InputError(
             f"{file} is no pruning file (JSON with head_sha256 and prototypes): {error}"
@@ -91,9 +92,23 @@ def read_pruning(file: Path, head_sha256: str, atlas: Sequence[Prototype]) -> Pr
 
 
 def _row(row: dict[str, Any]) -> tuple[tuple[str, int], bool, str]:
-    if not isinstance(row["remove"], bool):
-        raise TypeError(f"remove must be true or false, got {row['remove']!r}")
-    return (str(row["concept"]), int(row["prototype"])), row["remove"], str(row["note"])
+    """The Slicer module's `Prunings.py` takes and refuses the same."""
+    told = {"note": "", **row}
+    for name, kind, wanted in (
+        ("concept", str, "a text"),
+        ("prototype", int, "a whole number"),
+        ("remove", bool, "true or false"),
+        ("note", str, "a text"),
+    ):
+        if type(told[name]) is not kind:
+            raise TypeError(f"{name} must be {wanted}, got {str(told[name])[:60]!r}")
+    return (told["concept"], told["prototype"]), told["remove"], told["note"]
+
+
+def _check_once(keys: Sequence[tuple[str, int]]) -> None:
+    twice = [key for key in keys if keys.count(key) > 1]
+    if twice:
+        raise ValueError(f"the prototype {twice[0]} stands there twice")
 
 
 def prune_bundle(bundle: Bundle, file: Path, out: Path) -> Bundle:

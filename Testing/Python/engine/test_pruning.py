@@ -95,6 +95,37 @@ def test_a_pruning_file_that_does_not_fit_is_refused(file, head_sha256, bundle, 
         read_pruning(file, head_sha256, bundle.concepts.atlas)
 
 
+WRONG_ROWS = {
+    "a text for false": {"remove": "false"},
+    "a number for false": {"remove": 0},
+    "nothing for false": {"remove": None},
+    "part of a number": {"prototype": 1.9},
+    "a number in a text": {"prototype": "1"},
+    "true for a number": {"prototype": True},
+    "an endless number": {"prototype": float("inf")},
+    "a list for a name": {"concept": ["calcified"]},
+    "a number for a note": {"note": 7},
+}
+"""What a row must not say; the panel refuses the same."""
+
+
+@pytest.mark.parametrize("wrong", WRONG_ROWS)
+def test_a_row_says_exactly_what_it_means(file, head_sha256, bundle, wrong):
+    row = {"concept": "calcified", "prototype": 1, "remove": False, "note": ""} | WRONG_ROWS[wrong]
+    file.write_text(json.dumps({"head_sha256": head_sha256, "prototypes": [row]}))
+    (name,) = WRONG_ROWS[wrong]
+    with pytest.raises(InputError, match=f"is no pruning file .*{name} must be"):
+        read_pruning(file, head_sha256, bundle.concepts.atlas)
+
+
+def test_two_rows_on_one_prototype_are_refused(file, head_sha256, bundle):
+    row = {"concept": "calcified", "prototype": 1, "note": ""}
+    rows = [row | {"remove": True}, row | {"remove": False}]
+    file.write_text(json.dumps({"head_sha256": head_sha256, "prototypes": rows}))
+    with pytest.raises(InputError, match="stands there twice"):
+        read_pruning(file, head_sha256, bundle.concepts.atlas)
+
+
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"7", b"\xff", b"[" * 60_000])
 def test_a_damaged_pruning_file_is_refused(file, head_sha256, bundle, content):
     file.write_bytes(content)

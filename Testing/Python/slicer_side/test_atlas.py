@@ -32,6 +32,7 @@ from ContrastDiagnosisLib.Prunings import Choice, PruningError, bareConcepts, ke
 from ContrastDiagnosisLib.Settings import Settings, readSettings, writeSettings
 from engine.conftest import CONCEPTS, NODULE, PROTOTYPES, write_tiny_bundle
 from engine.test_cli import write_case_folder
+from engine.test_pruning import WRONG_ROWS
 
 FOLDER = Path(__file__).parents[3] / "ContrastDiagnosisSlicer"
 NAMES = [c.name for c in CONCEPTS]
@@ -386,6 +387,37 @@ def test_a_file_that_is_no_json_is_refused(tmp_path):
     for file in (tmp_path / "x.json", tmp_path / "absent.json"):
         with pytest.raises(PruningError, match="no pruning file"):
             readPruning(file, "", [])
+
+
+@pytest.mark.parametrize("wrong", WRONG_ROWS)
+def test_a_row_says_exactly_what_it_means(tmp_path, wrong):
+    """As the engine does, which removes what the file says."""
+    row = {"concept": "calcified", "prototype": 1, "remove": False, "note": ""} | WRONG_ROWS[wrong]
+    file = tmp_path / "p.json"
+    file.write_text(json.dumps({"head_sha256": "", "prototypes": [row]}))
+    (name,) = WRONG_ROWS[wrong]
+    with pytest.raises(PruningError, match=f"{name} must be"):
+        readPruning(file, "", [{"concept": "calcified", "number": 1}])
+
+
+def test_two_rows_on_one_prototype_are_refused(tmp_path):
+    row = {"concept": "calcified", "prototype": 1, "note": ""}
+    rows = [row | {"remove": True}, row | {"remove": False}]
+    (tmp_path / "p.json").write_text(json.dumps({"head_sha256": "", "prototypes": rows}))
+    with pytest.raises(PruningError, match="stands there twice"):
+        readPruning(tmp_path / "p.json", "", [{"concept": "calcified", "number": 1}])
+
+
+def test_a_byte_order_mark_is_no_fault_and_endless_nesting_is(tmp_path):
+    row = {"concept": "calcified", "prototype": 1, "remove": True}
+    (tmp_path / "p.json").write_text(
+        json.dumps({"head_sha256": "", "prototypes": [row]}), encoding="utf-8-sig"
+    )
+    prototypes = [{"concept": "calcified", "number": 1}]
+    assert readPruning(tmp_path / "p.json", "", prototypes) == {("calcified", 1): Choice(True)}
+    (tmp_path / "p.json").write_text("[" * 60_000)
+    with pytest.raises(PruningError, match="no pruning file"):
+        readPruning(tmp_path / "p.json", "", prototypes)
 
 
 def test_a_concept_that_would_be_left_bare_is_named_before_anything_runs(widget):
