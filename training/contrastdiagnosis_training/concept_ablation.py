@@ -31,11 +31,10 @@ from contrastdiagnosis_training.concept_trainer import (
     views_scores,
 )
 from contrastdiagnosis_training.evaluate import strict
-from contrastdiagnosis_training.fit import SETTINGS, network_of_run
+from contrastdiagnosis_training.fit import SETTINGS, augmentation_of_run, network_of_run
 from contrastdiagnosis_training.labels import RULES, is_malignant
 from contrastdiagnosis_training.metrics import auc
 from contrastdiagnosis_training.patch_store import PatchStore, load_patch_store
-from contrastdiagnosis_training.recipe import Recipe
 from contrastdiagnosis_training.splits import split_by_patient
 
 CENTRED = Augmentation(probability=0, shift_mm=0)
@@ -160,7 +159,7 @@ class ConceptsAblate:
 
         fitted, test = trained[main[trained]], split.test[main[split.test]]
         return Bench(
-            views(trained, Recipe().augmentation, ConceptRecipe().views), targets(trained),
+            views(trained, augmentation_of_run(folder), ConceptRecipe().views), targets(trained),
             views(fitted, CENTRED, 1), targets(fitted),
             {"centred": views(test, CENTRED, 1), "off_centre": views(test, OFF_CENTRE, 2)},
             targets(test),

@@ -36,7 +36,7 @@ from contrastdiagnosis_training.concept_trainer import (
     train_head,
 )
 from contrastdiagnosis_training.crossfit import folds_of_run
-from contrastdiagnosis_training.fit import network_of_run
+from contrastdiagnosis_training.fit import augmentation_of_run, network_of_run
 from contrastdiagnosis_training.patch_store import PatchStore, load_patch_store
 from contrastdiagnosis_training.progress import Bar
 from contrastdiagnosis_training.recipe import Recipe
@@ -120,7 +120,7 @@ def train_one(
     targets = ConceptTargets(shares[trained], store.malignancy[trained])
     check_targets(targets, trained)
     print(f"{out}: {len(trained)} nodules, {recipe.views} views of each")
-    augmentation = Recipe().augmentation
+    augmentation = augmentation_of_run(Path(settings["network"]))
     views = encode_views(
         network, store, trained, LIDC_CONCEPTS, augmentation, recipe.views, options.seed, device
     )
@@ -151,7 +151,7 @@ def refit_one(options: Concepts, start: Path, recipe: ConceptRecipe, fold: int |
     head, settings = head_of_run(source), settings_of(options, recipe, fold)
     if (source / WHOLE).is_file():
         raise InputError(f"{source} was pruned; start from the head before that")
-    before = read_json(source / SETTINGS)
+    before = read_head_settings(source / SETTINGS)
     same = {**before, "recipe": before["recipe"] | {n: settings["recipe"][n] for n in REFITTED}}
     if same != json.loads(json.dumps(settings)):
         raise InputError(
@@ -177,13 +177,16 @@ def name_of(fold: int | None) -> str:
 
 def settings_of(options: Concepts, recipe: ConceptRecipe, fold: int | None) -> dict[str, Any]:
     """What settings.json holds of a head."""
-    source = options.weights if fold is None else options.crossfit / name_of(fold)
+    source = options.crossfit / name_of(fold)
+    if fold is None and options.weights:
+        source = options.weights
     return {
         "cases": [str(folder) for folder in options.cases],
         "network": str(source),
         "fold": fold,
         "seed": options.seed,
         "recipe": asdict(recipe),
+        "augmentation": asdict(augmentation_of_run(source)),
         "concepts": [asdict(concept) for concept in LIDC_CONCEPTS],
     }
 
@@ -258,8 +261,14 @@ def check_same(file: Path, settings: dict[str, Any]) -> None:
     Raises:
         InputError: Its settings differ.
     """
-    if file.is_file() and read_json(file) != json.loads(json.dumps(settings)):
+    if file.is_file() and read_head_settings(file) != json.loads(json.dumps(settings)):
         raise InputError(f"{file.parent} belongs to another run; name another --out")
+
+
+def read_head_settings(file: Path) -> dict[str, Any]:
+    """The settings of a head; older heads were shown the default recipe's views."""
+    views = json.loads(json.dumps(asdict(Recipe().augmentation)))
+    return {"augmentation": views, **read_json(file)}
 
 
 def head_of_run(folder: Path) -> ConceptHead:

@@ -21,6 +21,7 @@ from contrastdiagnosis.output import replacing, write_file
 from lightning.fabric import Fabric
 from lightning.fabric.loggers import TensorBoardLogger
 
+from contrastdiagnosis_training.augment import Augmentation
 from contrastdiagnosis_training.patch_store import PatchStore, load_patch_store
 from contrastdiagnosis_training.progress import Bar
 from contrastdiagnosis_training.recipe import Recipe, chosen_recipe
@@ -98,10 +99,25 @@ def network_of_run(folder: Path) -> NoduleNet:
     Raises:
         InputError: There is none.
     """
-    if not ((folder / MODEL).is_file() and (folder / SETTINGS).is_file()):
-        raise InputError(f"{folder} holds no finished network ({MODEL} and {SETTINGS})")
+    _check_finished(folder)
     config = network_config(read_settings(folder))
     return load_network(folder / MODEL, config).to(memory_format=torch.channels_last_3d)
+
+
+def augmentation_of_run(folder: Path) -> Augmentation:
+    """What the finished network of a run folder was shown.
+
+    Raises:
+        InputError: There is none.
+    """
+    _check_finished(folder)
+    told = read_settings(folder)["recipe"]["augmentation"]
+    return Augmentation(**told | {"gamma": tuple(told["gamma"])})
+
+
+def _check_finished(folder: Path) -> None:
+    if not ((folder / MODEL).is_file() and (folder / SETTINGS).is_file()):
+        raise InputError(f"{folder} holds no finished network ({MODEL} and {SETTINGS})")
 
 
 def read_settings(folder: Path) -> dict[str, Any]:

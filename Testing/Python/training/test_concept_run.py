@@ -8,7 +8,7 @@ import io
 import json
 import re
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +25,7 @@ from contrastdiagnosis.facts import FACT_NAMES
 from contrastdiagnosis.patch import crop_patch
 from contrastdiagnosis.pruning import Pruning, prune_bundle, pruning_text
 from contrastdiagnosis_training import cli
+from contrastdiagnosis_training.cell_views import encode_views
 from contrastdiagnosis_training.columns import load_columns
 from contrastdiagnosis_training.concept_ablation import ConceptsAblate
 from contrastdiagnosis_training.concept_figures import calibrate_concepts
@@ -38,12 +39,14 @@ from contrastdiagnosis_training.concept_run import (
     WHOLE,
     Concepts,
     head_of_run,
+    read_head_settings,
 )
 from contrastdiagnosis_training.concept_scores import ConceptScores, touched_cells
 from contrastdiagnosis_training.crossfit import CrossFit, crossfit
 from contrastdiagnosis_training.evaluate import judged_folds
 from contrastdiagnosis_training.export import Export
 from contrastdiagnosis_training.fit import Fit, network_of_run, train
+from contrastdiagnosis_training.recipe import Recipe
 from contrastdiagnosis_training.shipped_rule import with_size_factors
 from contrastdiagnosis_training.splits import patient_folds
 from contrastdiagnosis_training.trial import bundle_trial
@@ -380,6 +383,33 @@ def test_a_pruning_file_of_another_head_changes_nothing(runs, folder, cache, tmp
         heads(folder, runs, cache, prune=file).run()
     assert (runs / "concepts" / ALL / HEAD).read_bytes() == before
     assert not (runs / "concepts" / ALL / WHOLE).exists()
+
+
+def test_a_head_is_shown_what_its_network_was_shown(runs, folder, cache, tmp_path, monkeypatch):
+    """The settings tell it; those of older heads do not, which saw the default recipe's views."""
+    shown = []
+
+    def spy(*arguments):
+        shown.append(arguments[4])
+        return encode_views(*arguments)
+
+    monkeypatch.setattr("contrastdiagnosis_training.concept_run.encode_views", spy)
+    Concepts(
+        (folder,), runs / "cv", tmp_path / "c", folds=(1,), change=SMALL, device="cpu", cache=cache
+    ).run()
+    assert shown == [RECIPE.augmentation] != [Recipe().augmentation]
+    file = tmp_path / "c" / "fold1" / "settings.json"
+    settings = json.loads(file.read_text())
+    told = settings.pop("augmentation")
+    assert told == json.loads(json.dumps(asdict(RECIPE.augmentation)))
+    file.write_text(json.dumps(settings))
+    assert read_head_settings(file)["augmentation"] == json.loads(
+        json.dumps(asdict(Recipe().augmentation))
+    )
+    with pytest.raises(InputError, match="belongs to another run"):
+        Concepts(
+            (folder,), runs / "cv", tmp_path / "c", folds=(1,), change=SMALL, cache=cache
+        ).run()
 
 
 def test_recipes_are_measured_side_by_side(runs, folder, cache, tmp_path, capsys):
