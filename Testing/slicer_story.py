@@ -270,7 +270,8 @@ def compare(story: Story) -> None:
     story.settle()
     manager = slicer.app.layoutManager()
     node = manager.sliceWidget("ContrastQuery").mrmlSliceNode()
-    assert abs(node.GetSliceOffset() - story.points[0][2]) < 10, node.GetSliceOffset()
+    where = node.GetSliceOffset(), node.GetFieldOfView()
+    assert abs(where[0] - story.points[0][2]) < 10, where
     assert abs(node.GetFieldOfView()[0] - 48) < 1
     story.figures["legend (px wide, px high)"] = legend_pixels("ContrastQuery")
     width, height = story.figures["legend (px wide, px high)"]
