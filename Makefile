@@ -71,7 +71,8 @@ lint: $(READY)
 # Strict, for else a package that the index does not know counts as sound; PyTorch's CPU wheels have
 # their number with `+cpu` only in its own index.
 audit: $(READY)  ## known vulnerabilities of the installed packages; asks the package index
-	$(BIN)/python -m pip freeze --exclude-editable | sed 's/+[a-z0-9.]*$$//' > $(VENV)/installed.txt
+	$(BIN)/python -m pip freeze --exclude-editable > $(VENV)/frozen.txt
+	sed 's/+[a-z0-9.]*$$//' $(VENV)/frozen.txt > $(VENV)/installed.txt
 	$(BIN)/pip-audit --strict --no-deps --disable-pip --requirement $(VENV)/installed.txt
 
 slicer:  ## Slicer with the modules of this folder: make slicer SLICER=/path/to/Slicer

@@ -106,9 +106,11 @@ def _row(row: dict[str, Any]) -> tuple[tuple[str, int], bool, str]:
 
 
 def _check_once(keys: Sequence[tuple[str, int]]) -> None:
-    twice = [key for key in keys if keys.count(key) > 1]
-    if twice:
-        raise ValueError(f"the prototype {twice[0]} stands there twice")
+    seen: set[tuple[str, int]] = set()
+    for key in keys:
+        if key in seen:
+            raise ValueError(f"the prototype {key} stands there twice")
+        seen.add(key)
 
 
 def prune_bundle(bundle: Bundle, file: Path, out: Path) -> Bundle:

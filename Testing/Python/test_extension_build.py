@@ -262,3 +262,7 @@ def test_an_audit_that_could_not_look_is_no_success(tmp_path):
     done = make("audit", f"VENV={tmp_path}", f"--old-file={tmp_path / '.ready'}")
     assert done.returncode != 0
     assert (tmp_path / "installed.txt").read_text() == "torch==2.4.0\n"
+    audit.write_text("#!/bin/sh\nexit 0\n")
+    python.write_text("#!/bin/sh\nexit 1\n")
+    done = make("audit", f"VENV={tmp_path}", f"--old-file={tmp_path / '.ready'}")
+    assert done.returncode != 0, "nothing was listed"
