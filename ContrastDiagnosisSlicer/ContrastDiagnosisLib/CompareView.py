@@ -26,6 +26,8 @@ from ContrastDiagnosisLib.SliceViews import (
     QUERY_VIEW,
     aim,
     compositeOf,
+    deliverQueued,
+    setWidth,
     sliceNodeOf,
 )
 from ContrastDiagnosisLib.VolumeBridge import labelmapOf, pointInWorld
@@ -34,11 +36,14 @@ LAYOUT_ID = 20403
 WINDOW_HU = (-1000.0, 400.0)
 CONTOUR_COLOUR = (1.0, 0.84, 0.0)
 FIELD_MM = 48.0
+SAME_SLICE_MM = 1e-3
 WEAKEST_SHOWN = 0.05
 """Weaker evidence is left transparent."""
 UPPER_LEFT = 2
 """Corner of a vtkCornerAnnotation."""
 NOTE_POINTS = 13
+AIM_AGAIN_MS = (0, 100, 400, 1500)
+"""After a comparison: its views may be new, and Slicer still busy with where they look."""
 
 _VIEW = """
 <item><view class="vtkMRMLSliceNode" singletontag="{tag}">
@@ -78,9 +83,10 @@ class CompareView:
         self._renderer: Any = None
         self._timer = qt.QTimer()
         self._timer.setSingleShot(True)
-        self._timer.setInterval(0)
-        self._timer.connect("timeout()", self._aimAll)
+        self._timer.connect("timeout()", self._aimAgain)
         self._targets: dict[str, tuple[float, ...]] = {}
+        self._offsetsBefore: dict[str, float] = {}
+        self._waits: list[int] = []
 
     @property
     def isShown(self) -> bool:
@@ -162,8 +168,8 @@ class CompareView:
             self._show(CASE_VIEW, picture, self.node(parameterNode, "caseMap"), parameterNode)
         self._targets = _targetsOf(volume, affine, pair, sign, query.shape)
         self._aimAll()
-        # Slicer sets a view that is new to a layout back when its event loop next runs.
-        self._timer.start()
+        self._waits = list(AIM_AGAIN_MS)
+        self._timer.start(self._waits[0])
         self.followLayout(parameterNode)
 
     def node(self, parameterNode: Any, role: str) -> Any:
@@ -257,10 +263,32 @@ class CompareView:
 
     def _aimAll(self) -> None:
         """Each view at the slice that holds most of its map, zoomed to the patch."""
+        self._offsetsBefore = {}
         for view, point in self._targets.items():
             node = sliceNodeOf(view)
             if node is not None:
+                deliverQueued(view)
+                self._offsetsBefore[view] = node.GetSliceOffset()
                 aim(node, point, FIELD_MM)
+
+    def _aimAgain(self) -> None:
+        """What Slicer undid: a view is back where it was, or got another width as it was laid out.
+
+        A view that looks anywhere else was moved by the user, and stays.
+        """
+        for view, point in self._targets.items():
+            node = sliceNodeOf(view)
+            if node is None:
+                continue
+            offset, before = node.GetSliceOffset(), self._offsetsBefore.get(view)
+            if before is not None and abs(offset - before) < SAME_SLICE_MM:
+                deliverQueued(view)
+                aim(node, point, FIELD_MM)
+            elif len(self._waits) == len(AIM_AGAIN_MS):
+                setWidth(node, FIELD_MM)
+        del self._waits[:1]
+        if self._waits:
+            self._timer.start(self._waits[0])
 
     def followLayout(self, parameterNode: Any) -> None:
         """Nothing of the nodule shows over the case; in other layouts it shows in every view.

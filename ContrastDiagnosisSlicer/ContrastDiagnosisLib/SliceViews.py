@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import qt
 import slicer
 
 from ContrastDiagnosisLib.OwnNodes import RESULT_CLASSES, VOLUME_REFERENCE, isOurs
@@ -159,6 +160,18 @@ class NoduleZoom:
 def lookOf(sliceNode: Any) -> Look:
     """Where a view looks."""
     return Look(sliceNode.GetFieldOfView()[0], tuple(sliceNode.GetXYZOrigin()))
+
+
+def deliverQueued(name: str) -> None:
+    """Lets the slider of a view say what it has still to say, before the view is moved.
+
+    Its values go to the slice by a queued connection: one that it had as its view was made would
+    be set after the move, and take it back.
+    """
+    manager = slicer.app.layoutManager()
+    widget = None if manager is None else manager.sliceWidget(name)
+    if widget is not None:
+        qt.QCoreApplication.sendPostedEvents(widget.sliceController(), 0)
 
 
 def aim(sliceNode: Any, pointWorld: Sequence[float], widthMm: float) -> None:

@@ -30,17 +30,42 @@ class qMRMLSliceView(qt.QWidget):
         pass
 
 
+class qMRMLSliceControllerWidget(qt.QWidget):
+    """The bar above a slice view.
+
+    Its slider tells the slice of each of its values by a queued connection, so the one it has as
+    the view is made is set when the event loop next runs.
+    """
+
+    sliderMoved = Signal(float)
+
+    def __init__(self, logic):
+        super().__init__()
+        self.__dict__.update(_logic=logic)
+        self.sliderMoved.connect(self.setSliceOffsetValue, qt.Qt.QueuedConnection)
+        self.sliderMoved.emit(0.0)
+
+    def setSliceOffsetValue(self, offset):
+        self._logic.SetSliceOffset(offset)
+
+
 class qMRMLSliceWidget(qt.QWidget):
     """One slice view: real logic and nodes, no picture.
 
-    As in Slicer it is set back to the start when the event loop next runs after it was made.
+    As in Slicer its layout gives it its size, and with it its width in millimetres, only when the
+    event loop next runs after it was made.
     """
 
     def __init__(self, logic):
         super().__init__()
-        self.__dict__.update(_logic=logic, _view=qMRMLSliceView())
+        self.__dict__.update(
+            _logic=logic, _view=qMRMLSliceView(), _controller=qMRMLSliceControllerWidget(logic)
+        )
         reference = weakref.ref(self)
-        qt.QTimer.singleShot(0, lambda: _setBack(reference()))
+        qt.QTimer.singleShot(0, lambda: _layOut(reference()))
+
+    def sliceController(self):
+        return self._controller
 
     def sliceView(self):
         return self._view
@@ -58,10 +83,9 @@ class qMRMLSliceWidget(qt.QWidget):
         self._logic.FitSliceToBackground()
 
 
-def _setBack(widget):
+def _layOut(widget):
     if widget is not None and qt.shiboken6.isValid(widget):
-        widget.sliceLogic().FitSliceToBackground()
-        widget.mrmlSliceNode().SetSliceOffset(0.0)
+        widget.sliceLogic().ResizeSliceNode(300, 200)
 
 
 class qSlicerLayoutManager(qt.QObject):
