@@ -6,9 +6,10 @@ from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import rankdata
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import roc_auc_score, roc_curve
+from sklearn.metrics import roc_curve
 
 BOOTSTRAPS = 1000
 BAND_MM = (6.0, 12.0)
@@ -16,10 +17,26 @@ BAND_MM = (6.0, 12.0)
 
 
 def auc(score: NDArray, malignant: NDArray) -> float:
-    """Area under the ROC curve, NaN where only one class is present."""
-    return (
-        float(roc_auc_score(malignant, score)) if 0 < malignant.sum() < len(malignant) else np.nan
-    )
+    """Area under the ROC curve, NaN where only one class is present.
+
+    By the ranks (Mann-Whitney U): bootstraps ask it thousands of times, and the checks of
+    scikit-learn's `roc_auc_score` take ten times as long as the figure.
+
+    Args:
+        score: (N,).
+        malignant: (N,) of 0 and 1.
+
+    Raises:
+        ValueError: A score is not a finite number.
+    """
+    malignant = np.asarray(malignant, dtype=bool)
+    positive = int(malignant.sum())
+    pairs = positive * (len(malignant) - positive)
+    if not pairs:
+        return float("nan")
+    if not np.isfinite(score).all():
+        raise ValueError("an AUC wants finite scores, got NaN or infinity among them")
+    return float((rankdata(score)[malignant].sum() - positive * (positive + 1) / 2) / pairs)
 
 
 def patient_bootstrap(

@@ -26,7 +26,7 @@ from contrastdiagnosis_training.metrics import (
 )
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.metrics import auc as area
-from sklearn.metrics import average_precision_score, f1_score
+from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
 
 def scores(count=120, seed=0):
@@ -45,6 +45,21 @@ def test_auc_is_the_share_of_pairs_in_order():
 @pytest.mark.parametrize("truth", [True, False])
 def test_auc_of_one_class_is_unknown(truth):
     assert np.isnan(auc(np.arange(3.0), np.full(3, truth)))
+
+
+@pytest.mark.parametrize("digits", [1, 2, 6])
+def test_auc_is_that_of_scikit_learn(digits):
+    for seed in range(20):
+        score, malignant = scores(60, seed)
+        score = score.round(digits)
+        assert auc(score, malignant) == pytest.approx(roc_auc_score(malignant, score), abs=1e-14)
+        assert auc(score, malignant.astype(float)) == auc(score, malignant)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_auc_of_what_is_no_number_is_refused(bad):
+    with pytest.raises(ValueError, match="finite scores"):
+        auc(np.array([0.2, bad, 0.4]), np.array([True, False, True]))
 
 
 def test_f1_is_that_of_scikit_learn():
