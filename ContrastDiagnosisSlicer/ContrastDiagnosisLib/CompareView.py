@@ -268,8 +268,10 @@ class CompareView:
             node = sliceNodeOf(view)
             if node is not None:
                 deliverQueued(view)
-                self._offsetsBefore[view] = node.GetSliceOffset()
+                before = node.GetSliceOffset()
                 aim(node, point, FIELD_MM)
+                if abs(node.GetSliceOffset() - before) > SAME_SLICE_MM:
+                    self._offsetsBefore[view] = before
 
     def _aimAgain(self) -> None:
         """What Slicer undid: a view is back where it was, or got another width as it was laid out.

@@ -354,6 +354,21 @@ class TestMaps:
             wait_until(lambda: not timer.active, LIMIT_S)
             assert sliceNode.GetSliceOffset() == pytest.approx(moved)
 
+    def test_a_view_that_was_at_its_slice_already_may_be_zoomed_at_once(
+        self, widget, compared, wait_until
+    ):
+        """The next case is shown, and the user looks closer before all is settled."""
+        timer, sliceNode = widget.panel.compare._timer, sliceNodeOf(QUERY_VIEW)
+        wait_until(lambda: not timer.active, LIMIT_S)
+        aimed = sliceNode.GetSliceOffset()
+        widget.panel.compare._aimAll()
+        widget.panel.compare._waits = [0, 0, 0]
+        sliceNode.SetFieldOfView(20.0, 20.0, 1.0)
+        for _ in range(3):
+            widget.panel.compare._aimAgain()
+        assert sliceNode.GetSliceOffset() == pytest.approx(aimed)
+        assert sliceNode.GetFieldOfView()[0] == pytest.approx(20.0)
+
     def test_a_legend_is_made_once_its_map_is_in_a_view(self, widget, click, wait_until):
         """Slicer decides then whether to draw it."""
         isInView = []
