@@ -12,6 +12,7 @@ import slicer
 from slicer.i18n import tr as _
 
 from ContrastDiagnosisLib import NoduleScene
+from ContrastDiagnosisLib.EngineClient import unusable
 from ContrastDiagnosisLib.MapOptions import mapOptionsOf
 from ContrastDiagnosisLib.NoduleScene import Diagnosed
 from ContrastDiagnosisLib.Revisions import isEmpty, revisionOf
@@ -278,8 +279,8 @@ class DiagnosisSession:
             self._isStoring = True
             try:
                 self._store(asked, body)
-            except (KeyError, ValueError) as error:
-                self._onError(_("The engine's answer cannot be used: {e}").format(e=error), True)
+            except (LookupError, TypeError, ValueError) as error:
+                self._onError(unusable(error), True)
             finally:
                 self._isStoring = False
         self._next()

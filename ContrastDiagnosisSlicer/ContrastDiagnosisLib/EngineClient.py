@@ -137,7 +137,7 @@ class EngineClient:
         elif status is None or late:
             self._onLost(question, reason)
         elif int(status) < 300:
-            self._finish(question, question.onAnswer, body)
+            self._finish(question, lambda answer: _hand(question, answer), body)
         else:
             self._finish(question, question.onError, _problemOf(body, int(status)), True)
 
@@ -159,6 +159,19 @@ class EngineClient:
     def _forget(self, question: Question) -> None:
         if question in self._open:
             self._open.remove(question)
+
+
+def unusable(error: Exception) -> str:
+    """Says that an answer is damaged, or of a version that the panel does not understand."""
+    return _("The engine's answer cannot be used: {e}").format(e=error)
+
+
+def _hand(question: Question, answer: bytes) -> None:
+    """Gives an answer to who asked; one that cannot be read is an error like any other."""
+    try:
+        question.onAnswer(answer)
+    except (LookupError, TypeError, ValueError) as error:
+        question.onError(unusable(error), True)
 
 
 def _problemOf(body: bytes, status: int) -> str:

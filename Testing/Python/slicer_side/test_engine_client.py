@@ -57,6 +57,9 @@ class Engine:
     def giveUp(self, url):
         pass
 
+    def stop(self):
+        pass
+
 
 @pytest.fixture
 def place():
@@ -110,3 +113,31 @@ def test_no_proxy_stands_before_the_engine_of_this_computer(place, wait_until, b
     assert [(path, token) for path, token, _ in engine.asked] == [
         ("/diagnose", f"Bearer {'t' * 20}")
     ]
+
+
+@pytest.mark.parametrize(
+    "error", [KeyError("pairs"), IndexError("0"), TypeError("x"), ValueError()]
+)
+def test_an_answer_that_cannot_be_read_is_an_error_like_any_other(place, wait_until, error):
+    """As where a proxy answers in the engine's place: whoever asked gets no exception."""
+
+    def onAnswer(_body):
+        raise error
+
+    told = []
+    client = EngineClient(Engine(place().url, True))
+    CLIENTS.append(client)
+    client.ask("/maps", b"voxels", onAnswer, lambda *message: told.append(message))
+    wait_until(lambda: told, 20)
+    (message, reached), *more = told
+    assert "The engine's answer cannot be used" in message and reached and not more
+
+
+def test_what_a_proxy_says_instead_of_maps_is_told_in_the_panel(
+    place, widget, click, wait_until, monkeypatch
+):
+    click(widget)
+    monkeypatch.setattr(widget.panel.client, "engine", Engine(place().url, True))
+    widget.panel.result.cases.selectRow(0)
+    wait_until(lambda: "cannot be used" in widget.ui.messageLabel.text, 20)
+    assert not widget.panel.session.isAskingMaps
