@@ -8,7 +8,7 @@ from typing import Any
 import qt
 import slicer
 import vtk
-from ContrastDiagnosisLib.Parameter import ContrastDiagnosisParameterNode
+from ContrastDiagnosisLib.Scene.Parameter import ContrastDiagnosisParameterNode
 from slicer.i18n import tr as _
 from slicer.i18n import translate
 from slicer.ScriptedLoadableModule import (
@@ -46,15 +46,15 @@ class ContrastDiagnosis(ScriptedLoadableModule):
 
 def onStartupCompleted() -> None:
     """The phantom CT in the Sample Data module, and the layout that a saved scene may ask for."""
-    from ContrastDiagnosisLib.CompareView import registerLayout
     from ContrastDiagnosisLib.SamplePhantom import registerSampleData
+    from ContrastDiagnosisLib.Scene.CompareView import registerLayout
 
     registerLayout()
     registerSampleData(__file__)
 
 
 class ContrastDiagnosisWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
-    """Life cycle; what the panel does is in ContrastDiagnosisLib/Panel.py."""
+    """Life cycle; what the panel does is in ContrastDiagnosisLib/Panels/Panel.py."""
 
     def __init__(self, parent: Any = None) -> None:
         ScriptedLoadableModuleWidget.__init__(self, parent)
@@ -68,7 +68,7 @@ class ContrastDiagnosisWidget(ScriptedLoadableModuleWidget, VTKObservationMixin)
     def setup(self) -> None:
         """Builds the panel; nothing is installed, imported or started yet."""
         ScriptedLoadableModuleWidget.setup(self)
-        from ContrastDiagnosisLib.Panel import Panel
+        from ContrastDiagnosisLib.Panels.Panel import Panel
 
         # A widget may be deleted without `cleanup`. Children go in their order: this one goes
         # while those that `cleanup` needs are still there.
@@ -194,8 +194,8 @@ class ContrastDiagnosisLogic(ScriptedLoadableModuleLogic):
 
     def firstVolume(self) -> Any:
         """The first CT-like volume that a view shows, else of the scene; None if there is none."""
-        from ContrastDiagnosisLib.SliceViews import seenVolumes
-        from ContrastDiagnosisLib.VolumeBridge import InputError, checkVolume
+        from ContrastDiagnosisLib.Scene.SliceViews import seenVolumes
+        from ContrastDiagnosisLib.Scene.VolumeBridge import InputError, checkVolume
 
         for node in (*seenVolumes(), *slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")):
             try:
@@ -208,7 +208,7 @@ class ContrastDiagnosisLogic(ScriptedLoadableModuleLogic):
 
     def addNodule(self, pointRas: tuple[float, float, float]) -> str:
         """Places a point at a world position and returns its ID."""
-        from ContrastDiagnosisLib import NoduleScene
+        from ContrastDiagnosisLib.Scene import NoduleScene
 
         points = NoduleScene.ensurePoints(self.getParameterNode())
         index = points.AddControlPointWorld(*pointRas)
@@ -236,7 +236,8 @@ class ContrastDiagnosisTest(ScriptedLoadableModuleTest):
 
     def test_ClickSaveReload(self) -> None:
         """Load the phantom, click, see segment, score, cases and maps; save, close, load again."""
-        from ContrastDiagnosisLib import NoduleScene, SelfTest
+        from ContrastDiagnosisLib import SelfTest
+        from ContrastDiagnosisLib.Scene import NoduleScene
 
         panel = SelfTest.panelWithPhantom()
         node, pointId = SelfTest.click()
@@ -264,7 +265,8 @@ class ContrastDiagnosisTest(ScriptedLoadableModuleTest):
 
     def test_ConceptsSaveReload(self) -> None:
         """Show a concept, reject another, draw a box, save and load; or the bundle has none."""
-        from ContrastDiagnosisLib import Revisions, SelfTest
+        from ContrastDiagnosisLib import SelfTest
+        from ContrastDiagnosisLib.Scene import Revisions
 
         panel = SelfTest.panelWithPhantom()
         node, pointId = SelfTest.click()
@@ -292,7 +294,8 @@ class ContrastDiagnosisTest(ScriptedLoadableModuleTest):
 
     def test_NothingToJudge(self) -> None:
         """A nodule, then its point in the heart: no verdict, no segment, no concepts."""
-        from ContrastDiagnosisLib import NoduleScene, SelfTest
+        from ContrastDiagnosisLib import SelfTest
+        from ContrastDiagnosisLib.Scene import NoduleScene
 
         panel = SelfTest.panelWithPhantom()
         node, pointId = SelfTest.click()

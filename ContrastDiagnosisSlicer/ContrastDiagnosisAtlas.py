@@ -41,7 +41,7 @@ class ContrastDiagnosisAtlas(ScriptedLoadableModule):
 
 
 class ContrastDiagnosisAtlasWidget(ScriptedLoadableModuleWidget):
-    """Life cycle; what the panel does is in ContrastDiagnosisLib/AtlasPanel.py."""
+    """Life cycle; what the panel does is in ContrastDiagnosisLib/Panels/AtlasPanel.py."""
 
     def __init__(self, parent: Any = None) -> None:
         ScriptedLoadableModuleWidget.__init__(self, parent)
@@ -51,7 +51,7 @@ class ContrastDiagnosisAtlasWidget(ScriptedLoadableModuleWidget):
     def setup(self) -> None:
         """Builds the panel; nothing is installed, imported or started yet."""
         ScriptedLoadableModuleWidget.setup(self)
-        from ContrastDiagnosisLib.AtlasPanel import AtlasPanel
+        from ContrastDiagnosisLib.Panels.AtlasPanel import AtlasPanel
 
         # A widget may be deleted without `cleanup`. Children go in their order: this one goes
         # while those that `cleanup` needs are still there.
@@ -92,7 +92,7 @@ class ContrastDiagnosisAtlasLogic(ScriptedLoadableModuleLogic):
             atlas: As the engine's `/atlas` answers.
             removed: Concept and number of each prototype that shall go.
         """
-        from ContrastDiagnosisLib.Prunings import Choice, writePruning
+        from ContrastDiagnosisLib.Engine.Prunings import Choice, writePruning
 
         choices = {key: Choice(remove=True) for key in removed}
         writePruning(Path(file), atlas["head_sha256"], choices)
@@ -118,7 +118,7 @@ class ContrastDiagnosisAtlasTest(ScriptedLoadableModuleTest):
             self.assertIn("no concepts", panel.ui.messageLabel.text)
             self.assertFalse(panel.ui.rebuildButton.enabled)
             return
-        from ContrastDiagnosisLib.Prunings import Choice, readPruning
+        from ContrastDiagnosisLib.Engine.Prunings import Choice, readPruning
 
         key = next(iter(panel.table.choices()))
         panel.table.setChoices({key: Choice(True, "a note")})

@@ -31,7 +31,7 @@ warnings.filterwarnings("ignore")
 
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
-from contrastdiagnosis.bundle import (  # noqa: E402
+from contrastdiagnosis.bundle.bundle import (  # noqa: E402
     CONCEPTS_FILE,
     PIXELS_FOLDER,
     default_bundle_folder,
@@ -39,12 +39,12 @@ from contrastdiagnosis.bundle import (  # noqa: E402
     save_bundle,
     sha256,
 )
-from contrastdiagnosis.output import write_file  # noqa: E402
-from contrastdiagnosis.patch import PatchGeometry  # noqa: E402
-from contrastdiagnosis.phantom import DEMO_NODULES, make_phantom  # noqa: E402
-from contrastdiagnosis.pixels import CasePixels, PixelStore  # noqa: E402
-from contrastdiagnosis.pruning import Pruning, prune_bundle, pruning_text  # noqa: E402
-from contrastdiagnosis.wire import request_body  # noqa: E402
+from contrastdiagnosis.bundle.pruning import Pruning, prune_bundle, pruning_text  # noqa: E402
+from contrastdiagnosis.cases.pixels import CasePixels, PixelStore  # noqa: E402
+from contrastdiagnosis.files.output import write_file  # noqa: E402
+from contrastdiagnosis.imaging.patch import PatchGeometry  # noqa: E402
+from contrastdiagnosis.imaging.phantom import DEMO_NODULES, make_phantom  # noqa: E402
+from contrastdiagnosis.service.wire import request_body  # noqa: E402
 from contrastdiagnosis_training.fit import save_checkpoint  # noqa: E402
 from engine.crowd import Crowd, opened, post_head  # noqa: E402
 from engine.readme import run_serve_block  # noqa: E402

@@ -31,19 +31,19 @@ import faiss  # noqa: E402
 import numpy as np  # noqa: E402
 import SimpleITK as sitk  # noqa: E402
 import torch  # noqa: E402
-from contrastdiagnosis.bundle import default_bundle_folder, load_bundle  # noqa: E402
-from contrastdiagnosis.case_folder import Nodule  # noqa: E402
-from contrastdiagnosis.cases import Case, CaseLibrary  # noqa: E402
-from contrastdiagnosis.diagnoser import SHOWN_CASES, Diagnoser, Diagnosis  # noqa: E402
-from contrastdiagnosis.local_cam import pair_maps  # noqa: E402
-from contrastdiagnosis.map_variant import LocalCam  # noqa: E402
-from contrastdiagnosis.network import distance  # noqa: E402
-from contrastdiagnosis.patch import DEFAULT_GEOMETRY, crop_patch  # noqa: E402
-from contrastdiagnosis.phantom import DEMO_NODULES, make_phantom  # noqa: E402
-from contrastdiagnosis.pixels import CasePixels, PixelStore  # noqa: E402
-from contrastdiagnosis.revision import Box, Revision  # noqa: E402
-from contrastdiagnosis.volume import Volume, sitk_from_array  # noqa: E402
-from contrastdiagnosis.wire import read_request, request_body, unpack  # noqa: E402
+from contrastdiagnosis.bundle.bundle import default_bundle_folder, load_bundle  # noqa: E402
+from contrastdiagnosis.cases.case_folder import Nodule  # noqa: E402
+from contrastdiagnosis.cases.library import Case, CaseLibrary  # noqa: E402
+from contrastdiagnosis.cases.pixels import CasePixels, PixelStore  # noqa: E402
+from contrastdiagnosis.concepts.revision import Box, Revision  # noqa: E402
+from contrastdiagnosis.diagnosis.diagnoser import SHOWN_CASES, Diagnoser, Diagnosis  # noqa: E402
+from contrastdiagnosis.imaging.patch import DEFAULT_GEOMETRY, crop_patch  # noqa: E402
+from contrastdiagnosis.imaging.phantom import DEMO_NODULES, make_phantom  # noqa: E402
+from contrastdiagnosis.imaging.volume import Volume, sitk_from_array  # noqa: E402
+from contrastdiagnosis.maps.local_cam import pair_maps  # noqa: E402
+from contrastdiagnosis.maps.map_variant import LocalCam  # noqa: E402
+from contrastdiagnosis.model.network import distance  # noqa: E402
+from contrastdiagnosis.service.wire import read_request, request_body, unpack  # noqa: E402
 from contrastdiagnosis_training.fit import has_bfloat16  # noqa: E402
 from contrastdiagnosis_training.objective import Targets, objective  # noqa: E402
 from contrastdiagnosis_training.patch_store import (  # noqa: E402
@@ -500,7 +500,7 @@ class _PlainLoop:
     """How MONAI's tutorials train: CacheDataset, dictionary transforms, DataLoader, float32."""
 
     def __init__(self, store: PatchStore, recipe: Recipe, device: str) -> None:
-        from contrastdiagnosis.network import NoduleNet
+        from contrastdiagnosis.model.network import NoduleNet
         from monai import data, transforms
 
         keys, modes = ("image", "share"), ("bilinear", "bilinear")
@@ -611,7 +611,7 @@ def _diagnose_process(
     command = [
         sys.executable,
         "-m",
-        "contrastdiagnosis.cli",
+        "contrastdiagnosis.commands.main",
         "diagnose",
         str(ct),
         "--device",

@@ -22,8 +22,9 @@ import headless
 headless.start()
 headless.reset()
 import qt
-from ContrastDiagnosisLib import NoduleScene, SamplePhantom
-from ContrastDiagnosisLib.Settings import Settings, writeSettings
+from ContrastDiagnosisLib import SamplePhantom
+from ContrastDiagnosisLib.Engine.Settings import Settings, writeSettings
+from ContrastDiagnosisLib.Scene import NoduleScene
 from loop_watch import LoopWatch
 
 

@@ -45,7 +45,7 @@ def main() -> None:
 
 def draw_report(chromium: str, folder: Path) -> None:
     """Pictures of parts of the demo's report."""
-    from contrastdiagnosis.cli import main as contrastdiagnosis
+    from contrastdiagnosis.commands.main import main as contrastdiagnosis
 
     contrastdiagnosis(["demo", "--out", str(folder)])
     html = (folder / "report.html").read_text(encoding="utf-8")

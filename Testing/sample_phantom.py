@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 import tyro
-from contrastdiagnosis.phantom import AIR, DEMO_NODULES, make_phantom
-from contrastdiagnosis.volume import Volume, sitk_from_array
+from contrastdiagnosis.imaging.phantom import AIR, DEMO_NODULES, make_phantom
+from contrastdiagnosis.imaging.volume import Volume, sitk_from_array
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 from scipy import ndimage

@@ -79,8 +79,9 @@ class Story:
     """The chapters, and what they share."""
 
     def __init__(self, out: Path) -> None:
-        from ContrastDiagnosisLib import NoduleScene, SelfTest
+        from ContrastDiagnosisLib import SelfTest
         from ContrastDiagnosisLib.SamplePhantom import NODULE_CENTERS_RAS
+        from ContrastDiagnosisLib.Scene import NoduleScene
 
         self.scene, self.selfTest = NoduleScene, SelfTest
         self.points = NODULE_CENTERS_RAS
@@ -204,8 +205,8 @@ def open_module(story: Story) -> None:
 
 def load_phantom(story: Story) -> None:
     """The CT is selected by itself and comes up in the lung window."""
-    from ContrastDiagnosisLib.CtWindow import CtWindow, windowOf
     from ContrastDiagnosisLib.SamplePhantom import loadPhantom
+    from ContrastDiagnosisLib.Scene.CtWindow import CtWindow, windowOf
 
     volume = loadPhantom()
     if story.window is None:
@@ -321,7 +322,7 @@ def _pixels(window: Any) -> np.ndarray:
 
 def concepts(story: Story) -> None:
     """Where a concept is seen; boxes and rejections correct it, and are taken back."""
-    from ContrastDiagnosisLib import Revisions
+    from ContrastDiagnosisLib.Scene import Revisions
 
     if story.window is not None:
         slicer.app.layoutManager().setLayout(slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpView)

@@ -10,8 +10,8 @@ from typing import Any
 
 import slicer
 
-from ContrastDiagnosisLib import NoduleScene
 from ContrastDiagnosisLib.SamplePhantom import NODULE_CENTERS_RAS, loadPhantom
+from ContrastDiagnosisLib.Scene import NoduleScene
 
 ANSWER_LIMIT_S = 180
 """The first answer waits for the engine to start."""

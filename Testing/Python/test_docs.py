@@ -11,12 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
-FOLDERS = [
-    ROOT / "ContrastDiagnosisSlicer",
-    ROOT / "ContrastDiagnosisSlicer" / "contrastdiagnosis",
-    ROOT / "ContrastDiagnosisSlicer" / "ContrastDiagnosisLib",
-    ROOT / "training" / "contrastdiagnosis_training",
-]
+FOLDERS = [ROOT / "ContrastDiagnosisSlicer", ROOT / "training" / "contrastdiagnosis_training"]
 PAGES = [
     *sorted(DOCS.glob("*.md")),
     *(
@@ -50,7 +45,8 @@ def names_in(file: Path) -> set[str]:
 
 
 def modules(name: str) -> list[Path]:
-    return [f for folder in FOLDERS for f in (*folder.glob(name), *folder.glob(f"*/{name}"))]
+    """Files of this name, or of this end of a path, such as imaging/patch.py."""
+    return [f for folder in FOLDERS for f in folder.rglob("*.py") if f"/{f}".endswith(f"/{name}")]
 
 
 @page
@@ -68,7 +64,7 @@ def test_links_lead_somewhere(page):
 def test_named_code_is_there(page):
     """`file.py` and `file.py: name`, such as in docs/methods.md."""
     for file, names in re.findall(r"`([\w/]+\.py)(?:: ([\w.]+))?`", page.read_text()):
-        found = modules(file.rsplit("/", 1)[-1]) or [f for f in [ROOT / file] if f.is_file()]
+        found = modules(file) or [f for f in [ROOT / file] if f.is_file()]
         assert found or list(ROOT.glob(f"Testing/**/{file}")), file
         for name in filter(None, names.split(".")):
             assert any(name in names_in(f) for f in found), f"{file}: {names}"

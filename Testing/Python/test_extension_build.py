@@ -124,7 +124,7 @@ def test_a_bundle_file_that_is_gone_is_copied_again(installed):
 def test_the_installed_engine_finds_and_loads_its_bundle(installed):
     folder = installed / "installed" / BUILT_MODULES
     program = (
-        "import contrastdiagnosis; from contrastdiagnosis.bundle import *;"
+        "import contrastdiagnosis; from contrastdiagnosis.bundle.bundle import *;"
         "from contrastdiagnosis import report; folder = default_bundle_folder();"
         "print(contrastdiagnosis.__file__); print(folder); print(load_bundle(folder).info.name)"
     )

@@ -19,6 +19,17 @@ LAYERS = {
 }  # fmt: skip
 """What the files of a folder must not import."""
 
+ROOMS = {
+    "ContrastDiagnosisSlicer/contrastdiagnosis": (
+        "errors", "imaging", "files", "model", "cases", "maps", "concepts", "trust", "bundle",
+        "diagnosis", "report", "service", "commands", "__main__",
+    ),
+    "ContrastDiagnosisSlicer/ContrastDiagnosisLib": (
+        "Engine", "Scene", "Session", "Panels", "SamplePhantom", "SelfTest",
+    ),
+}  # fmt: skip
+"""Of a package, the lowest first: a room uses only itself and those before it."""
+
 FILES = [(folder, file) for folder in LAYERS for file in sorted((ROOT / folder).rglob("*.py"))]
 
 
@@ -44,6 +55,51 @@ def imported(source: str) -> set[str]:
 )
 def test_a_file_imports_nothing_of_the_layers_above(folder, file):
     assert not imported(file.read_text()) & LAYERS[folder]
+
+
+def used_rooms(source: str, package: str) -> set[str]:
+    """Rooms of a package that a source imports from, wherever in it."""
+    names = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            # A room itself may be what is imported: from contrastdiagnosis import trust.
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    parts = [name.split(".") for name in names]
+    return {p[1] for p in parts if p[0] == package and len(p) > 1}
+
+
+@pytest.mark.parametrize("folder", ROOMS)
+def test_every_room_has_its_place_in_the_order(folder):
+    found = {f.stem for f in (ROOT / folder).glob("*.py")} | {
+        f.parent.name for f in (ROOT / folder).glob("*/__init__.py")
+    }
+    assert found - {"__init__"} == set(ROOMS[folder])
+
+
+@pytest.mark.parametrize(
+    ("folder", "file"),
+    [(folder, file) for folder, file in FILES if folder in ROOMS],
+    ids=lambda value: str(value.relative_to(ROOT)) if isinstance(value, Path) else None,
+)
+def test_a_room_uses_only_rooms_below_it(folder, file):
+    order = ROOMS[folder]
+    room = file.relative_to(ROOT / folder).with_suffix("").parts[0]
+    above = set(order[order.index(room) + 1 :]) if room in order else set(order)
+    assert not used_rooms(file.read_text(), Path(folder).name) & above
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "from contrastdiagnosis.report.screen import render_report",
+        "from contrastdiagnosis import report",
+        "def f():\n    import contrastdiagnosis.report.screen",
+    ],
+)
+def test_a_room_above_is_seen(source):
+    assert used_rooms(source, "contrastdiagnosis") == {"report"}
 
 
 @pytest.mark.parametrize("folder", list(LAYERS)[:2])

@@ -13,10 +13,10 @@ from urllib.request import urlopen
 
 import numpy as np
 import pytest
-from contrastdiagnosis.bundle import default_bundle_folder, load_bundle
-from contrastdiagnosis.diagnoser import Diagnoser
-from contrastdiagnosis.phantom import DEMO_NODULES
-from contrastdiagnosis.volume import read_volume
+from contrastdiagnosis.bundle.bundle import default_bundle_folder, load_bundle
+from contrastdiagnosis.diagnosis.diagnoser import Diagnoser
+from contrastdiagnosis.imaging.phantom import DEMO_NODULES
+from contrastdiagnosis.imaging.volume import read_volume
 from PIL import Image
 
 MODULE_FOLDER = Path(__file__).parents[2] / "ContrastDiagnosisSlicer"

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from contrastdiagnosis.case_folder import read_case_folder, read_scan
-from contrastdiagnosis.cases import RATINGS
+from contrastdiagnosis.cases.case_folder import read_case_folder, read_scan
+from contrastdiagnosis.cases.library import RATINGS
 from contrastdiagnosis.errors import InputError
-from contrastdiagnosis.output import check_writable, write_file
+from contrastdiagnosis.files.output import check_writable, write_file
 from numpy.typing import NDArray
 
 from contrastdiagnosis_training.labels import RULES, is_malignant

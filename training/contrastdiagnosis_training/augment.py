@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from contrastdiagnosis.patch import DEFAULT_GEOMETRY
+from contrastdiagnosis.imaging.patch import DEFAULT_GEOMETRY
 from torch import Tensor
 from torch.nn import functional
 

@@ -7,9 +7,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from contrastdiagnosis.cells import CELL_VOXELS, cell_channels, cell_features, nodule_weight
-from contrastdiagnosis.concepts import Concept
-from contrastdiagnosis.network import NoduleNet
+from contrastdiagnosis.concepts.cells import (
+    CELL_VOXELS,
+    cell_channels,
+    cell_features,
+    nodule_weight,
+)
+from contrastdiagnosis.concepts.head import Concept
+from contrastdiagnosis.model.network import NoduleNet
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional

@@ -7,7 +7,11 @@ from collections.abc import Sequence
 from typing import Annotated
 
 import tyro
-from contrastdiagnosis.command_line import exit_code_of, speak_to_any_terminal, tells_version
+from contrastdiagnosis.commands.command_line import (
+    exit_code_of,
+    speak_to_any_terminal,
+    tells_version,
+)
 
 from contrastdiagnosis_training.agreement import Agreement
 from contrastdiagnosis_training.concept_ablation import ConceptsAblate

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
-from contrastdiagnosis.output import check_writable, write_file
+from contrastdiagnosis.files.output import check_writable, write_file
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance

@@ -9,12 +9,12 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from contrastdiagnosis.cases import RATINGS
-from contrastdiagnosis.concepts import ConceptHead
-from contrastdiagnosis.diagnoser import choose_device
-from contrastdiagnosis.documents import read_json
+from contrastdiagnosis.cases.library import RATINGS
+from contrastdiagnosis.concepts.head import ConceptHead
+from contrastdiagnosis.diagnosis.diagnoser import choose_device
 from contrastdiagnosis.errors import InputError
-from contrastdiagnosis.output import check_writable, write_file
+from contrastdiagnosis.files.documents import read_json
+from contrastdiagnosis.files.output import check_writable, write_file
 from numpy.typing import NDArray
 
 from contrastdiagnosis_training.augment import Augmentation

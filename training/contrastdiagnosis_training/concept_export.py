@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from contrastdiagnosis.bundle import ConceptPart
-from contrastdiagnosis.case_folder import Nodule
-from contrastdiagnosis.concepts import Concept, ConceptHead, load_head
-from contrastdiagnosis.documents import read_json
+from contrastdiagnosis.bundle.bundle import ConceptPart
+from contrastdiagnosis.bundle.pruning import removed_note
+from contrastdiagnosis.cases.case_folder import Nodule
+from contrastdiagnosis.cases.vote import Calibration
+from contrastdiagnosis.concepts.head import Concept, ConceptHead, load_head
 from contrastdiagnosis.errors import InputError
-from contrastdiagnosis.network import NoduleNet
-from contrastdiagnosis.pruning import removed_note
-from contrastdiagnosis.vote import Calibration
+from contrastdiagnosis.files.documents import read_json
+from contrastdiagnosis.model.network import NoduleNet
 
 from contrastdiagnosis_training.columns import load_columns
 from contrastdiagnosis_training.concept_figures import calibrate_concepts

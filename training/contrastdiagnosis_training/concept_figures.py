@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from contrastdiagnosis.case_folder import Nodule
-from contrastdiagnosis.concept_fit import fit_linear_parts
-from contrastdiagnosis.concepts import Concept, ConceptHead
-from contrastdiagnosis.vote import Calibration, fit_calibration, logit
+from contrastdiagnosis.cases.case_folder import Nodule
+from contrastdiagnosis.cases.vote import Calibration, fit_calibration, logit
+from contrastdiagnosis.concepts.fit import fit_linear_parts
+from contrastdiagnosis.concepts.head import Concept, ConceptHead
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score

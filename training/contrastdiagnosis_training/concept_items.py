@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
-from contrastdiagnosis.concepts import ConceptHead
+from contrastdiagnosis.concepts.head import ConceptHead
 from torch import Tensor
 
 from contrastdiagnosis_training.cell_views import CellViews

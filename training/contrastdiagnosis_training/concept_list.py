@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from contrastdiagnosis.case_folder import Nodule
-from contrastdiagnosis.concepts import DIAMETER, Concept, readers_shares
+from contrastdiagnosis.cases.case_folder import Nodule
+from contrastdiagnosis.concepts.head import DIAMETER, Concept, readers_shares
 from numpy.typing import NDArray
 from torch import Tensor
 

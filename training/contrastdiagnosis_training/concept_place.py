@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from contrastdiagnosis.concepts import Concept
-from contrastdiagnosis.patch import DEFAULT_GEOMETRY
+from contrastdiagnosis.concepts.head import Concept
+from contrastdiagnosis.imaging.patch import DEFAULT_GEOMETRY
 from torch import Tensor
 from torch.nn import functional
 

@@ -8,14 +8,14 @@ from functools import partial
 
 import numpy as np
 import torch
-from contrastdiagnosis.case_folder import NoduleScan, consensus_on
-from contrastdiagnosis.concept_reading import ConceptReading, read_concepts
-from contrastdiagnosis.concepts import Concept, ConceptHead
-from contrastdiagnosis.encoding import Encoding, encode
-from contrastdiagnosis.network import NoduleNet
-from contrastdiagnosis.patch import DEFAULT_GEOMETRY, Patch, crop_patch, resample
-from contrastdiagnosis.revision import Box, CellGrid, Revision
-from contrastdiagnosis.vote import Calibration
+from contrastdiagnosis.cases.case_folder import NoduleScan, consensus_on
+from contrastdiagnosis.cases.vote import Calibration
+from contrastdiagnosis.concepts.concept_reading import ConceptReading, read_concepts
+from contrastdiagnosis.concepts.encoding import Encoding, encode
+from contrastdiagnosis.concepts.head import Concept, ConceptHead
+from contrastdiagnosis.concepts.revision import Box, CellGrid, Revision
+from contrastdiagnosis.imaging.patch import DEFAULT_GEOMETRY, Patch, crop_patch, resample
+from contrastdiagnosis.model.network import NoduleNet
 from numpy.typing import NDArray
 
 from contrastdiagnosis_training.concept_place import IMAGE_TRUTH, image_region

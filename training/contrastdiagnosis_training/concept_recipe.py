@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from contrastdiagnosis.concept_fit import ABSENT_PENALTY, DECISION_PENALTY, DROPOUT
+from contrastdiagnosis.concepts.fit import ABSENT_PENALTY, DECISION_PENALTY, DROPOUT
 
 from contrastdiagnosis_training.recipe import changed_recipe
 

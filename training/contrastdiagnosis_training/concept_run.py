@@ -10,13 +10,13 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from contrastdiagnosis.bundle import sha256
-from contrastdiagnosis.concepts import ConceptHead, load_head, read_config, save_head
-from contrastdiagnosis.diagnoser import choose_device
-from contrastdiagnosis.documents import read_json
+from contrastdiagnosis.bundle.bundle import sha256
+from contrastdiagnosis.bundle.pruning import read_pruning
+from contrastdiagnosis.concepts.head import ConceptHead, load_head, read_config, save_head
+from contrastdiagnosis.diagnosis.diagnoser import choose_device
 from contrastdiagnosis.errors import InputError
-from contrastdiagnosis.output import replacing, write_file
-from contrastdiagnosis.pruning import read_pruning
+from contrastdiagnosis.files.documents import read_json
+from contrastdiagnosis.files.output import replacing, write_file
 from numpy.typing import NDArray
 
 from contrastdiagnosis_training.cell_views import encode_views

@@ -7,13 +7,13 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
-from contrastdiagnosis.atlas import Prototype
-from contrastdiagnosis.case_folder import Nodule, consensus_on, read_scan
-from contrastdiagnosis.cells import CELL_VOXELS
-from contrastdiagnosis.concepts import Concept, ConceptHead, readers_shares
-from contrastdiagnosis.encoding import encode
-from contrastdiagnosis.network import NoduleNet
-from contrastdiagnosis.patch import DEFAULT_GEOMETRY, crop_patch
+from contrastdiagnosis.cases.case_folder import Nodule, consensus_on, read_scan
+from contrastdiagnosis.concepts.atlas import Prototype
+from contrastdiagnosis.concepts.cells import CELL_VOXELS
+from contrastdiagnosis.concepts.encoding import encode
+from contrastdiagnosis.concepts.head import Concept, ConceptHead, readers_shares
+from contrastdiagnosis.imaging.patch import DEFAULT_GEOMETRY, crop_patch
+from contrastdiagnosis.model.network import NoduleNet
 from numpy.typing import NDArray
 
 from contrastdiagnosis_training.concept_list import LIDC_CONCEPTS

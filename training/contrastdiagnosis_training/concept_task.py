@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections import OrderedDict
 
 import torch
-from contrastdiagnosis.cells import cell_channels, cell_features, nodule_weight
-from contrastdiagnosis.network import NoduleFeatures, NoduleNetConfig
+from contrastdiagnosis.concepts.cells import cell_channels, cell_features, nodule_weight
+from contrastdiagnosis.model.network import NoduleFeatures, NoduleNetConfig
 from torch import Tensor, nn
 
 

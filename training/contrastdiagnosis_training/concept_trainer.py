@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from contrastdiagnosis.concept_fit import absent_scores, fit_linear_parts
-from contrastdiagnosis.concepts import ConceptConfig, ConceptHead
+from contrastdiagnosis.concepts.fit import absent_scores, fit_linear_parts
+from contrastdiagnosis.concepts.head import ConceptConfig, ConceptHead
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional

@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from contrastdiagnosis.concept_reading import ConceptReading
-from contrastdiagnosis.revision import Box, CellGrid, Revision
-from contrastdiagnosis.volume import apply_affine
+from contrastdiagnosis.concepts.concept_reading import ConceptReading
+from contrastdiagnosis.concepts.revision import Box, CellGrid, Revision
+from contrastdiagnosis.imaging.volume import apply_affine
 from numpy.typing import NDArray
 
 MARGIN_MM = 1.0

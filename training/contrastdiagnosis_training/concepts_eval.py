@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from contrastdiagnosis.bundle import load_bundle
-from contrastdiagnosis.case_folder import Nodule, read_case_folder, read_scan
-from contrastdiagnosis.cases import RATINGS
-from contrastdiagnosis.concepts import ConceptHead, readers_shares
-from contrastdiagnosis.diagnoser import choose_device
-from contrastdiagnosis.documents import read_json
+from contrastdiagnosis.bundle.bundle import load_bundle
+from contrastdiagnosis.cases.case_folder import Nodule, read_case_folder, read_scan
+from contrastdiagnosis.cases.library import RATINGS
+from contrastdiagnosis.concepts.head import ConceptHead, readers_shares
+from contrastdiagnosis.concepts.revision import ELSEWHERE, Revision
+from contrastdiagnosis.diagnosis.diagnoser import choose_device
 from contrastdiagnosis.errors import InputError
-from contrastdiagnosis.output import check_writable, write_file
-from contrastdiagnosis.revision import ELSEWHERE, Revision
+from contrastdiagnosis.files.documents import read_json
+from contrastdiagnosis.files.output import check_writable, write_file
 from numpy.typing import NDArray
 
 from contrastdiagnosis_training.columns import load_columns

@@ -8,8 +8,8 @@ also sees each stack continued by its own last slices with the nodule taken out.
 from __future__ import annotations
 
 import numpy as np
-from contrastdiagnosis.case_folder import NoduleScan
-from contrastdiagnosis.volume import Volume
+from contrastdiagnosis.cases.case_folder import NoduleScan
+from contrastdiagnosis.imaging.volume import Volume
 from numpy.typing import NDArray
 from scipy import ndimage
 

@@ -8,10 +8,10 @@ from typing import Literal
 
 import numpy as np
 import torch
-from contrastdiagnosis.case_folder import Nodule, read_case_folder
-from contrastdiagnosis.diagnoser import choose_device
+from contrastdiagnosis.cases.case_folder import Nodule, read_case_folder
+from contrastdiagnosis.diagnosis.diagnoser import choose_device
 from contrastdiagnosis.errors import InputError
-from contrastdiagnosis.network import NoduleNet
+from contrastdiagnosis.model.network import NoduleNet
 
 from contrastdiagnosis_training.columns import load_columns, save_columns
 from contrastdiagnosis_training.fit import Fit, train

@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from contrastdiagnosis.bundle import Bundle, load_bundle
-from contrastdiagnosis.bundle_info import BundleInfo
-from contrastdiagnosis.case_folder import read_case_folder
-from contrastdiagnosis.confidence import IntervalForm, interval_end
-from contrastdiagnosis.diagnoser import Diagnoser, choose_device
+from contrastdiagnosis.bundle.bundle import Bundle, load_bundle
+from contrastdiagnosis.bundle.info import BundleInfo
+from contrastdiagnosis.cases.case_folder import read_case_folder
+from contrastdiagnosis.cases.vote import VoteForm, VoteRule
+from contrastdiagnosis.diagnosis.diagnoser import Diagnoser, choose_device
 from contrastdiagnosis.errors import InputError
-from contrastdiagnosis.output import check_outputs, write_file
-from contrastdiagnosis.vote import VoteForm, VoteRule
+from contrastdiagnosis.files.output import check_outputs, write_file
+from contrastdiagnosis.trust.confidence import IntervalForm, interval_end
 from numpy.typing import NDArray
 
 from contrastdiagnosis_training.crossfit import folds_of_run, load_fold

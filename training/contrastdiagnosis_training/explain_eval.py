@@ -10,14 +10,14 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from contrastdiagnosis.bundle import default_bundle_folder
-from contrastdiagnosis.case_folder import Nodule, read_case_folder, read_scan
-from contrastdiagnosis.diagnoser import choose_device
+from contrastdiagnosis.bundle.bundle import default_bundle_folder
+from contrastdiagnosis.cases.case_folder import Nodule, read_case_folder, read_scan
+from contrastdiagnosis.diagnosis.diagnoser import choose_device
 from contrastdiagnosis.errors import InputError
-from contrastdiagnosis.map_variant import LocalCam
-from contrastdiagnosis.network import NoduleNet
-from contrastdiagnosis.output import check_outputs, write_file
-from contrastdiagnosis.patch import crop_patch
+from contrastdiagnosis.files.output import check_outputs, write_file
+from contrastdiagnosis.imaging.patch import crop_patch
+from contrastdiagnosis.maps.map_variant import LocalCam
+from contrastdiagnosis.model.network import NoduleNet
 from numpy.typing import NDArray
 
 from contrastdiagnosis_training.evaluate import strict

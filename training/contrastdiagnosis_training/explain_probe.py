@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from contrastdiagnosis.case_folder import NoduleScan, consensus_on
-from contrastdiagnosis.encoding import look
-from contrastdiagnosis.local_cam import pair_maps
-from contrastdiagnosis.map_variant import SIGNS, LocalCam
-from contrastdiagnosis.network import NoduleNet
-from contrastdiagnosis.patch import DEFAULT_GEOMETRY, Patch, crop_patch
+from contrastdiagnosis.cases.case_folder import NoduleScan, consensus_on
+from contrastdiagnosis.concepts.encoding import look
+from contrastdiagnosis.imaging.patch import DEFAULT_GEOMETRY, Patch, crop_patch
+from contrastdiagnosis.maps.local_cam import pair_maps
+from contrastdiagnosis.maps.map_variant import SIGNS, LocalCam
+from contrastdiagnosis.model.network import NoduleNet
 from numpy.typing import NDArray
 
 from contrastdiagnosis_training.faithfulness import (

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from contrastdiagnosis import RESEARCH_USE_NOTICE
-from contrastdiagnosis.charts import Chart, Series
-from contrastdiagnosis.explanation import EvidenceMap
-from contrastdiagnosis.pictures import Picture, evidence_picture
+from contrastdiagnosis.maps.explanation import EvidenceMap
+from contrastdiagnosis.report.charts import Chart, Series
+from contrastdiagnosis.report.pictures import Picture, evidence_picture
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
 from contrastdiagnosis_training.evaluate_table import confidence_table
@@ -224,7 +224,7 @@ def render_explain_report(figures: dict[str, Any], probes: Sequence[Probe]) -> s
     """HTML text of the report; no script, no link to anything outside the file."""
     environment = Environment(
         loader=ChoiceLoader(
-            [PackageLoader("contrastdiagnosis_training"), PackageLoader("contrastdiagnosis")]
+            [PackageLoader("contrastdiagnosis_training"), PackageLoader("contrastdiagnosis.report")]
         ),
         autoescape=True,
         undefined=StrictUndefined,

@@ -10,19 +10,19 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from contrastdiagnosis.bundle import save_bundle
-from contrastdiagnosis.bundle_info import BundleInfo
-from contrastdiagnosis.case_folder import Nodule, case_pixels, read_case_folder, read_scan
-from contrastdiagnosis.case_limits import CaseLimits
-from contrastdiagnosis.cases import Case, CaseLibrary
-from contrastdiagnosis.confidence import IntervalForm
-from contrastdiagnosis.diagnoser import choose_device
-from contrastdiagnosis.distance_parts import patch_statistics
+from contrastdiagnosis.bundle.bundle import save_bundle
+from contrastdiagnosis.bundle.info import BundleInfo
+from contrastdiagnosis.cases.case_folder import Nodule, case_pixels, read_case_folder, read_scan
+from contrastdiagnosis.cases.library import Case, CaseLibrary
+from contrastdiagnosis.cases.vote import VoteForm
+from contrastdiagnosis.diagnosis.diagnoser import choose_device
 from contrastdiagnosis.errors import InputError
-from contrastdiagnosis.network import NoduleNet, load_network, round_weights
-from contrastdiagnosis.output import check_writable
-from contrastdiagnosis.patch import DEFAULT_GEOMETRY
-from contrastdiagnosis.vote import VoteForm
+from contrastdiagnosis.files.output import check_writable
+from contrastdiagnosis.imaging.patch import DEFAULT_GEOMETRY
+from contrastdiagnosis.maps.distance_parts import patch_statistics
+from contrastdiagnosis.model.network import NoduleNet, load_network, round_weights
+from contrastdiagnosis.trust.case_limits import CaseLimits
+from contrastdiagnosis.trust.confidence import IntervalForm
 
 from contrastdiagnosis_training.concept_export import concept_part, read_concept_run
 from contrastdiagnosis_training.concept_list import with_agreement

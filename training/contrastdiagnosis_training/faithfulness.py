@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from contrastdiagnosis.patch import DEFAULT_GEOMETRY
+from contrastdiagnosis.imaging.patch import DEFAULT_GEOMETRY
 from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.stats import rankdata

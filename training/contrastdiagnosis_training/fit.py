@@ -13,11 +13,11 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from contrastdiagnosis import __version__
-from contrastdiagnosis.diagnoser import choose_device
-from contrastdiagnosis.documents import read_json
+from contrastdiagnosis.diagnosis.diagnoser import choose_device
 from contrastdiagnosis.errors import InputError
-from contrastdiagnosis.network import NoduleNet, NoduleNetConfig, load_network, save_network
-from contrastdiagnosis.output import replacing, write_file
+from contrastdiagnosis.files.documents import read_json
+from contrastdiagnosis.files.output import replacing, write_file
+from contrastdiagnosis.model.network import NoduleNet, NoduleNetConfig, load_network, save_network
 from lightning.fabric import Fabric
 from lightning.fabric.loggers import TensorBoardLogger
 

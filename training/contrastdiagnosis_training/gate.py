@@ -9,16 +9,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from contrastdiagnosis.case_folder import Nodule, read_scan
-from contrastdiagnosis.case_limits import TOO_FAR_APART, CaseLimits, NoduleGate
-from contrastdiagnosis.confidence import Confidence, vote_doubts
-from contrastdiagnosis.cues import CUE_NAMES
-from contrastdiagnosis.diagnoser import Diagnoser
-from contrastdiagnosis.encoding import encode
+from contrastdiagnosis.cases.case_folder import Nodule, read_scan
+from contrastdiagnosis.concepts.encoding import encode
+from contrastdiagnosis.diagnosis.diagnoser import Diagnoser
 from contrastdiagnosis.errors import InputError
-from contrastdiagnosis.facts import FACT_NAMES, facts_of_row
-from contrastdiagnosis.patch import crop_patch
-from contrastdiagnosis.volume import Volume
+from contrastdiagnosis.imaging.patch import crop_patch
+from contrastdiagnosis.imaging.volume import Volume
+from contrastdiagnosis.trust.case_limits import TOO_FAR_APART, CaseLimits, NoduleGate
+from contrastdiagnosis.trust.confidence import Confidence, vote_doubts
+from contrastdiagnosis.trust.cues import CUE_NAMES
+from contrastdiagnosis.trust.facts import FACT_NAMES, facts_of_row
 from numpy.typing import ArrayLike, NDArray
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GroupKFold

@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from contrastdiagnosis.bundle import Bundle, load_bundle, save_bundle
-from contrastdiagnosis.case_folder import read_case_folder
-from contrastdiagnosis.case_limits import CaseLimits
-from contrastdiagnosis.diagnoser import Diagnoser
+from contrastdiagnosis.bundle.bundle import Bundle, load_bundle, save_bundle
+from contrastdiagnosis.cases.case_folder import read_case_folder
+from contrastdiagnosis.diagnosis.diagnoser import Diagnoser
 from contrastdiagnosis.errors import InputError
-from contrastdiagnosis.output import check_writable, write_file
+from contrastdiagnosis.files.output import check_writable, write_file
+from contrastdiagnosis.trust.case_limits import CaseLimits
 
 from contrastdiagnosis_training.columns import save_columns
 from contrastdiagnosis_training.evaluate import crossfit_confidence, strict

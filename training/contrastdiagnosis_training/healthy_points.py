@@ -15,11 +15,11 @@ from typing import NamedTuple
 
 import numpy as np
 import SimpleITK as sitk
-from contrastdiagnosis.documents import read_json, read_table
 from contrastdiagnosis.errors import InputError
-from contrastdiagnosis.patch import resample
-from contrastdiagnosis.reading.files import read_file
-from contrastdiagnosis.volume import LPS_TO_RAS, Volume, read_volume
+from contrastdiagnosis.files.documents import read_json, read_table
+from contrastdiagnosis.imaging.patch import resample
+from contrastdiagnosis.imaging.reading.files import read_file
+from contrastdiagnosis.imaging.volume import LPS_TO_RAS, Volume, read_volume
 from numpy.typing import NDArray
 from scipy import ndimage
 

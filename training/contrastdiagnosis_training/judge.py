@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from contrastdiagnosis.bundle import Bundle
-from contrastdiagnosis.confidence import matched_distances
-from contrastdiagnosis.vote import Calibration, VoteForm, VoteRule, fit_calibration
+from contrastdiagnosis.bundle.bundle import Bundle
+from contrastdiagnosis.cases.vote import Calibration, VoteForm, VoteRule, fit_calibration
+from contrastdiagnosis.trust.confidence import matched_distances
 from numpy.typing import NDArray
 
 from contrastdiagnosis_training.labels import RULES, is_malignant

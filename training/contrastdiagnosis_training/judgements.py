@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from contrastdiagnosis.case_limits import CaseLimits
-from contrastdiagnosis.confidence import Confidence, vote_doubts
-from contrastdiagnosis.facts import FACT_NAMES, facts_of_row
+from contrastdiagnosis.trust.case_limits import CaseLimits
+from contrastdiagnosis.trust.confidence import Confidence, vote_doubts
+from contrastdiagnosis.trust.facts import FACT_NAMES, facts_of_row
 from numpy.typing import NDArray
 
 from contrastdiagnosis_training.judge import Judge

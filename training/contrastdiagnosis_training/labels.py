@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-from contrastdiagnosis.cases import MALIGNANT_ABOVE
+from contrastdiagnosis.cases.library import MALIGNANT_ABOVE
 from numpy.typing import NDArray
 
 

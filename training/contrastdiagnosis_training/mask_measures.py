@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from contrastdiagnosis.case_folder import Nodule, NoduleScan, read_scan
-from contrastdiagnosis.measure import axial_diameters, bounding_box
+from contrastdiagnosis.cases.case_folder import Nodule, NoduleScan, read_scan
+from contrastdiagnosis.imaging.measure import axial_diameters, bounding_box
 from numpy.typing import NDArray
 from sklearn.model_selection import GroupKFold
 

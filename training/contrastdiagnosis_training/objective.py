@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-from contrastdiagnosis.network import NoduleFeatures
+from contrastdiagnosis.model.network import NoduleFeatures
 from torch import Tensor
 
 from contrastdiagnosis_training.losses import (

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from contrastdiagnosis.case_folder import read_scan
-from contrastdiagnosis.diagnoser import SHOWN_CASES
-from contrastdiagnosis.distance_parts import patch_statistics, statistics_share
-from contrastdiagnosis.patch import crop_patch
+from contrastdiagnosis.cases.case_folder import read_scan
+from contrastdiagnosis.diagnosis.diagnoser import SHOWN_CASES
+from contrastdiagnosis.imaging.patch import crop_patch
+from contrastdiagnosis.maps.distance_parts import patch_statistics, statistics_share
 from numpy.typing import NDArray
 
 from contrastdiagnosis_training.trial import Trial

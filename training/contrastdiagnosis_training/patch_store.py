@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from contrastdiagnosis.case_folder import Nodule, NoduleScan, read_case_folder, read_scan
-from contrastdiagnosis.cases import RATINGS
-from contrastdiagnosis.output import replacing
-from contrastdiagnosis.patch import PatchGeometry, resample, window
+from contrastdiagnosis.cases.case_folder import Nodule, NoduleScan, read_case_folder, read_scan
+from contrastdiagnosis.cases.library import RATINGS
+from contrastdiagnosis.files.output import replacing
+from contrastdiagnosis.imaging.patch import PatchGeometry, resample, window
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 

@@ -8,16 +8,16 @@ from dataclasses import dataclass, fields
 import numpy as np
 import SimpleITK as sitk
 import torch
-from contrastdiagnosis.case_folder import Nodule, NoduleScan, read_scan
-from contrastdiagnosis.concepts import ConceptHead
-from contrastdiagnosis.diagnoser import Diagnoser
-from contrastdiagnosis.encoding import Encoding, encode
-from contrastdiagnosis.facts import nodule_facts
-from contrastdiagnosis.measure import axial_diameters
-from contrastdiagnosis.network import NoduleNet
-from contrastdiagnosis.outline import outline_at
-from contrastdiagnosis.patch import DEFAULT_GEOMETRY, Region, crop_patch
-from contrastdiagnosis.volume import Volume
+from contrastdiagnosis.cases.case_folder import Nodule, NoduleScan, read_scan
+from contrastdiagnosis.concepts.encoding import Encoding, encode
+from contrastdiagnosis.concepts.head import ConceptHead
+from contrastdiagnosis.diagnosis.diagnoser import Diagnoser
+from contrastdiagnosis.diagnosis.outline import outline_at
+from contrastdiagnosis.imaging.measure import axial_diameters
+from contrastdiagnosis.imaging.patch import DEFAULT_GEOMETRY, Region, crop_patch
+from contrastdiagnosis.imaging.volume import Volume
+from contrastdiagnosis.model.network import NoduleNet
+from contrastdiagnosis.trust.facts import nodule_facts
 from numpy.typing import NDArray
 
 from contrastdiagnosis_training.metrics import dice, inter_reader_dice, reader_consensus_dice

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any, Literal, TypeVar
 
-from contrastdiagnosis.cases import RATINGS
+from contrastdiagnosis.cases.library import RATINGS
 from contrastdiagnosis.errors import InputError
-from contrastdiagnosis.network import NoduleNetConfig
+from contrastdiagnosis.model.network import NoduleNetConfig
 
 from contrastdiagnosis_training.augment import Augmentation
 

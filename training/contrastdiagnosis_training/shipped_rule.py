@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from contrastdiagnosis.case_limits import CaseLimits
-from contrastdiagnosis.concept_reading import size_factor
+from contrastdiagnosis.concepts.concept_reading import size_factor
 from contrastdiagnosis.errors import InputError
-from contrastdiagnosis.facts import FACT_NAMES
+from contrastdiagnosis.trust.case_limits import CaseLimits
+from contrastdiagnosis.trust.facts import FACT_NAMES
 from numpy.typing import NDArray
 
 from contrastdiagnosis_training.columns import load_columns

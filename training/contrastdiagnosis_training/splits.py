@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from contrastdiagnosis.case_folder import Nodule
+from contrastdiagnosis.cases.case_folder import Nodule
 from contrastdiagnosis.errors import InputError
 from numpy.typing import NDArray
 from sklearn.model_selection import StratifiedGroupKFold

@@ -7,8 +7,8 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from contrastdiagnosis.network import NoduleNet
-from contrastdiagnosis.vote import VoteRule
+from contrastdiagnosis.cases.vote import VoteRule
+from contrastdiagnosis.model.network import NoduleNet
 from lightning.fabric import Fabric
 from numpy.typing import NDArray
 from torch import Tensor

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from contrastdiagnosis.bundle import load_bundle
-from contrastdiagnosis.bundle_info import BundleInfo
-from contrastdiagnosis.case_folder import Nodule
-from contrastdiagnosis.case_limits import CaseLimits
-from contrastdiagnosis.cases import RATINGS
-from contrastdiagnosis.diagnoser import Diagnoser
+from contrastdiagnosis.bundle.bundle import load_bundle
+from contrastdiagnosis.bundle.info import BundleInfo
+from contrastdiagnosis.cases.case_folder import Nodule
+from contrastdiagnosis.cases.library import RATINGS
+from contrastdiagnosis.diagnosis.diagnoser import Diagnoser
 from contrastdiagnosis.errors import InputError
-from contrastdiagnosis.network import NoduleNet
+from contrastdiagnosis.model.network import NoduleNet
+from contrastdiagnosis.trust.case_limits import CaseLimits
 from numpy.typing import NDArray
 
 from contrastdiagnosis_training.crossfit import folds_of_run

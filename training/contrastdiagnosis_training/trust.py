@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from contrastdiagnosis.case_folder import Nodule
-from contrastdiagnosis.cases import RATINGS
-from contrastdiagnosis.diagnoser import SHOWN_CASES
+from contrastdiagnosis.cases.case_folder import Nodule
+from contrastdiagnosis.cases.library import RATINGS
+from contrastdiagnosis.diagnosis.diagnoser import SHOWN_CASES
 from numpy.typing import NDArray
 
 from contrastdiagnosis_training.judge import embedding_scale, scaled_matched_distances

@@ -8,19 +8,19 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
-from contrastdiagnosis.atlas import Prototype
-from contrastdiagnosis.bundle import ConceptPart, load_bundle, save_bundle
-from contrastdiagnosis.bundle_info import BundleInfo
-from contrastdiagnosis.cases import RATINGS, Case, CaseLibrary
-from contrastdiagnosis.cells import cell_channels
-from contrastdiagnosis.concepts import Concept, ConceptConfig, ConceptHead
-from contrastdiagnosis.cues import NoduleCues
-from contrastdiagnosis.facts import NEAR_MM, NoduleFacts
-from contrastdiagnosis.network import NoduleNet, NoduleNetConfig, space_to_channels
-from contrastdiagnosis.patch import crop_patch
-from contrastdiagnosis.phantom import PhantomNodule, make_phantom
-from contrastdiagnosis.volume import sitk_from_array
-from contrastdiagnosis.vote import Calibration, VoteRule
+from contrastdiagnosis.bundle.bundle import ConceptPart, load_bundle, save_bundle
+from contrastdiagnosis.bundle.info import BundleInfo
+from contrastdiagnosis.cases.library import RATINGS, Case, CaseLibrary
+from contrastdiagnosis.cases.vote import Calibration, VoteRule
+from contrastdiagnosis.concepts.atlas import Prototype
+from contrastdiagnosis.concepts.cells import cell_channels
+from contrastdiagnosis.concepts.head import Concept, ConceptConfig, ConceptHead
+from contrastdiagnosis.imaging.patch import crop_patch
+from contrastdiagnosis.imaging.phantom import PhantomNodule, make_phantom
+from contrastdiagnosis.imaging.volume import sitk_from_array
+from contrastdiagnosis.model.network import NoduleNet, NoduleNetConfig, space_to_channels
+from contrastdiagnosis.trust.cues import NoduleCues
+from contrastdiagnosis.trust.facts import NEAR_MM, NoduleFacts
 
 TINY = NoduleNetConfig(channels=(4, 6, 8, 10), embedding=5, ratings=3)
 FIGURES = {

@@ -7,7 +7,7 @@ import socket
 import threading
 import time
 
-from contrastdiagnosis.wire import CONTENT_TYPE
+from contrastdiagnosis.service.wire import CONTENT_TYPE
 
 from engine.running import Running
 

@@ -9,7 +9,14 @@ import json
 import struct
 
 import numpy as np
-from contrastdiagnosis.wire import BOX_FIELDS, FIELDS, REVISION_FIELDS, TENSORS, pack, unpack
+from contrastdiagnosis.service.wire import (
+    BOX_FIELDS,
+    FIELDS,
+    REVISION_FIELDS,
+    TENSORS,
+    pack,
+    unpack,
+)
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 

@@ -8,7 +8,17 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from contrastdiagnosis.answers import (
+from contrastdiagnosis.bundle.bundle import CONCEPTS_FILE, sha256
+from contrastdiagnosis.cases.library import RATINGS
+from contrastdiagnosis.cases.pixels import CasePixels, PixelStore
+from contrastdiagnosis.concepts.atlas import Prototype
+from contrastdiagnosis.concepts.revision import Box, Revision
+from contrastdiagnosis.errors import InputError
+from contrastdiagnosis.imaging.volume import Volume, apply_affine
+from contrastdiagnosis.maps.explanation import NO_PICTURE
+from contrastdiagnosis.maps.map_variant import SIGNS
+from contrastdiagnosis.report.summary import case_summary, concept_summary, summarise
+from contrastdiagnosis.service.answers import (
     atlas_document,
     bundle_facts,
     case_row,
@@ -20,18 +30,8 @@ from contrastdiagnosis.answers import (
     prototype_png,
     report_html,
 )
-from contrastdiagnosis.atlas import Prototype
-from contrastdiagnosis.bundle import CONCEPTS_FILE, sha256
-from contrastdiagnosis.cases import RATINGS
-from contrastdiagnosis.engine_queue import Engine
-from contrastdiagnosis.errors import InputError
-from contrastdiagnosis.explanation import NO_PICTURE
-from contrastdiagnosis.map_variant import SIGNS
-from contrastdiagnosis.pixels import CasePixels, PixelStore
-from contrastdiagnosis.revision import Box, Revision
-from contrastdiagnosis.summary import case_summary, concept_summary, summarise
-from contrastdiagnosis.volume import Volume, apply_affine
-from contrastdiagnosis.wire import read_request, request_body, unpack
+from contrastdiagnosis.service.engine_queue import Engine
+from contrastdiagnosis.service.wire import read_request, request_body, unpack
 from PIL import Image
 
 from engine.asking import one_thread, refuse  # noqa: F401

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from contrastdiagnosis.atlas import COLUMNS, Prototype, kept_mask, read_atlas, write_atlas
+from contrastdiagnosis.concepts.atlas import COLUMNS, Prototype, kept_mask, read_atlas, write_atlas
 from contrastdiagnosis.errors import InputError
 
 from engine.conftest import CONCEPTS, PROTOTYPES

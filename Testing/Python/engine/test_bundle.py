@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from contrastdiagnosis.bundle import (
+from contrastdiagnosis.bundle.bundle import (
     ATLAS_FILE,
     CARD_FILE,
     CASES_FILE,
@@ -23,9 +23,9 @@ from contrastdiagnosis.bundle import (
     load_bundle,
     save_bundle,
 )
+from contrastdiagnosis.cases.vote import Calibration, VoteRule
 from contrastdiagnosis.errors import InputError
-from contrastdiagnosis.network import STATISTICS, NoduleNet, NoduleNetConfig
-from contrastdiagnosis.vote import Calibration, VoteRule
+from contrastdiagnosis.model.network import STATISTICS, NoduleNet, NoduleNetConfig
 from safetensors.torch import load_file, save_file
 
 from engine.conftest import CONCEPTS, PROTOTYPES, TINY, write_tiny_bundle

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from contrastdiagnosis.case_folder import case_pixels, read_case_folder, read_scan
+from contrastdiagnosis.cases.case_folder import case_pixels, read_case_folder, read_scan
 from contrastdiagnosis.errors import InputError
-from contrastdiagnosis.patch import DEFAULT_GEOMETRY
-from contrastdiagnosis.volume import sitk_from_array
+from contrastdiagnosis.imaging.patch import DEFAULT_GEOMETRY
+from contrastdiagnosis.imaging.volume import sitk_from_array
 
 HEADER = "file,patient_id,cluster,series_uid,n_readers,malignancy_readers,texture_readers,fold\n"
 ROW = "a.nii.gz,P1,0,1.2.3,4,3 4 5,1 1 2,2\n"

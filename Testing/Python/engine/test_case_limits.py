@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from contrastdiagnosis.case_limits import CaseLimits, NoduleGate
-from contrastdiagnosis.cues import CUE_NAMES, NO_CUES
+from contrastdiagnosis.trust.case_limits import CaseLimits, NoduleGate
+from contrastdiagnosis.trust.cues import CUE_NAMES, NO_CUES
 
 from engine.conftest import SOUND_FACTS
 

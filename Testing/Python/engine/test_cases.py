@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from contrastdiagnosis.cases import RATINGS, Case, CaseLibrary, read_cases, write_cases
+from contrastdiagnosis.cases.library import RATINGS, Case, CaseLibrary, read_cases, write_cases
 from contrastdiagnosis.errors import InputError
 from sklearn.neighbors import NearestNeighbors
 

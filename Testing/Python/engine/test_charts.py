@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from contrastdiagnosis.charts import (
+from contrastdiagnosis.report.charts import (
     HEIGHT,
     WIDTH,
     Chart,
@@ -12,7 +12,7 @@ from contrastdiagnosis.charts import (
     measured_charts,
     similarity_chart,
 )
-from contrastdiagnosis.confidence import SimilarityIndicator
+from contrastdiagnosis.trust.confidence import SimilarityIndicator
 
 
 def test_places_run_from_the_lower_left_and_stay_within():

@@ -16,17 +16,17 @@ import contrastdiagnosis
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from contrastdiagnosis.bundle import (
+from contrastdiagnosis.bundle.bundle import (
     CONCEPTS_FILE,
     INFO_FILE,
     default_bundle_folder,
     load_bundle,
     sha256,
 )
-from contrastdiagnosis.cli import main
-from contrastdiagnosis.diagnose import Diagnose
-from contrastdiagnosis.pruning import Pruning, pruning_text
-from contrastdiagnosis.volume import sitk_from_array, volume_from_sitk
+from contrastdiagnosis.bundle.pruning import Pruning, pruning_text
+from contrastdiagnosis.commands.diagnose import Diagnose
+from contrastdiagnosis.commands.main import main
+from contrastdiagnosis.imaging.volume import sitk_from_array, volume_from_sitk
 
 from engine.conftest import NODULE, write_tiny_bundle
 from engine.test_volume import write_dicom
@@ -234,7 +234,7 @@ def test_a_full_disk_leaves_what_was_there(ct, bundle_folder, tmp_path, option):
     target.write_text("before")
     code = (
         "import resource, signal, sys\n"
-        "from contrastdiagnosis.cli import main\n"
+        "from contrastdiagnosis.commands.main import main\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))\n"
         "sys.exit(main(sys.argv[1:]))\n"
@@ -263,7 +263,7 @@ def test_a_reader_that_stops_early_loses_nothing(ct, bundle_folder, tmp_path):
     """`contrastdiagnosis diagnose ... | head -1`."""
     target = tmp_path / "d.json"
     arguments = ["diagnose", ct, "--ras", *RAS, "--bundle", bundle_folder, "--json", target]
-    command = [sys.executable, "-u", "-m", "contrastdiagnosis.cli", *map(str, arguments)]
+    command = [sys.executable, "-u", "-m", "contrastdiagnosis.commands.main", *map(str, arguments)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         process.stdout.close()
         error = process.stderr.read()
@@ -496,7 +496,7 @@ def test_a_user_without_a_name_is_one_too():
         "import pwd\n"
         "def nobody(uid): raise KeyError(f'getpwuid(): uid not found: {uid}')\n"
         "pwd.getpwuid = nobody\n"
-        "import contrastdiagnosis.network, contrastdiagnosis_training.losses"
+        "import contrastdiagnosis.model.network, contrastdiagnosis_training.losses"
     )
     assert done.returncode == 0, done.stderr.decode()
 

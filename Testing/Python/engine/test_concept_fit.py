@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from contrastdiagnosis.concept_fit import (
+from contrastdiagnosis.concepts.fit import (
     DECISION_PENALTY,
     DROPOUT,
     PRESENCE_PENALTY,

@@ -9,15 +9,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from contrastdiagnosis.bundle import default_bundle_folder, load_bundle
-from contrastdiagnosis.concept_reading import read_concepts
-from contrastdiagnosis.encoding import encode
+from contrastdiagnosis.bundle.bundle import default_bundle_folder, load_bundle
+from contrastdiagnosis.cases.vote import Calibration
+from contrastdiagnosis.concepts.concept_reading import read_concepts
+from contrastdiagnosis.concepts.encoding import encode
+from contrastdiagnosis.concepts.revision import Box, CellGrid, Revision
 from contrastdiagnosis.errors import InputError
-from contrastdiagnosis.patch import DEFAULT_GEOMETRY, Patch, crop_patch
-from contrastdiagnosis.phantom import make_phantom
-from contrastdiagnosis.revision import Box, CellGrid, Revision
-from contrastdiagnosis.summary import concept_summary, evidence_sentence
-from contrastdiagnosis.vote import Calibration
+from contrastdiagnosis.imaging.patch import DEFAULT_GEOMETRY, Patch, crop_patch
+from contrastdiagnosis.imaging.phantom import make_phantom
+from contrastdiagnosis.report.summary import concept_summary, evidence_sentence
 
 from engine.conftest import CONCEPTS, PROTOTYPES
 

@@ -7,16 +7,16 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from contrastdiagnosis.bundle import load_bundle
-from contrastdiagnosis.cells import CELL_VOXELS
-from contrastdiagnosis.concept_report import adding_up, concept_section, upsampled
-from contrastdiagnosis.concepts import DIAMETER, Concept
-from contrastdiagnosis.diagnoser import Diagnoser
-from contrastdiagnosis.encoding import Encoding
-from contrastdiagnosis.pictures import CellSlice, bar_image, cell_picture, cell_thumbnail
-from contrastdiagnosis.pixels import CasePixels, PixelStore
-from contrastdiagnosis.report import render_report
-from contrastdiagnosis.revision import Box, Revision
+from contrastdiagnosis.bundle.bundle import load_bundle
+from contrastdiagnosis.cases.pixels import CasePixels, PixelStore
+from contrastdiagnosis.concepts.cells import CELL_VOXELS
+from contrastdiagnosis.concepts.encoding import Encoding
+from contrastdiagnosis.concepts.head import DIAMETER, Concept
+from contrastdiagnosis.concepts.revision import Box, Revision
+from contrastdiagnosis.diagnosis.diagnoser import Diagnoser
+from contrastdiagnosis.report.concept_section import adding_up, concept_section, upsampled
+from contrastdiagnosis.report.pictures import CellSlice, bar_image, cell_picture, cell_thumbnail
+from contrastdiagnosis.report.screen import render_report
 
 from engine.conftest import CONCEPTS, NODULE, write_tiny_bundle
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from contrastdiagnosis.cells import (
+from contrastdiagnosis.concepts.cells import (
     CELL_LEVELS,
     CELL_STATISTICS,
     CELL_VOXELS,
@@ -17,7 +17,7 @@ from contrastdiagnosis.cells import (
     cell_statistics,
     nodule_weight,
 )
-from contrastdiagnosis.concepts import (
+from contrastdiagnosis.concepts.head import (
     DIAMETER,
     Concept,
     ConceptConfig,
@@ -28,8 +28,8 @@ from contrastdiagnosis.concepts import (
     save_head,
 )
 from contrastdiagnosis.errors import InputError
-from contrastdiagnosis.network import NoduleNet, inside_of
-from contrastdiagnosis.patch import DEFAULT_GEOMETRY
+from contrastdiagnosis.imaging.patch import DEFAULT_GEOMETRY
+from contrastdiagnosis.model.network import NoduleNet, inside_of
 from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
 

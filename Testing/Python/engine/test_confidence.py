@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from contrastdiagnosis.confidence import (
+from contrastdiagnosis.trust.confidence import (
     Confidence,
     SimilarityIndicator,
     matched_distances,

@@ -10,8 +10,8 @@ from itertools import count
 
 import numpy as np
 import pytest
-from contrastdiagnosis.cli import main
-from contrastdiagnosis.wire import CONTENT_TYPE, request_body
+from contrastdiagnosis.commands.main import main
+from contrastdiagnosis.service.wire import CONTENT_TYPE, request_body
 
 from engine.conftest import NODULE
 from engine.crowd import Crowd

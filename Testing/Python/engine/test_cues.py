@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from contrastdiagnosis.cues import NO_CUES, SOFT_TISSUE_HU, NoduleCues, nodule_cues
-from contrastdiagnosis.patch import DEFAULT_GEOMETRY, Patch, window
+from contrastdiagnosis.imaging.patch import DEFAULT_GEOMETRY, Patch, window
+from contrastdiagnosis.trust.cues import NO_CUES, SOFT_TISSUE_HU, NoduleCues, nodule_cues
 
 SHAPE, SPACING = DEFAULT_GEOMETRY.shape, np.array(DEFAULT_GEOMETRY.spacing_mm)
 MIDDLE = (np.array(SHAPE) - 1) / 2

@@ -7,16 +7,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from contrastdiagnosis.case_limits import CaseLimits
-from contrastdiagnosis.cases import CaseLibrary
-from contrastdiagnosis.concept_reading import read_concepts
-from contrastdiagnosis.confidence import SimilarityIndicator
-from contrastdiagnosis.diagnoser import SHOWN_CASES, Diagnoser, choose_device
-from contrastdiagnosis.encoding import encode
+from contrastdiagnosis.cases.library import CaseLibrary
+from contrastdiagnosis.concepts.concept_reading import read_concepts
+from contrastdiagnosis.concepts.encoding import encode
+from contrastdiagnosis.concepts.revision import Box, Revision
+from contrastdiagnosis.diagnosis.diagnoser import SHOWN_CASES, Diagnoser, choose_device
 from contrastdiagnosis.errors import InputError
-from contrastdiagnosis.patch import Patch, crop_patch
-from contrastdiagnosis.revision import Box, Revision
-from contrastdiagnosis.volume import Volume
+from contrastdiagnosis.imaging.patch import Patch, crop_patch
+from contrastdiagnosis.imaging.volume import Volume
+from contrastdiagnosis.trust.case_limits import CaseLimits
+from contrastdiagnosis.trust.confidence import SimilarityIndicator
 from scipy.spatial.transform import Rotation
 
 from engine.conftest import CONCEPTS, NODULE

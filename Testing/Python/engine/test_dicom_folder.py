@@ -9,8 +9,8 @@ import zipfile
 import numpy as np
 import pytest
 from contrastdiagnosis.errors import InputError
-from contrastdiagnosis.reading import archive
-from contrastdiagnosis.reading.dicom import read_dicom
+from contrastdiagnosis.imaging.reading import archive
+from contrastdiagnosis.imaging.reading.dicom import read_dicom
 from pydicom import dcmread
 
 from engine.test_dicom_geometry import refusal

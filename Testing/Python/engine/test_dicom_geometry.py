@@ -7,7 +7,7 @@ import struct
 import numpy as np
 import pytest
 from contrastdiagnosis.errors import InputError
-from contrastdiagnosis.reading.dicom import read_dicom
+from contrastdiagnosis.imaging.reading.dicom import read_dicom
 from scipy.spatial.transform import Rotation
 
 from engine.test_dicom_phantom import (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from contrastdiagnosis.reading.dicom import is_dicom, read_dicom
+from contrastdiagnosis.imaging.reading.dicom import is_dicom, read_dicom
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sequence import Sequence
 from pydicom.uid import (

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from contrastdiagnosis.errors import InputError
-from contrastdiagnosis.reading.dicom import read_dicom
-from contrastdiagnosis.reading.scan_image import NO_VOXEL_HU
+from contrastdiagnosis.imaging.reading.dicom import read_dicom
+from contrastdiagnosis.imaging.reading.scan_image import NO_VOXEL_HU
 from pydicom import dcmread
 from pydicom.encaps import encapsulate, generate_frames
 from pydicom.uid import (
@@ -610,7 +610,7 @@ def test_too_little_memory_is_told(tmp_path, monkeypatch):
     def fail(*_):
         raise MemoryError("Unable to allocate 228 GiB")
 
-    monkeypatch.setattr("contrastdiagnosis.reading.dicom.hounsfield_volume", fail)
+    monkeypatch.setattr("contrastdiagnosis.imaging.reading.dicom.hounsfield_volume", fail)
     told = refusal(write_scan(tmp_path))
     assert told == f"there is not enough memory to read {tmp_path}: Unable to allocate 228 GiB"
 

@@ -7,20 +7,20 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from contrastdiagnosis.bundle import default_bundle_folder, load_bundle
-from contrastdiagnosis.distance_parts import (
+from contrastdiagnosis.bundle.bundle import default_bundle_folder, load_bundle
+from contrastdiagnosis.cases.pixels import CasePixels, PixelStore
+from contrastdiagnosis.concepts.encoding import look
+from contrastdiagnosis.imaging.patch import crop_patch
+from contrastdiagnosis.imaging.phantom import PhantomNodule, make_phantom
+from contrastdiagnosis.maps.distance_parts import (
     parts_sentence,
     patch_statistics,
     statistics_of,
     statistics_share,
 )
-from contrastdiagnosis.encoding import look
-from contrastdiagnosis.explanation import explain_pairs
-from contrastdiagnosis.local_cam import pair_maps
-from contrastdiagnosis.network import STATISTICS, NoduleNet, distance
-from contrastdiagnosis.patch import crop_patch
-from contrastdiagnosis.phantom import PhantomNodule, make_phantom
-from contrastdiagnosis.pixels import CasePixels, PixelStore
+from contrastdiagnosis.maps.explanation import explain_pairs
+from contrastdiagnosis.maps.local_cam import pair_maps
+from contrastdiagnosis.model.network import STATISTICS, NoduleNet, distance
 
 from engine.asking import one_thread  # noqa: F401
 from engine.conftest import TINY

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 
 import pytest
-from contrastdiagnosis.case_folder import read_case_folder
-from contrastdiagnosis.cases import COLUMNS, read_cases
-from contrastdiagnosis.cli import main
-from contrastdiagnosis.documents import read_json, read_table, read_text
+from contrastdiagnosis.cases.case_folder import read_case_folder
+from contrastdiagnosis.cases.library import COLUMNS, read_cases
+from contrastdiagnosis.commands.main import main
 from contrastdiagnosis.errors import InputError
+from contrastdiagnosis.files.documents import read_json, read_table, read_text
 
 HEADER = "file,patient_id,malignancy_readers,n_readers,fold\r\n"
 

@@ -7,9 +7,9 @@ import copy
 import numpy as np
 import pytest
 import torch
-from contrastdiagnosis.cells import CELL_VOXELS
-from contrastdiagnosis.encoding import Encoding, encode, look
-from contrastdiagnosis.patch import DEFAULT_GEOMETRY, Patch, crop_patch
+from contrastdiagnosis.concepts.cells import CELL_VOXELS
+from contrastdiagnosis.concepts.encoding import Encoding, encode, look
+from contrastdiagnosis.imaging.patch import DEFAULT_GEOMETRY, Patch, crop_patch
 
 from engine.asking import one_thread  # noqa: F401
 from engine.conftest import CONCEPTS, NODULE, PROTOTYPES

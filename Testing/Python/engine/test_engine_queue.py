@@ -10,9 +10,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from contrastdiagnosis import engine_queue
-from contrastdiagnosis.diagnoser import Diagnoser
-from contrastdiagnosis.engine_queue import (
+from contrastdiagnosis.cases.pixels import PixelStore
+from contrastdiagnosis.concepts.revision import Box, Revision
+from contrastdiagnosis.diagnosis.diagnoser import Diagnoser
+from contrastdiagnosis.errors import InputError
+from contrastdiagnosis.service import engine_queue
+from contrastdiagnosis.service.engine_queue import (
     OUT_OF_MEMORY,
     REMEMBERED,
     BusyError,
@@ -22,10 +25,7 @@ from contrastdiagnosis.engine_queue import (
     GoneError,
     Limits,
 )
-from contrastdiagnosis.errors import InputError
-from contrastdiagnosis.pixels import PixelStore
-from contrastdiagnosis.revision import Box, Revision
-from contrastdiagnosis.wire import read_request, request_body
+from contrastdiagnosis.service.wire import read_request, request_body
 
 from engine.asking import one_thread  # noqa: F401
 from engine.conftest import NODULE

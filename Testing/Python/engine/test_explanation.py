@@ -7,19 +7,19 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from contrastdiagnosis.cases import Case, CaseLibrary
-from contrastdiagnosis.diagnoser import Diagnoser
+from contrastdiagnosis.cases.library import Case, CaseLibrary
+from contrastdiagnosis.cases.pixels import CasePixels, PixelStore
+from contrastdiagnosis.diagnosis.diagnoser import Diagnoser
 from contrastdiagnosis.errors import InputError
-from contrastdiagnosis.explanation import (
+from contrastdiagnosis.imaging.patch import DEFAULT_GEOMETRY, Patch
+from contrastdiagnosis.imaging.volume import Volume
+from contrastdiagnosis.maps.explanation import (
     EvidenceMap,
     Explanation,
     SideExplanation,
     explain_pairs,
     map_on_volume,
 )
-from contrastdiagnosis.patch import DEFAULT_GEOMETRY, Patch
-from contrastdiagnosis.pixels import CasePixels, PixelStore
-from contrastdiagnosis.volume import Volume
 
 from engine.conftest import NODULE
 

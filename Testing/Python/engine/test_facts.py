@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from contrastdiagnosis.encoding import Encoding
-from contrastdiagnosis.facts import (
+from contrastdiagnosis.concepts.encoding import Encoding
+from contrastdiagnosis.imaging.measure import axial_diameters
+from contrastdiagnosis.imaging.patch import DEFAULT_GEOMETRY, crop_patch
+from contrastdiagnosis.imaging.volume import Volume
+from contrastdiagnosis.trust.facts import (
     FACT_NAMES,
     NEAR_MM,
     cut_share,
     facts_of_row,
     nodule_facts,
 )
-from contrastdiagnosis.measure import axial_diameters
-from contrastdiagnosis.patch import DEFAULT_GEOMETRY, crop_patch
-from contrastdiagnosis.volume import Volume
 
 SHAPE, SPACING = DEFAULT_GEOMETRY.shape, DEFAULT_GEOMETRY.spacing_mm
 POINT = (3.0, -4.0, 5.0)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from contrastdiagnosis.image_quality import (
+from contrastdiagnosis.imaging.image_quality import (
     image_quality,
     lung_share,
     noise_hu,
 )
-from contrastdiagnosis.patch import DEFAULT_GEOMETRY, Patch, crop_patch, window
-from contrastdiagnosis.volume import Volume
+from contrastdiagnosis.imaging.patch import DEFAULT_GEOMETRY, Patch, crop_patch, window
+from contrastdiagnosis.imaging.volume import Volume
 from scipy import ndimage
 
 from engine.conftest import NODULE

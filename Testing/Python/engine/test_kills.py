@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from contrastdiagnosis.bundle import (
+from contrastdiagnosis.bundle.bundle import (
     CONCEPTS_FILE,
     INFO_FILE,
     PIXELS_FOLDER,
@@ -17,10 +17,10 @@ from contrastdiagnosis.bundle import (
     save_bundle,
     sha256,
 )
-from contrastdiagnosis.output import UNFINISHED, write_file, write_image
-from contrastdiagnosis.patch import PatchGeometry
-from contrastdiagnosis.pixels import CasePixels, PixelStore
-from contrastdiagnosis.pruning import Pruning, prune_bundle, pruning_text
+from contrastdiagnosis.bundle.pruning import Pruning, prune_bundle, pruning_text
+from contrastdiagnosis.cases.pixels import CasePixels, PixelStore
+from contrastdiagnosis.files.output import UNFINISHED, write_file, write_image
+from contrastdiagnosis.imaging.patch import PatchGeometry
 
 from engine.killing import kills
 

@@ -7,9 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from contrastdiagnosis.bundle import default_bundle_folder, load_bundle
+from contrastdiagnosis.bundle.bundle import default_bundle_folder, load_bundle
 from contrastdiagnosis.errors import InputError
-from contrastdiagnosis.local_cam import (
+from contrastdiagnosis.imaging.patch import crop_patch
+from contrastdiagnosis.imaging.phantom import DEMO_NODULES, make_phantom
+from contrastdiagnosis.maps.local_cam import (
     DIFFERENT,
     SIMILAR,
     LocalCam,
@@ -17,10 +19,8 @@ from contrastdiagnosis.local_cam import (
     pair_maps,
     window_mean,
 )
-from contrastdiagnosis.map_variant import WIDEST_WINDOW
-from contrastdiagnosis.network import NoduleNet, NoduleNetConfig, distance, inside_of
-from contrastdiagnosis.patch import crop_patch
-from contrastdiagnosis.phantom import DEMO_NODULES, make_phantom
+from contrastdiagnosis.maps.map_variant import WIDEST_WINDOW
+from contrastdiagnosis.model.network import NoduleNet, NoduleNetConfig, distance, inside_of
 from monai.visualize import GradCAM
 from pytorch_grad_cam import HiResCAM, LayerCAM
 from scipy.stats import spearmanr

@@ -9,12 +9,12 @@ from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
-from contrastdiagnosis.answers import maps_body, print_report_html, report_html
-from contrastdiagnosis.cli import main
-from contrastdiagnosis.engine_queue import Engine
+from contrastdiagnosis.commands.main import main
 from contrastdiagnosis.errors import InputError
-from contrastdiagnosis.map_variant import SIGNS, LocalCam, checked_signs, variant_summary
-from contrastdiagnosis.wire import pack, read_map, read_request, request_body, unpack
+from contrastdiagnosis.maps.map_variant import SIGNS, LocalCam, checked_signs, variant_summary
+from contrastdiagnosis.service.answers import maps_body, print_report_html, report_html
+from contrastdiagnosis.service.engine_queue import Engine
+from contrastdiagnosis.service.wire import pack, read_map, read_request, request_body, unpack
 
 from engine.asking import one_thread  # noqa: F401
 from engine.conftest import NODULE
@@ -184,7 +184,7 @@ def test_no_sign_at_all_is_told(ct, capsys):
 
 
 def test_the_command_line_does_not_load_torch_for_its_help():
-    code = "import sys, contrastdiagnosis.cli; assert 'torch' not in sys.modules"
+    code = "import sys, contrastdiagnosis.commands.main; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

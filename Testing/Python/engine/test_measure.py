@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from contrastdiagnosis.measure import axial_diameters, bounding_box, contours, nodule_at
-from contrastdiagnosis.patch import DEFAULT_GEOMETRY
+from contrastdiagnosis.imaging.measure import axial_diameters, bounding_box, contours, nodule_at
+from contrastdiagnosis.imaging.patch import DEFAULT_GEOMETRY
 from scipy import ndimage
 from scipy.spatial.distance import cdist
 

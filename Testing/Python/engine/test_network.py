@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from contrastdiagnosis.errors import InputError
-from contrastdiagnosis.network import (
+from contrastdiagnosis.model.network import (
     HAZE,
     STATISTICS,
     NoduleNet,

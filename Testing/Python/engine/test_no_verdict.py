@@ -7,25 +7,25 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from contrastdiagnosis.answers import (
+from contrastdiagnosis.bundle.bundle import default_bundle_folder, load_bundle
+from contrastdiagnosis.commands.main import main
+from contrastdiagnosis.concepts.revision import Box, Revision
+from contrastdiagnosis.diagnosis.diagnoser import NO_FINDING, Diagnoser, may_be_nodule
+from contrastdiagnosis.errors import InputError
+from contrastdiagnosis.imaging.phantom import DEMO_NODULES, make_phantom
+from contrastdiagnosis.imaging.volume import Volume
+from contrastdiagnosis.report.summary import summarise, summary_text
+from contrastdiagnosis.service.answers import (
     concepts_body,
     diagnosis_body,
     maps_body,
     print_report_html,
     report_html,
 )
-from contrastdiagnosis.bundle import default_bundle_folder, load_bundle
-from contrastdiagnosis.case_limits import CaseLimits, NoduleGate
-from contrastdiagnosis.cli import main
-from contrastdiagnosis.confidence import Confidence
-from contrastdiagnosis.diagnoser import NO_FINDING, Diagnoser, may_be_nodule
-from contrastdiagnosis.engine_queue import Engine
-from contrastdiagnosis.errors import InputError
-from contrastdiagnosis.phantom import DEMO_NODULES, make_phantom
-from contrastdiagnosis.revision import Box, Revision
-from contrastdiagnosis.summary import summarise, summary_text
-from contrastdiagnosis.volume import Volume
-from contrastdiagnosis.wire import crop_around, read_request, request_body, unpack
+from contrastdiagnosis.service.engine_queue import Engine
+from contrastdiagnosis.service.wire import crop_around, read_request, request_body, unpack
+from contrastdiagnosis.trust.case_limits import CaseLimits, NoduleGate
+from contrastdiagnosis.trust.confidence import Confidence
 
 from engine.asking import refuse
 from engine.conftest import NODULE, SOUND_FACTS

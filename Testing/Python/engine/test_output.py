@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from contrastdiagnosis.errors import InputError
-from contrastdiagnosis.output import (
+from contrastdiagnosis.files.output import (
     UNFINISHED,
     check_outputs,
     check_writable,

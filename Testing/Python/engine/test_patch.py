@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from contrastdiagnosis.patch import (
+from contrastdiagnosis.imaging.patch import (
     DEFAULT_GEOMETRY,
     PatchGeometry,
     Region,
@@ -14,7 +14,7 @@ from contrastdiagnosis.patch import (
     voxels_under_patch,
     window,
 )
-from contrastdiagnosis.volume import Volume, apply_affine
+from contrastdiagnosis.imaging.volume import Volume, apply_affine
 from scipy.ndimage import map_coordinates
 
 from engine.test_volume import GEOMETRIES, affine, ct

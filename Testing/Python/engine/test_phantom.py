@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from contrastdiagnosis.phantom import DEMO_NODULES, PhantomNodule, make_phantom
-from contrastdiagnosis.volume import check_ct
+from contrastdiagnosis.imaging.phantom import DEMO_NODULES, PhantomNodule, make_phantom
+from contrastdiagnosis.imaging.volume import check_ct
 
 SMALL = {"shape": (60, 150, 180), "spacing_mm": (2.5, 1.9, 1.9)}
 PLACE = (60.0, -10.0, 8.0)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from contrastdiagnosis.cases.pixels import CasePixels, PixelStore
 from contrastdiagnosis.errors import InputError
-from contrastdiagnosis.patch import DEFAULT_GEOMETRY
-from contrastdiagnosis.pixels import CasePixels, PixelStore
+from contrastdiagnosis.imaging.patch import DEFAULT_GEOMETRY
 
 
 def pixels(shape=DEFAULT_GEOMETRY.shape):

@@ -9,13 +9,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from contrastdiagnosis.bundle import load_bundle
-from contrastdiagnosis.concept_report import concept_section
-from contrastdiagnosis.diagnoser import Diagnoser
-from contrastdiagnosis.pixels import CasePixels, PixelStore
-from contrastdiagnosis.print_report import render_print_report
-from contrastdiagnosis.revision import Box, Revision
-from contrastdiagnosis.summary import evidence_sentence
+from contrastdiagnosis.bundle.bundle import load_bundle
+from contrastdiagnosis.cases.pixels import CasePixels, PixelStore
+from contrastdiagnosis.concepts.revision import Box, Revision
+from contrastdiagnosis.diagnosis.diagnoser import Diagnoser
+from contrastdiagnosis.report.concept_section import concept_section
+from contrastdiagnosis.report.paper import render_print_report
+from contrastdiagnosis.report.summary import evidence_sentence
 from PIL import Image
 
 from engine.conftest import CONCEPTS, NODULE, write_tiny_bundle

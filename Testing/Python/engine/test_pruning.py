@@ -10,18 +10,24 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from contrastdiagnosis.bundle import (
+from contrastdiagnosis.bundle.bundle import (
     CONCEPTS_FILE,
     default_bundle_folder,
     load_bundle,
     save_bundle,
     sha256,
 )
-from contrastdiagnosis.concept_fit import fit_decision, fit_linear_parts, fit_presence
-from contrastdiagnosis.concept_reading import read_concepts
-from contrastdiagnosis.diagnoser import Diagnoser
+from contrastdiagnosis.bundle.pruning import (
+    Pruning,
+    prune_bundle,
+    pruning_text,
+    read_pruning,
+    refit,
+)
+from contrastdiagnosis.concepts.concept_reading import read_concepts
+from contrastdiagnosis.concepts.fit import fit_decision, fit_linear_parts, fit_presence
+from contrastdiagnosis.diagnosis.diagnoser import Diagnoser
 from contrastdiagnosis.errors import InputError
-from contrastdiagnosis.pruning import Pruning, prune_bundle, pruning_text, read_pruning, refit
 
 from engine.asking import one_thread  # noqa: F401
 from engine.conftest import CONCEPTS, NODULE, PROTOTYPES, write_tiny_bundle

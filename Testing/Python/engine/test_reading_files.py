@@ -12,10 +12,15 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from contrastdiagnosis.errors import InputError
-from contrastdiagnosis.reading import files as files_module
-from contrastdiagnosis.reading.files import read_file
-from contrastdiagnosis.reading.image_header import ImageHeader, corner_gap_mm, mm_per, numbers_of
-from contrastdiagnosis.reading.stored_bytes import (
+from contrastdiagnosis.imaging.reading import files as files_module
+from contrastdiagnosis.imaging.reading.files import read_file
+from contrastdiagnosis.imaging.reading.image_header import (
+    ImageHeader,
+    corner_gap_mm,
+    mm_per,
+    numbers_of,
+)
+from contrastdiagnosis.imaging.reading.stored_bytes import (
     GZIP,
     GZIP_OR_ZLIB,
     check_plain,
@@ -24,7 +29,7 @@ from contrastdiagnosis.reading.stored_bytes import (
     first_bytes,
     unpacked_size,
 )
-from contrastdiagnosis.volume import read_volume
+from contrastdiagnosis.imaging.volume import read_volume
 
 HU = (np.arange(120).reshape(4, 5, 6) * 7 - 900).astype(np.int16)
 

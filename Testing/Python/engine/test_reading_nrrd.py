@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from contrastdiagnosis.errors import InputError
-from contrastdiagnosis.reading.files import read_file
+from contrastdiagnosis.imaging.reading.files import read_file
 
 HU = (np.arange(60).reshape(3, 4, 5) * 7 - 900).astype("<i2")
 RAW = HU.tobytes()

@@ -12,13 +12,13 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 from contrastdiagnosis import RESEARCH_USE_NOTICE
-from contrastdiagnosis.diagnoser import Diagnoser
-from contrastdiagnosis.explanation import NO_PICTURE, EvidenceMap
-from contrastdiagnosis.pictures import overview_picture, plane_pictures
-from contrastdiagnosis.pixels import CasePixels, PixelStore
-from contrastdiagnosis.report import case_map, render_report, sign_views
-from contrastdiagnosis.summary import summarise
-from contrastdiagnosis.volume import Volume
+from contrastdiagnosis.cases.pixels import CasePixels, PixelStore
+from contrastdiagnosis.diagnosis.diagnoser import Diagnoser
+from contrastdiagnosis.imaging.volume import Volume
+from contrastdiagnosis.maps.explanation import NO_PICTURE, EvidenceMap
+from contrastdiagnosis.report.pictures import overview_picture, plane_pictures
+from contrastdiagnosis.report.screen import case_map, render_report, sign_views
+from contrastdiagnosis.report.summary import summarise
 from PIL import Image
 
 from engine.conftest import CONCEPTS, NODULE

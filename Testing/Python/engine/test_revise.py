@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 
 import pytest
-from contrastdiagnosis.bundle import load_bundle
-from contrastdiagnosis.cli import main
-from contrastdiagnosis.diagnose import Diagnose
-from contrastdiagnosis.diagnoser import Diagnoser
-from contrastdiagnosis.revise import Revise, comparison
-from contrastdiagnosis.revision import Box, Revision
-from contrastdiagnosis.volume import read_volume
+from contrastdiagnosis.bundle.bundle import load_bundle
+from contrastdiagnosis.commands.diagnose import Diagnose
+from contrastdiagnosis.commands.main import main
+from contrastdiagnosis.commands.revise import Revise, comparison
+from contrastdiagnosis.concepts.revision import Box, Revision
+from contrastdiagnosis.diagnosis.diagnoser import Diagnoser
+from contrastdiagnosis.imaging.volume import read_volume
 
 from engine.conftest import NODULE, write_tiny_bundle
 

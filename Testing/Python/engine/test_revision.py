@@ -6,9 +6,7 @@ from itertools import product
 
 import numpy as np
 import pytest
-from contrastdiagnosis.errors import InputError
-from contrastdiagnosis.patch import DEFAULT_GEOMETRY, Patch
-from contrastdiagnosis.revision import (
+from contrastdiagnosis.concepts.revision import (
     ELSEWHERE,
     Box,
     CellGrid,
@@ -16,7 +14,9 @@ from contrastdiagnosis.revision import (
     check_boxes,
     importance,
 )
-from contrastdiagnosis.volume import Volume, apply_affine
+from contrastdiagnosis.errors import InputError
+from contrastdiagnosis.imaging.patch import DEFAULT_GEOMETRY, Patch
+from contrastdiagnosis.imaging.volume import Volume, apply_affine
 from scipy.spatial.transform import Rotation
 
 CENTER = (10.0, -20.0, 30.0)

@@ -7,14 +7,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from contrastdiagnosis.bundle import default_bundle_folder, load_bundle
-from contrastdiagnosis.cells import cell_channels
-from contrastdiagnosis.concept_report import concept_section
-from contrastdiagnosis.concepts import ConceptHead
-from contrastdiagnosis.diagnoser import Diagnoser
-from contrastdiagnosis.phantom import DEMO_NODULES, make_phantom
-from contrastdiagnosis.report import render_report
-from contrastdiagnosis.score_parts import score_parts
+from contrastdiagnosis.bundle.bundle import default_bundle_folder, load_bundle
+from contrastdiagnosis.concepts.cells import cell_channels
+from contrastdiagnosis.concepts.head import ConceptHead
+from contrastdiagnosis.concepts.score_parts import score_parts
+from contrastdiagnosis.diagnosis.diagnoser import Diagnoser
+from contrastdiagnosis.imaging.phantom import DEMO_NODULES, make_phantom
+from contrastdiagnosis.report.concept_section import concept_section
+from contrastdiagnosis.report.screen import render_report
 
 
 @pytest.fixture(scope="module")

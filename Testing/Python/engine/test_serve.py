@@ -20,12 +20,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from contrastdiagnosis import __version__, serve
-from contrastdiagnosis.cli import main
-from contrastdiagnosis.diagnoser import Diagnoser
+from contrastdiagnosis import __version__
+from contrastdiagnosis.commands import serve
+from contrastdiagnosis.commands.main import main
+from contrastdiagnosis.commands.serve import JsonLines, Serve, is_own_machine
+from contrastdiagnosis.diagnosis.diagnoser import Diagnoser
 from contrastdiagnosis.errors import InputError
-from contrastdiagnosis.serve import JsonLines, Serve, is_own_machine
-from contrastdiagnosis.wire import read_request, request_body, unpack
+from contrastdiagnosis.service.wire import read_request, request_body, unpack
 
 from engine.asking import one_thread  # noqa: F401
 from engine.conftest import NODULE
@@ -362,7 +363,7 @@ def test_a_line_of_the_log_is_json_without_what_others_filled_in():
         record.__dict__.update(fields)
         return json.loads(JsonLines().format(record))
 
-    ours = line("contrastdiagnosis.server", "request", fields={"status": 200})
+    ours = line("contrastdiagnosis.service.app", "request", fields={"status": 200})
     assert (ours["level"], ours["status"]) == ("error", 200)
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}\+00:00", ours["time"])
     try:

@@ -13,16 +13,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from contrastdiagnosis import RESEARCH_USE_NOTICE
-from contrastdiagnosis.bundle import CONCEPTS_FILE, sha256
-from contrastdiagnosis.cases import RATINGS
-from contrastdiagnosis.clients import OneToken
-from contrastdiagnosis.diagnoser import Diagnoser
-from contrastdiagnosis.engine_queue import OUT_OF_MEMORY, Engine, EngineQueue, Limits
-from contrastdiagnosis.pixels import PixelStore
-from contrastdiagnosis.problems import PROBLEM_TYPE
-from contrastdiagnosis.server import make_app
-from contrastdiagnosis.summary import concept_summary
-from contrastdiagnosis.wire import CONTENT_TYPE, pack, read_request, request_body, unpack
+from contrastdiagnosis.bundle.bundle import CONCEPTS_FILE, sha256
+from contrastdiagnosis.cases.library import RATINGS
+from contrastdiagnosis.cases.pixels import PixelStore
+from contrastdiagnosis.diagnosis.diagnoser import Diagnoser
+from contrastdiagnosis.report.summary import concept_summary
+from contrastdiagnosis.service.app import make_app
+from contrastdiagnosis.service.clients import OneToken
+from contrastdiagnosis.service.engine_queue import OUT_OF_MEMORY, Engine, EngineQueue, Limits
+from contrastdiagnosis.service.problems import PROBLEM_TYPE
+from contrastdiagnosis.service.wire import CONTENT_TYPE, pack, read_request, request_body, unpack
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -406,7 +406,7 @@ def test_an_unexpected_error_tells_nothing(engine, body, monkeypatch, caplog, pa
 
 
 def test_an_error_in_a_route_without_the_engine_is_told_alike(app, monkeypatch):
-    monkeypatch.setattr("contrastdiagnosis.server.bundle_facts", lambda _: 1 / 0)
+    monkeypatch.setattr("contrastdiagnosis.service.app.bundle_facts", lambda _: 1 / 0)
     check_problem(ask(app, "GET", "/bundle"), 500, "the server failed")
 
 

@@ -7,8 +7,8 @@ import stat
 import sys
 
 import pytest
-from contrastdiagnosis.bundle import INFO_FILE, SIGNATURE_FILE, load_bundle, sha256
-from contrastdiagnosis.cli import main
+from contrastdiagnosis.bundle.bundle import INFO_FILE, SIGNATURE_FILE, load_bundle, sha256
+from contrastdiagnosis.commands.main import main
 
 from engine.conftest import write_tiny_bundle
 

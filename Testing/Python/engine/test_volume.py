@@ -7,7 +7,7 @@ import pydicom
 import pytest
 import SimpleITK as sitk
 from contrastdiagnosis.errors import InputError
-from contrastdiagnosis.volume import (
+from contrastdiagnosis.imaging.volume import (
     Volume,
     check_ct,
     ijk_to_ras_from_sitk,
@@ -16,7 +16,7 @@ from contrastdiagnosis.volume import (
     read_volume,
     sitk_from_array,
 )
-from contrastdiagnosis.wire import read_request, request_body
+from contrastdiagnosis.service.wire import read_request, request_body
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 

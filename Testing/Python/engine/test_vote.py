@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from contrastdiagnosis.vote import Calibration, VoteRule, fit_calibration, logit
+from contrastdiagnosis.cases.vote import Calibration, VoteRule, fit_calibration, logit
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
 

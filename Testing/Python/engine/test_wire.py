@@ -7,12 +7,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from contrastdiagnosis.concepts.revision import Box, Revision
 from contrastdiagnosis.errors import InputError
-from contrastdiagnosis.patch import crop_patch
-from contrastdiagnosis.reading.scan_image import HU_RANGE
-from contrastdiagnosis.revision import Box, Revision
-from contrastdiagnosis.volume import Volume
-from contrastdiagnosis.wire import (
+from contrastdiagnosis.imaging.patch import crop_patch
+from contrastdiagnosis.imaging.reading.scan_image import HU_RANGE
+from contrastdiagnosis.imaging.volume import Volume
+from contrastdiagnosis.service.wire import (
     FARTHEST_MM,
     HEADER_BYTES,
     MOST_BOXES,

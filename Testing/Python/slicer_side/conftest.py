@@ -33,7 +33,7 @@ except ImportError:
 def keyring_in_memory(monkeypatch):
     """Never the user's own; tokens of one test are unknown to the next."""
     import keyring
-    from ContrastDiagnosisLib import Tokens
+    from ContrastDiagnosisLib.Engine import Tokens
     from keyring.backend import KeyringBackend
 
     class Memory(KeyringBackend):
@@ -77,9 +77,9 @@ class KeptEngine:
 @pytest.fixture(scope="session")
 def concept_bundle(tmp_path_factory):
     """A bundle of three concepts with pictures of half of its cases."""
-    from contrastdiagnosis.bundle import load_bundle
-    from contrastdiagnosis.patch import DEFAULT_GEOMETRY
-    from contrastdiagnosis.pixels import CasePixels
+    from contrastdiagnosis.bundle.bundle import load_bundle
+    from contrastdiagnosis.cases.pixels import CasePixels
+    from contrastdiagnosis.imaging.patch import DEFAULT_GEOMETRY
     from engine.conftest import write_tiny_bundle
 
     folder = write_tiny_bundle(tmp_path_factory.mktemp("bundle") / "tiny")
@@ -94,7 +94,7 @@ def concept_bundle(tmp_path_factory):
 @pytest.fixture(scope="session")
 def concept_engine(concept_bundle):
     """A server with that bundle, for all tests of concepts."""
-    from ContrastDiagnosisLib.EngineProcess import EngineOptions, LocalEngine
+    from ContrastDiagnosisLib.Engine.EngineProcess import EngineOptions, LocalEngine
 
     options = EngineOptions(sys.executable, str(concept_bundle), "cpu")
     made = LocalEngine(options, str(MODULES))
@@ -105,7 +105,7 @@ def concept_engine(concept_bundle):
 @pytest.fixture
 def load_with_concepts(load_module, concept_engine, monkeypatch):
     """`load_with_concepts(name)`: a module that uses that server."""
-    import ContrastDiagnosisLib.Panel as panel
+    import ContrastDiagnosisLib.Panels.Panel as panel
 
     made = (lambda *_: KeptEngine(concept_engine),)
     monkeypatch.setattr(panel.Panel.__init__, "__defaults__", made)
@@ -157,7 +157,7 @@ def load_module(scene):
 @pytest.fixture(scope="session")
 def phantom():
     """A CT with two nodules."""
-    from contrastdiagnosis.phantom import PhantomNodule, make_phantom
+    from contrastdiagnosis.imaging.phantom import PhantomNodule, make_phantom
 
     nodules = [PhantomNodule(POINTS[0], 14.0), PhantomNodule(POINTS[1], 10.0)]
     return make_phantom(nodules, shape=(60, 150, 180), spacing_mm=(2.5, 1.9, 1.9)).volume
@@ -166,7 +166,7 @@ def phantom():
 @pytest.fixture(scope="session")
 def engine():
     """With the bundle that comes along, as users have it."""
-    from ContrastDiagnosisLib.EngineProcess import EngineOptions, LocalEngine
+    from ContrastDiagnosisLib.Engine.EngineProcess import EngineOptions, LocalEngine
 
     made = LocalEngine(EngineOptions(sys.executable, "", "cpu"), str(MODULES))
     yield made
@@ -176,7 +176,7 @@ def engine():
 @pytest.fixture
 def widget(load_module, engine, monkeypatch):
     """The module's widget with the shared engine."""
-    import ContrastDiagnosisLib.Panel as panel
+    import ContrastDiagnosisLib.Panels.Panel as panel
 
     monkeypatch.setattr(panel.Panel.__init__, "__defaults__", (lambda *_: KeptEngine(engine),))
     made = load_module(MODULE).widget

@@ -10,11 +10,20 @@ from pathlib import Path
 import pytest
 import qt
 import slicer
-from contrastdiagnosis.answers import atlas_document
-from contrastdiagnosis.bundle import load_bundle
-from contrastdiagnosis.phantom import make_phantom
-from ContrastDiagnosisLib import AtlasPanel
-from ContrastDiagnosisLib.AtlasTable import (
+from contrastdiagnosis.bundle.bundle import load_bundle
+from contrastdiagnosis.imaging.phantom import make_phantom
+from contrastdiagnosis.service.answers import atlas_document
+from ContrastDiagnosisLib.Engine.BundleRebuild import addPixelsCommand, bundleFolderOf, newFolderIn
+from ContrastDiagnosisLib.Engine.Prunings import (
+    Choice,
+    PruningError,
+    bareConcepts,
+    keyOf,
+    readPruning,
+)
+from ContrastDiagnosisLib.Engine.Settings import Settings, readSettings, writeSettings
+from ContrastDiagnosisLib.Panels import AtlasPanel
+from ContrastDiagnosisLib.Panels.AtlasTable import (
     CASE,
     COLUMNS,
     DIAMETER,
@@ -27,9 +36,6 @@ from ContrastDiagnosisLib.AtlasTable import (
     PICTURE_PIXELS,
     SIMILARITY,
 )
-from ContrastDiagnosisLib.BundleRebuild import addPixelsCommand, bundleFolderOf, newFolderIn
-from ContrastDiagnosisLib.Prunings import Choice, PruningError, bareConcepts, keyOf, readPruning
-from ContrastDiagnosisLib.Settings import Settings, readSettings, writeSettings
 from engine.conftest import CONCEPTS, NODULE, PROTOTYPES, write_tiny_bundle
 from engine.test_cli import write_case_folder
 from engine.test_pruning import WRONG_ROWS

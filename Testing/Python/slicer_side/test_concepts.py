@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import qt
 import slicer
-from contrastdiagnosis.phantom import PhantomNodule, make_phantom
-from contrastdiagnosis.revision import Box
-from ContrastDiagnosisLib import ConceptView, NoduleScene, Revisions
-from ContrastDiagnosisLib.ConceptPanel import BAR_COLOURS, LOGITS, PROBABILITY, REJECT
-from ContrastDiagnosisLib.OwnNodes import roleOf
-from ContrastDiagnosisLib.Settings import Settings, writeSettings
-from ContrastDiagnosisLib.VolumeBridge import InputError
+from contrastdiagnosis.concepts.revision import Box
+from contrastdiagnosis.imaging.phantom import PhantomNodule, make_phantom
+from ContrastDiagnosisLib.Engine.Settings import Settings, writeSettings
+from ContrastDiagnosisLib.Panels.ConceptPanel import BAR_COLOURS, LOGITS, PROBABILITY, REJECT
+from ContrastDiagnosisLib.Scene import ConceptView, NoduleScene, Revisions
+from ContrastDiagnosisLib.Scene.OwnNodes import roleOf
+from ContrastDiagnosisLib.Scene.VolumeBridge import InputError
 from engine.conftest import CONCEPTS
 
 NODULES = [PhantomNodule((60.0, -10.0, 8.0), 14.0), PhantomNodule((-60.0, -10.0, 8.0), 10.0)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import qt
 import slicer
-from ContrastDiagnosisLib.Dialogs import askSaveFile
+from ContrastDiagnosisLib.Session.Dialogs import askSaveFile
 
 KINDS = {"HTML": ".html", "PDF": ".pdf"}
 

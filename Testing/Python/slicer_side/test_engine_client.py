@@ -7,7 +7,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 import qt
-from ContrastDiagnosisLib.EngineClient import EngineClient
+from ContrastDiagnosisLib.Engine.EngineClient import EngineClient
 
 
 class Place:

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import slicer
 import vtk
-from ContrastDiagnosisLib import NoduleScene, Revisions
-from ContrastDiagnosisLib.CommonFrame import FRAME_ATTRIBUTE
-from ContrastDiagnosisLib.NoduleScene import PointState
-from ContrastDiagnosisLib.OwnNodes import ROLES, nodesOfVolume, roleOf
+from ContrastDiagnosisLib.Scene import NoduleScene, Revisions
+from ContrastDiagnosisLib.Scene.CommonFrame import FRAME_ATTRIBUTE
+from ContrastDiagnosisLib.Scene.NoduleScene import PointState
+from ContrastDiagnosisLib.Scene.OwnNodes import ROLES, nodesOfVolume, roleOf
 
 from slicer_side.conftest import LIMIT_S, POINTS, add_ct
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import slicer
-from contrastdiagnosis.map_variant import LocalCam
-from contrastdiagnosis.wire import read_map, unpack
-from ContrastDiagnosisLib.MapOptions import CELLS, LEVELS, WINDOWS, mapOptionsOf
-from ContrastDiagnosisLib.OwnNodes import roleOf
-from ContrastDiagnosisLib.Parameter import MapWindow
+from contrastdiagnosis.maps.map_variant import LocalCam
+from contrastdiagnosis.service.wire import read_map, unpack
+from ContrastDiagnosisLib.Scene.OwnNodes import roleOf
+from ContrastDiagnosisLib.Scene.Parameter import MapWindow
+from ContrastDiagnosisLib.Session.MapOptions import CELLS, LEVELS, WINDOWS, mapOptionsOf
 
 from slicer_side.conftest import LIMIT_S
 

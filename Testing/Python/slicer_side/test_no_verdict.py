@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import qt
 import slicer
-from contrastdiagnosis.phantom import DEMO_NODULES, make_phantom
-from contrastdiagnosis.volume import Volume
-from ContrastDiagnosisLib import NoduleScene, Revisions
-from ContrastDiagnosisLib.NoduleScene import COLOURS, NOT_JUDGED, PointState
-from ContrastDiagnosisLib.ResultPanel import FOR_WHAT_IT_IS_WORTH
-from ContrastDiagnosisLib.Settings import Settings, writeSettings
+from contrastdiagnosis.imaging.phantom import DEMO_NODULES, make_phantom
+from contrastdiagnosis.imaging.volume import Volume
+from ContrastDiagnosisLib.Engine.Settings import Settings, writeSettings
+from ContrastDiagnosisLib.Panels.ResultPanel import FOR_WHAT_IT_IS_WORTH
+from ContrastDiagnosisLib.Scene import NoduleScene, Revisions
+from ContrastDiagnosisLib.Scene.NoduleScene import COLOURS, NOT_JUDGED, PointState
 
 from slicer_side.conftest import LIMIT_S, MODULE, POINTS, add_ct
 

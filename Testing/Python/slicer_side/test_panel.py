@@ -13,12 +13,13 @@ import numpy as np
 import pytest
 import qt
 import slicer
-from contrastdiagnosis.bundle import load_bundle
-from contrastdiagnosis.patch import DEFAULT_GEOMETRY
-from contrastdiagnosis.pixels import CasePixels
-from ContrastDiagnosisLib import NoduleScene, Reports
-from ContrastDiagnosisLib.NoduleScene import PointState
-from ContrastDiagnosisLib.Settings import Settings, writeSettings
+from contrastdiagnosis.bundle.bundle import load_bundle
+from contrastdiagnosis.cases.pixels import CasePixels
+from contrastdiagnosis.imaging.patch import DEFAULT_GEOMETRY
+from ContrastDiagnosisLib.Engine.Settings import Settings, writeSettings
+from ContrastDiagnosisLib.Scene import NoduleScene
+from ContrastDiagnosisLib.Scene.NoduleScene import PointState
+from ContrastDiagnosisLib.Session import Reports
 from engine.conftest import write_tiny_bundle
 
 from slicer_side.conftest import LIMIT_S, MODULE, POINTS, KeptEngine, add_ct
@@ -509,7 +510,7 @@ class TestSize:
 def test_a_second_widget_that_is_deleted_leaves_nothing_behind(
     load_module, engine, monkeypatch, click, no_error_in_slots
 ):
-    import ContrastDiagnosisLib.Panel as panel
+    import ContrastDiagnosisLib.Panels.Panel as panel
 
     monkeypatch.setattr(panel.Panel.__init__, "__defaults__", (lambda *_: KeptEngine(engine),))
     module = load_module(MODULE)
@@ -590,7 +591,7 @@ def test_a_scene_is_loaded_while_the_module_is_open(
     load_module, engine, monkeypatch, click, phantom, tmp_path, clear
 ):
     """The parameter node comes after the CT in the file, and the points after both."""
-    import ContrastDiagnosisLib.Panel as panel
+    import ContrastDiagnosisLib.Panels.Panel as panel
 
     monkeypatch.setattr(panel.Panel.__init__, "__defaults__", (lambda *_: KeptEngine(engine),))
     add_ct(phantom)

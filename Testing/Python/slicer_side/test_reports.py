@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import qt
 import slicer
-from contrastdiagnosis.bundle import default_bundle_folder, load_bundle
-from contrastdiagnosis.diagnoser import Diagnoser
-from contrastdiagnosis.phantom import DEMO_NODULES, make_phantom
-from contrastdiagnosis.pixels import CasePixels, PixelStore
-from contrastdiagnosis.print_report import render_print_report
-from contrastdiagnosis.revision import Box, Revision
-from ContrastDiagnosisLib import Reports
+from contrastdiagnosis.bundle.bundle import default_bundle_folder, load_bundle
+from contrastdiagnosis.cases.pixels import CasePixels, PixelStore
+from contrastdiagnosis.concepts.revision import Box, Revision
+from contrastdiagnosis.diagnosis.diagnoser import Diagnoser
+from contrastdiagnosis.imaging.phantom import DEMO_NODULES, make_phantom
+from contrastdiagnosis.report.paper import render_print_report
+from ContrastDiagnosisLib.Session import Reports
 
 POINT = DEMO_NODULES[0].center_ras_mm
 TURNED = ((0.6, 0.8, 0.0), (-0.8, 0.6, 0.0), (0.0, 0.0, 1.0))

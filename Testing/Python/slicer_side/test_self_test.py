@@ -7,8 +7,8 @@ import sys
 import pytest
 import slicer
 import slicer.testing
+from ContrastDiagnosisLib.Engine.Settings import readSettings
 from ContrastDiagnosisLib.SelfTest import ENGINE_VARIABLE
-from ContrastDiagnosisLib.Settings import readSettings
 
 from slicer_side.conftest import MODULES
 
@@ -24,7 +24,7 @@ def modules(load_module):
 @pytest.mark.parametrize("name", NAMES)
 def test_a_run_in_which_everything_skips_fails(modules, monkeypatch, capfd, name):
     """Slicer's own Python lacks the packages, and no engine is named."""
-    from ContrastDiagnosisLib.Installer import Installer
+    from ContrastDiagnosisLib.Engine.Installer import Installer
 
     monkeypatch.setattr(Installer, "missing", lambda _self: ["torch>=2.4"])
     monkeypatch.delenv(ENGINE_VARIABLE, raising=False)
@@ -61,7 +61,7 @@ def test_outside_of_testing_the_users_settings_stay(modules, monkeypatch):
 
     monkeypatch.setenv(ENGINE_VARIABLE, sys.executable)
     slicer.app.setTestingEnabled(False)
-    from ContrastDiagnosisLib.Installer import Installer
+    from ContrastDiagnosisLib.Engine.Installer import Installer
 
     monkeypatch.setattr(Installer, "missing", lambda _self: [])
     SelfTest.diagnosisWidget()

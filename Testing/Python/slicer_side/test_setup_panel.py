@@ -12,17 +12,17 @@ import pytest
 import qt
 import slicer
 import slicer.packaging
-from ContrastDiagnosisLib import Tokens
-from ContrastDiagnosisLib.EngineProcess import (
+from ContrastDiagnosisLib.Engine import Tokens
+from ContrastDiagnosisLib.Engine.EngineProcess import (
     EngineOptions,
     LocalEngine,
     RemoteEngine,
     makeEngine,
     sentenceOf,
 )
-from ContrastDiagnosisLib.Installer import Installer
-from ContrastDiagnosisLib.Settings import Settings, readSettings, writeSettings
-from ContrastDiagnosisLib.SetupPanel import SetupPanel
+from ContrastDiagnosisLib.Engine.Installer import Installer
+from ContrastDiagnosisLib.Engine.Settings import Settings, readSettings, writeSettings
+from ContrastDiagnosisLib.Panels.SetupPanel import SetupPanel
 
 MODULES = Path(__file__).parents[3] / "ContrastDiagnosisSlicer"
 REQUIREMENTS = MODULES / "Resources" / "requirements.txt"
@@ -295,8 +295,8 @@ def test_a_token_is_not_shown(panel):
 
 TRACEBACK = """Traceback (most recent call last):
   File "/x/contrastdiagnosis/__main__.py", line 3, in <module>
-    from contrastdiagnosis.cli import main
-  File "/x/contrastdiagnosis/cli.py", line 9, in <module>
+    from contrastdiagnosis.commands.main import main
+  File "/x/contrastdiagnosis/commands/main.py", line 9, in <module>
     import {name}
 {error}"""
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from contrastdiagnosis import wire
-from ContrastDiagnosisLib.Tensors import packTensors, unpackTensors
+from contrastdiagnosis.service import wire
+from ContrastDiagnosisLib.Engine.Tensors import packTensors, unpackTensors
 
 ARRAYS = {
     "hu": np.arange(-12, 12, dtype=np.int16).reshape(2, 3, 4),

@@ -9,7 +9,7 @@ import pytest
 
 from slicer_side.conftest import MODULES
 
-FILES = sorted([*MODULES.glob("*.py"), *(MODULES / "ContrastDiagnosisLib").glob("*.py")])
+FILES = sorted([*MODULES.glob("*.py"), *(MODULES / "ContrastDiagnosisLib").rglob("*.py")])
 
 WORDS = """
     node volume widget layout display segment segmentation composite manager process browser

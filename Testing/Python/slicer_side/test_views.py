@@ -6,11 +6,17 @@ import numpy as np
 import pytest
 import slicer
 import vtk
-from ContrastDiagnosisLib import ConceptView, NoduleScene
-from ContrastDiagnosisLib.CtWindow import CtWindow, windowOf
-from ContrastDiagnosisLib.MapVolumes import LEGEND_SIZE
-from ContrastDiagnosisLib.OwnNodes import roleOf
-from ContrastDiagnosisLib.SliceViews import CASE_VIEW, QUERY_VIEW, ZOOM_MM, compositeOf, sliceNodeOf
+from ContrastDiagnosisLib.Scene import ConceptView, NoduleScene
+from ContrastDiagnosisLib.Scene.CtWindow import CtWindow, windowOf
+from ContrastDiagnosisLib.Scene.MapVolumes import LEGEND_SIZE
+from ContrastDiagnosisLib.Scene.OwnNodes import roleOf
+from ContrastDiagnosisLib.Scene.SliceViews import (
+    CASE_VIEW,
+    QUERY_VIEW,
+    ZOOM_MM,
+    compositeOf,
+    sliceNodeOf,
+)
 
 from slicer_side.conftest import LIMIT_S, POINTS, add_ct
 

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import slicer
 import vtk
-from contrastdiagnosis.patch import DEFAULT_GEOMETRY, crop_patch, voxels_under_patch
-from contrastdiagnosis.volume import Volume
-from contrastdiagnosis.wire import read_request
-from ContrastDiagnosisLib.Tensors import unpackTensors
-from ContrastDiagnosisLib.VolumeBridge import (
+from contrastdiagnosis.imaging.patch import DEFAULT_GEOMETRY, crop_patch, voxels_under_patch
+from contrastdiagnosis.imaging.volume import Volume
+from contrastdiagnosis.service.wire import read_request
+from ContrastDiagnosisLib.Engine.Tensors import unpackTensors
+from ContrastDiagnosisLib.Scene.VolumeBridge import (
     InputError,
     checkVolume,
     cropAround,

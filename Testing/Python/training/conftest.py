@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
-from contrastdiagnosis.network import NoduleNetConfig
-from contrastdiagnosis.volume import sitk_from_array
+from contrastdiagnosis.imaging.volume import sitk_from_array
+from contrastdiagnosis.model.network import NoduleNetConfig
 from contrastdiagnosis_training.augment import Augmentation
 from contrastdiagnosis_training.patch_store import load_patch_store
 from contrastdiagnosis_training.recipe import Recipe

@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from contrastdiagnosis.case_folder import read_scan
-from contrastdiagnosis.patch import DEFAULT_GEOMETRY, crop_patch
+from contrastdiagnosis.cases.case_folder import read_scan
+from contrastdiagnosis.imaging.patch import DEFAULT_GEOMETRY, crop_patch
 from contrastdiagnosis_training.augment import Augmentation, augment, marked_extent
 from contrastdiagnosis_training.patch_store import CONTINUED, FILL, STORE_GEOMETRY, STORED
 from torch.testing import assert_close

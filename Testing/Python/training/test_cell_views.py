@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from contrastdiagnosis.cells import cell_channels, cell_features, nodule_weight
-from contrastdiagnosis.network import NoduleNet
+from contrastdiagnosis.concepts.cells import cell_channels, cell_features, nodule_weight
+from contrastdiagnosis.model.network import NoduleNet
 from contrastdiagnosis_training.augment import Augmentation, augment
 from contrastdiagnosis_training.cell_views import CellViews, encode_views
 from contrastdiagnosis_training.concept_list import LIDC_CONCEPTS

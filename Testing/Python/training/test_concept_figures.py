@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from contrastdiagnosis.case_folder import Nodule
-from contrastdiagnosis.concept_fit import fit_decision, fit_presence
-from contrastdiagnosis.concepts import DIAMETER, Concept, ConceptConfig, ConceptHead
-from contrastdiagnosis.vote import Calibration, fit_calibration
+from contrastdiagnosis.cases.case_folder import Nodule
+from contrastdiagnosis.cases.vote import Calibration, fit_calibration
+from contrastdiagnosis.concepts.fit import fit_decision, fit_presence
+from contrastdiagnosis.concepts.head import DIAMETER, Concept, ConceptConfig, ConceptHead
 from contrastdiagnosis_training.concept_figures import (
     LEAST_SLOPE,
     alive_counts,

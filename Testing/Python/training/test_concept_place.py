@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from contrastdiagnosis.concepts import Concept
-from contrastdiagnosis.patch import DEFAULT_GEOMETRY
+from contrastdiagnosis.concepts.head import Concept
+from contrastdiagnosis.imaging.patch import DEFAULT_GEOMETRY
 from contrastdiagnosis_training.concept_place import concept_places, image_region
 
 CONCEPTS = (

@@ -14,16 +14,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from contrastdiagnosis.bundle import CONCEPTS_FILE, default_bundle_folder, load_bundle, sha256
-from contrastdiagnosis.case_folder import read_case_folder, read_scan
-from contrastdiagnosis.cases import RATINGS
-from contrastdiagnosis.concept_reading import read_concepts, size_factor
-from contrastdiagnosis.diagnoser import Diagnoser
-from contrastdiagnosis.encoding import encode
+from contrastdiagnosis.bundle.bundle import (
+    CONCEPTS_FILE,
+    default_bundle_folder,
+    load_bundle,
+    sha256,
+)
+from contrastdiagnosis.bundle.pruning import Pruning, prune_bundle, pruning_text
+from contrastdiagnosis.cases.case_folder import read_case_folder, read_scan
+from contrastdiagnosis.cases.library import RATINGS
+from contrastdiagnosis.concepts.concept_reading import read_concepts, size_factor
+from contrastdiagnosis.concepts.encoding import encode
+from contrastdiagnosis.diagnosis.diagnoser import Diagnoser
 from contrastdiagnosis.errors import InputError
-from contrastdiagnosis.facts import FACT_NAMES
-from contrastdiagnosis.patch import crop_patch
-from contrastdiagnosis.pruning import Pruning, prune_bundle, pruning_text
+from contrastdiagnosis.imaging.patch import crop_patch
+from contrastdiagnosis.trust.facts import FACT_NAMES
 from contrastdiagnosis_training import cli
 from contrastdiagnosis_training.cell_views import encode_views
 from contrastdiagnosis_training.columns import load_columns
@@ -273,7 +278,7 @@ def test_the_model_card_names_the_concepts(bundle_folder):
 
 def test_the_atlas_names_the_nearest_case_and_its_cell(bundle_folder, folder):
     """F8: the stored case, encoded again, gives the stored cosine at the stored cell."""
-    from contrastdiagnosis.case_folder import read_scan
+    from contrastdiagnosis.cases.case_folder import read_scan
 
     bundle = load_bundle(bundle_folder)
     diagnoser = Diagnoser(bundle, "cpu")

@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from contrastdiagnosis.cases import RATINGS
-from contrastdiagnosis.concepts import Concept, ConceptConfig, ConceptHead
+from contrastdiagnosis.cases.library import RATINGS
+from contrastdiagnosis.concepts.head import Concept, ConceptConfig, ConceptHead
 from contrastdiagnosis_training.cell_views import CellViews
 from contrastdiagnosis_training.concept_ablation import HEADING, ablation_line, heldout_figures
 from contrastdiagnosis_training.concept_list import LIDC_CONCEPTS

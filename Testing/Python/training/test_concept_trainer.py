@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from contrastdiagnosis.concepts import ConceptConfig, ConceptHead
+from contrastdiagnosis.concepts.head import ConceptConfig, ConceptHead
 from contrastdiagnosis_training import concept_trainer
 from contrastdiagnosis_training.cell_views import CellViews
 from contrastdiagnosis_training.concept_ablation import recipe_of

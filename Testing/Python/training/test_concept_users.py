@@ -7,11 +7,11 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
-from contrastdiagnosis.concept_reading import read_concepts
-from contrastdiagnosis.concepts import Concept, ConceptConfig, ConceptHead
-from contrastdiagnosis.patch import DEFAULT_GEOMETRY, Patch
-from contrastdiagnosis.revision import Box, CellGrid, Revision
-from contrastdiagnosis.vote import Calibration
+from contrastdiagnosis.cases.vote import Calibration
+from contrastdiagnosis.concepts.concept_reading import read_concepts
+from contrastdiagnosis.concepts.head import Concept, ConceptConfig, ConceptHead
+from contrastdiagnosis.concepts.revision import Box, CellGrid, Revision
+from contrastdiagnosis.imaging.patch import DEFAULT_GEOMETRY, Patch
 from contrastdiagnosis_training.concept_scores import touched_cells
 from contrastdiagnosis_training.concept_users import (
     MARGIN_MM,

@@ -10,12 +10,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from contrastdiagnosis.bundle import load_bundle
-from contrastdiagnosis.case_folder import read_case_folder, read_scan
-from contrastdiagnosis.charts import measured_charts
-from contrastdiagnosis.diagnoser import Diagnoser
+from contrastdiagnosis.bundle.bundle import load_bundle
+from contrastdiagnosis.cases.case_folder import read_case_folder, read_scan
+from contrastdiagnosis.cases.vote import VoteRule
+from contrastdiagnosis.diagnosis.diagnoser import Diagnoser
 from contrastdiagnosis.errors import InputError
-from contrastdiagnosis.vote import VoteRule
+from contrastdiagnosis.report.charts import measured_charts
 from contrastdiagnosis_training import cli
 from contrastdiagnosis_training.crossfit import CrossFit, crossfit, folds_of_run, load_fold
 from contrastdiagnosis_training.evaluate import (

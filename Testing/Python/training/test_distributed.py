@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from contrastdiagnosis.network import load_network
+from contrastdiagnosis.model.network import load_network
 from contrastdiagnosis_training.fit import CHECKPOINT, MODEL
 from torch import distributed
 

@@ -11,13 +11,13 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 import torch
-from contrastdiagnosis.bundle import load_bundle
-from contrastdiagnosis.case_folder import read_case_folder, read_scan
-from contrastdiagnosis.distance_parts import patch_statistics
-from contrastdiagnosis.local_cam import pair_maps
-from contrastdiagnosis.map_variant import LocalCam
-from contrastdiagnosis.network import NoduleNet
-from contrastdiagnosis.patch import DEFAULT_GEOMETRY, crop_patch
+from contrastdiagnosis.bundle.bundle import load_bundle
+from contrastdiagnosis.cases.case_folder import read_case_folder, read_scan
+from contrastdiagnosis.imaging.patch import DEFAULT_GEOMETRY, crop_patch
+from contrastdiagnosis.maps.distance_parts import patch_statistics
+from contrastdiagnosis.maps.local_cam import pair_maps
+from contrastdiagnosis.maps.map_variant import LocalCam
+from contrastdiagnosis.model.network import NoduleNet
 from contrastdiagnosis_training import cli
 from contrastdiagnosis_training.crossfit import CrossFit, crossfit
 from contrastdiagnosis_training.explain_eval import ExplainEval

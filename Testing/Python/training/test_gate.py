@@ -8,15 +8,15 @@ from dataclasses import fields, replace
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from contrastdiagnosis.bundle import load_bundle
-from contrastdiagnosis.case_folder import read_case_folder
-from contrastdiagnosis.case_limits import CaseLimits
-from contrastdiagnosis.cues import CUE_NAMES
-from contrastdiagnosis.diagnoser import Diagnoser
+from contrastdiagnosis.bundle.bundle import load_bundle
+from contrastdiagnosis.cases.case_folder import read_case_folder
+from contrastdiagnosis.diagnosis.diagnoser import Diagnoser
 from contrastdiagnosis.errors import InputError
-from contrastdiagnosis.facts import FACT_NAMES
-from contrastdiagnosis.phantom import make_phantom
-from contrastdiagnosis.volume import sitk_from_array
+from contrastdiagnosis.imaging.phantom import make_phantom
+from contrastdiagnosis.imaging.volume import sitk_from_array
+from contrastdiagnosis.trust.case_limits import CaseLimits
+from contrastdiagnosis.trust.cues import CUE_NAMES
+from contrastdiagnosis.trust.facts import FACT_NAMES
 from contrastdiagnosis_training import cli, gate
 from contrastdiagnosis_training.columns import save_columns
 from contrastdiagnosis_training.evaluate import crossfit_confidence, strict

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from contrastdiagnosis.errors import InputError
-from contrastdiagnosis.phantom import PhantomNodule, make_phantom
-from contrastdiagnosis.volume import sitk_from_array
+from contrastdiagnosis.imaging.phantom import PhantomNodule, make_phantom
+from contrastdiagnosis.imaging.volume import sitk_from_array
 from contrastdiagnosis_training.healthy_points import (
     APART_MM,
     AWAY_MM,

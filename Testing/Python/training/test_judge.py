@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from contrastdiagnosis.cases import Case, CaseLibrary
-from contrastdiagnosis.vote import Calibration, VoteRule
+from contrastdiagnosis.cases.library import Case, CaseLibrary
+from contrastdiagnosis.cases.vote import Calibration, VoteRule
 from contrastdiagnosis_training.columns import load_columns, save_columns
 from contrastdiagnosis_training.judge import (
     K_CHOICES,

@@ -7,11 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from contrastdiagnosis.bundle import load_bundle
-from contrastdiagnosis.case_folder import read_case_folder, read_scan
-from contrastdiagnosis.case_limits import CaseLimits, NoduleGate
-from contrastdiagnosis.diagnoser import Diagnoser
-from contrastdiagnosis.facts import FACT_NAMES
+from contrastdiagnosis.bundle.bundle import load_bundle
+from contrastdiagnosis.cases.case_folder import read_case_folder, read_scan
+from contrastdiagnosis.diagnosis.diagnoser import Diagnoser
+from contrastdiagnosis.trust.case_limits import CaseLimits, NoduleGate
+from contrastdiagnosis.trust.facts import FACT_NAMES
 from contrastdiagnosis_training.judge import judge_of_bundle
 from contrastdiagnosis_training.judgements import judgements, limits_of
 from contrastdiagnosis_training.readings import read_nodules

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from contrastdiagnosis.case_folder import read_case_folder, read_scan
+from contrastdiagnosis.cases.case_folder import read_case_folder, read_scan
 from contrastdiagnosis_training.labels import RULES, is_malignant
 from contrastdiagnosis_training.metrics import auc, size_baseline
 

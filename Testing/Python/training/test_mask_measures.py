@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from contrastdiagnosis.case_folder import NoduleScan, read_case_folder
-from contrastdiagnosis.volume import Volume
+from contrastdiagnosis.cases.case_folder import NoduleScan, read_case_folder
+from contrastdiagnosis.imaging.volume import Volume
 from contrastdiagnosis_training import mask_measures as module
 from contrastdiagnosis_training.mask_measures import MEASURES, Control, control_of, mask_measures
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from contrastdiagnosis.network import NoduleNet
+from contrastdiagnosis.model.network import NoduleNet
 from contrastdiagnosis_training.concept_task import concept_logits, concept_task
 from contrastdiagnosis_training.losses import dice_ce, margin_contrastive, pairwise_distance
 from contrastdiagnosis_training.objective import Targets, objective, vote_loss

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
-from contrastdiagnosis.case_folder import read_scan
-from contrastdiagnosis.cases import RATINGS
+from contrastdiagnosis.cases.case_folder import read_scan
+from contrastdiagnosis.cases.library import RATINGS
 from contrastdiagnosis.errors import InputError
-from contrastdiagnosis.output import UNFINISHED
-from contrastdiagnosis.patch import crop_patch
+from contrastdiagnosis.files.output import UNFINISHED
+from contrastdiagnosis.imaging.patch import crop_patch
 from contrastdiagnosis_training import patch_store
 from contrastdiagnosis_training.patch_store import (
     CONTINUED,

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from contrastdiagnosis.vote import VoteRule
+from contrastdiagnosis.cases.vote import VoteRule
 from contrastdiagnosis_training import evaluate
 from contrastdiagnosis_training.columns import save_columns
 from contrastdiagnosis_training.evaluate import (

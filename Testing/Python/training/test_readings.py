@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from contrastdiagnosis.case_folder import read_case_folder, read_scan
-from contrastdiagnosis.network import NoduleNet
+from contrastdiagnosis.cases.case_folder import read_case_folder, read_scan
+from contrastdiagnosis.model.network import NoduleNet
 from contrastdiagnosis_training.readings import cut_slices, nodule_slices, read_nodules
 
 from training.conftest import TINY

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from contrastdiagnosis.facts import FACT_NAMES
+from contrastdiagnosis.trust.facts import FACT_NAMES
 from contrastdiagnosis_training.columns import save_columns
 from contrastdiagnosis_training.evaluate import crossfit_confidence
 from contrastdiagnosis_training.gate import fitted_limits, joined, read_answers

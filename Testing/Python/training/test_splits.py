@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from contrastdiagnosis.case_folder import Nodule, read_case_folder
+from contrastdiagnosis.cases.case_folder import Nodule, read_case_folder
 from contrastdiagnosis.errors import InputError
 from contrastdiagnosis_training.labels import is_malignant
 from contrastdiagnosis_training.splits import patient_folds, split_by_patient

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 import torch
 from contrastdiagnosis.errors import InputError
-from contrastdiagnosis.network import load_network
-from contrastdiagnosis.output import write_file
+from contrastdiagnosis.files.output import write_file
+from contrastdiagnosis.model.network import load_network
 from contrastdiagnosis_training import cli, fit
 from contrastdiagnosis_training.fit import CHECKPOINT, LOG, MODEL, SETTINGS, Fit, train
 from contrastdiagnosis_training.recipe import PAPER, RECIPES

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from contrastdiagnosis.case_folder import Nodule
-from contrastdiagnosis.cases import RATINGS
-from contrastdiagnosis.facts import FACT_NAMES
-from contrastdiagnosis.vote import VoteRule
+from contrastdiagnosis.cases.case_folder import Nodule
+from contrastdiagnosis.cases.library import RATINGS
+from contrastdiagnosis.cases.vote import VoteRule
+from contrastdiagnosis.trust.facts import FACT_NAMES
 from contrastdiagnosis_training.judge import Judge
 from contrastdiagnosis_training.readings import Readings
 from contrastdiagnosis_training.trial import Trial, ratings_of

@@ -1,0 +1,1 @@
+"""The panels: what the user sees and presses."""

@@ -1,0 +1,1 @@
+"""From points to diagnoses in the scene, and from these to reports."""

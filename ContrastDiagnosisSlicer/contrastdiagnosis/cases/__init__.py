@@ -1,0 +1,1 @@
+"""The cases: the support set, its pictures, how case folders are read, the vote."""

@@ -1,0 +1,1 @@
+"""Concepts: the prototypes, what they see in a nodule, and the corrections of a clinician."""

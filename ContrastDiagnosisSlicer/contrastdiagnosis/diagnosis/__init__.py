@@ -1,0 +1,1 @@
+"""From a volume and a point to a diagnosis."""

@@ -1,0 +1,195 @@
+"""The HTML report: one self-contained file that a radiologist reads and files away."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import date
+from typing import Any, NamedTuple
+
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from contrastdiagnosis.bundle.bundle import Bundle
+from contrastdiagnosis.bundle.info import BundleInfo
+from contrastdiagnosis.cases.library import RATINGS, Case
+from contrastdiagnosis.diagnosis.diagnoser import Diagnosis, SimilarCase
+from contrastdiagnosis.imaging.volume import Volume
+from contrastdiagnosis.maps.explanation import Explanation
+from contrastdiagnosis.maps.map_variant import SIGNS
+from contrastdiagnosis.report.charts import Chart, measured_charts, similarity_chart
+from contrastdiagnosis.report.concept_section import concept_section
+from contrastdiagnosis.report.pictures import (
+    Picture,
+    cell_picture,
+    evidence_picture,
+    overview_picture,
+    plane_pictures,
+)
+from contrastdiagnosis.report.summary import summarise
+
+RATING_SCALES: dict[str, tuple[str, int, str, str]] = {
+    "subtlety": ("Subtlety", 5, "extremely subtle", "obvious"),
+    "internalStructure": ("Internal structure", 4, "soft tissue", "air"),
+    "calcification": ("Calcification", 6, "popcorn", "absent"),
+    "sphericity": ("Sphericity", 5, "linear", "round"),
+    "margin": ("Margin", 5, "poorly defined", "sharp"),
+    "lobulation": ("Lobulation", 5, "none", "marked"),
+    "spiculation": ("Spiculation", 5, "none", "marked"),
+    "texture": ("Texture", 5, "non-solid", "solid"),
+    "malignancy": ("Malignancy", 5, "highly unlikely", "highly suspicious"),
+}
+"""Name, highest value and the words for both ends of each LIDC rating."""
+
+
+class MapPoint(NamedTuple):
+    """A case on the map of cases."""
+
+    x: float
+    y: float
+    malignant: bool
+    nearest: bool
+    label: str
+
+
+class SignView(NamedTuple):
+    """One sign of a pair's explanation: the nodule beside the case."""
+
+    sign: str
+    query: Picture
+    case: Picture | None
+    """None where the case has no pixels."""
+
+
+def render_report(
+    diagnosis: Diagnosis,
+    volume: Volume,
+    bundle: Bundle,
+    explanations: Sequence[Explanation],
+    overview: Volume | None = None,
+) -> str:
+    """HTML text of the report; no script, no link to anything outside the file.
+
+    Args:
+        diagnosis: What is reported.
+        volume: The CT, or a crop of it around the point.
+        bundle: The bundle that gave the diagnosis.
+        explanations: Of the shown cases, in their order, as `Diagnoser.explain` gives them.
+        overview: Where the overview slice is taken from instead of the volume.
+    """
+    geometry = bundle.info.geometry
+    environment = Environment(
+        loader=PackageLoader("contrastdiagnosis.report"), autoescape=True, undefined=StrictUndefined
+    )
+    points, query = case_map(bundle, diagnosis)
+    return environment.get_template("report.html.j2").render(
+        summary=summarise(diagnosis, volume, bundle.info, explanations),
+        diagnosis=diagnosis,
+        info=bundle.info,
+        created=date.today().isoformat(),
+        overview=overview_picture(diagnosis, overview or volume),
+        planes=plane_pictures(
+            diagnosis.encoding.patch.intensity,
+            diagnosis.encoding.probability * diagnosis.nodule,
+            geometry,
+            diagnosis.diameters.slice_index if diagnosis.found else None,
+        ),
+        cards=[
+            _card(similar, explanation, diagnosis)
+            for similar, explanation in zip(diagnosis.cases, explanations, strict=True)
+        ],
+        threshold=bundle.indicator.threshold,
+        charts=report_charts(diagnosis, bundle),
+        map_points=points,
+        map_query=query,
+        total_cases=len(bundle.library),
+        headline=headline_metrics(bundle.info),
+        concepts=concept_section(diagnosis, bundle),
+        cell_picture=cell_picture,
+        scales=RATING_SCALES,
+    )
+
+
+def headline_metrics(info: BundleInfo) -> dict[str, Any] | None:
+    """The figures of the rule `exclude3` if the bundle was measured."""
+    return info.metrics.get("exclude3")
+
+
+def report_charts(diagnosis: Diagnosis, bundle: Bundle) -> list[Chart]:
+    """How near the cases are, and what the bundle's answers were worth where that was measured."""
+    charts = [similarity_chart(bundle.indicator, [c.distance for c in diagnosis.cases])]
+    figures = headline_metrics(bundle.info) or {}
+    shown = diagnosis.probability if diagnosis.judged else None
+    return charts + (measured_charts(figures, shown) if "curves" in figures else [])
+
+
+def case_map(bundle: Bundle, diagnosis: Diagnosis) -> tuple[list[MapPoint], tuple[float, float]]:
+    """All cases and the query in the plane of the embeddings' first two principal axes."""
+    embedding = bundle.library.embedding.astype(np.float64)
+    mean = embedding.mean(axis=0)
+    _, _, axes = np.linalg.svd(embedding - mean, full_matrices=False)
+    placed = (np.vstack([embedding, diagnosis.encoding.embedding]) - mean) @ axes[:2].T
+    low, high = placed.min(axis=0), placed.max(axis=0)
+    placed = (placed - low) / np.maximum(high - low, 1e-9)
+    nearest = {similar.case.case_id for similar in diagnosis.cases}
+    points = [
+        MapPoint(float(x), float(y), c.malignant, c.case_id in nearest, _case_label(c))
+        for (x, y), c in zip(placed[:-1], bundle.library.cases, strict=True)
+    ]
+    points.sort(key=lambda point: point.nearest)
+    return points, (float(placed[-1, 0]), float(placed[-1, 1]))
+
+
+def sign_views(explanation: Explanation, diagnosis: Diagnosis) -> list[SignView]:
+    """Both signs of a pair as pictures; the two sides of a sign share one scale of colour."""
+    nodule = diagnosis.encoding.probability * diagnosis.nodule
+    # Without a verdict it is not called a nodule.
+    title = "this nodule" if diagnosis.judged else "this place"
+    views = []
+    for sign in SIGNS:
+        sides = [explanation.query, *([explanation.case] if explanation.case else [])]
+        highest = max(side.of_sign(sign).highest for side in sides) or 1.0
+        query = evidence_picture(
+            title, diagnosis.encoding.patch.intensity, nodule,
+            explanation.query.of_sign(sign), sign, highest,
+        )  # fmt: skip
+        case = None
+        if explanation.case and explanation.pixels:
+            pixels = explanation.pixels
+            case = evidence_picture(
+                "the case", pixels.intensity, pixels.mask.astype(np.float32),
+                explanation.case.of_sign(sign), sign, highest,
+            )  # fmt: skip
+        views.append(SignView(sign, query, case))
+    return views
+
+
+def _case_label(case: Case) -> str:
+    kind = "malignant" if case.malignant else "benign"
+    return f"{case.case_id}: {kind}, {case.diameter_mm:.1f} mm"
+
+
+def _card(similar: SimilarCase, explanation: Explanation, diagnosis: Diagnosis) -> dict[str, Any]:
+    case = similar.case
+    ratings = []
+    for name in RATINGS:
+        if name in case.ratings:
+            title, highest, low_word, high_word = RATING_SCALES[name]
+            value = case.ratings[name]
+            ratings.append(
+                {
+                    "title": title,
+                    "value": value,
+                    "share": (value - 1) / (highest - 1),
+                    "low": low_word,
+                    "high": high_word,
+                    "highest": highest,
+                }
+            )
+    return {
+        "similar": similar,
+        "case": case,
+        "views": sign_views(explanation, diagnosis),
+        "parts": explanation.parts_sentence,
+        "remarks": explanation.remarks,
+        "ratings": ratings,
+    }

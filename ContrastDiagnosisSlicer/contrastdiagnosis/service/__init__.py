@@ -1,0 +1,1 @@
+"""The engine as a server on this machine or another: requests, answers, who may ask."""
