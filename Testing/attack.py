@@ -45,7 +45,7 @@ from contrastdiagnosis.files.output import write_file  # noqa: E402
 from contrastdiagnosis.imaging.patch import PatchGeometry  # noqa: E402
 from contrastdiagnosis.imaging.phantom import DEMO_NODULES, make_phantom  # noqa: E402
 from contrastdiagnosis.service.wire import request_body  # noqa: E402
-from contrastdiagnosis_training.fit import save_checkpoint  # noqa: E402
+from contrastdiagnosis_training.runs.loop import save_checkpoint  # noqa: E402
 from engine.crowd import Crowd, opened, post_head  # noqa: E402
 from engine.readme import run_serve_block  # noqa: E402
 from engine.running import Running, send_changed_bodies  # noqa: E402

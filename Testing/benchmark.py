@@ -44,15 +44,15 @@ from contrastdiagnosis.maps.local_cam import pair_maps  # noqa: E402
 from contrastdiagnosis.maps.map_variant import LocalCam  # noqa: E402
 from contrastdiagnosis.model.network import distance  # noqa: E402
 from contrastdiagnosis.service.wire import read_request, request_body, unpack  # noqa: E402
-from contrastdiagnosis_training.fit import has_bfloat16  # noqa: E402
-from contrastdiagnosis_training.objective import Targets, objective  # noqa: E402
-from contrastdiagnosis_training.patch_store import (  # noqa: E402
+from contrastdiagnosis_training.commands.fit import has_bfloat16  # noqa: E402
+from contrastdiagnosis_training.data.patch_store import (  # noqa: E402
     STORED,
     PatchStore,
 )
-from contrastdiagnosis_training.recipe import Recipe  # noqa: E402
-from contrastdiagnosis_training.splits import Split  # noqa: E402
-from contrastdiagnosis_training.trainer import Trainer  # noqa: E402
+from contrastdiagnosis_training.data.splits import Split  # noqa: E402
+from contrastdiagnosis_training.network.objective import Targets, objective  # noqa: E402
+from contrastdiagnosis_training.network.recipe import Recipe  # noqa: E402
+from contrastdiagnosis_training.network.trainer import Trainer  # noqa: E402
 from engine.running import Running, check_document, send_changed_bodies  # noqa: E402
 from lightning.fabric import Fabric  # noqa: E402
 from sklearn.neighbors import NearestNeighbors  # noqa: E402

@@ -27,6 +27,10 @@ ROOMS = {
     "ContrastDiagnosisSlicer/ContrastDiagnosisLib": (
         "Engine", "Scene", "Session", "Panels", "SamplePhantom", "SelfTest",
     ),
+    "training/contrastdiagnosis_training": (
+        "progress", "data", "objectives", "network", "runs", "concept_head", "evaluation",
+        "bundle_export", "commands",
+    ),
 }  # fmt: skip
 """Of a package, the lowest first: a room uses only itself and those before it."""
 
@@ -127,7 +131,7 @@ def test_the_networks_stay_in_the_engine():
         "import vtk.util.numpy_support as s",
         "from qt import QLabel",
         "def f():\n    import slicer.util",
-        "if True:\n    from contrastdiagnosis_training.fit import Fit",
+        "if True:\n    from contrastdiagnosis_training.commands.fit import Fit",
         "import importlib\nimportlib.import_module('slicer')",
         "__import__('vtk')",
     ],

@@ -496,7 +496,7 @@ def test_a_user_without_a_name_is_one_too():
         "import pwd\n"
         "def nobody(uid): raise KeyError(f'getpwuid(): uid not found: {uid}')\n"
         "pwd.getpwuid = nobody\n"
-        "import contrastdiagnosis.model.network, contrastdiagnosis_training.losses"
+        "import contrastdiagnosis.model.network, contrastdiagnosis_training.objectives.losses"
     )
     assert done.returncode == 0, done.stderr.decode()
 
@@ -507,7 +507,7 @@ def test_a_terminal_that_lacks_letters_shows_the_rest(tmp_path, program):
     asked = ["bundle", "verify", place]
     if program.endswith("training"):
         asked = ["evaluate", "--crossfit", place]
-    code = f"from {program}.cli import main; import sys; sys.exit(main({asked!r}))"
+    code = f"from {program}.commands.main import main; import sys; sys.exit(main({asked!r}))"
     done = in_a_process(code, PYTHONIOENCODING="ascii", PYTHONUTF8="0")
     assert done.returncode == 2
     assert b"Lungenrundherd ? ??" in done.stderr and b"Traceback" not in done.stderr

@@ -11,9 +11,9 @@ import SimpleITK as sitk
 import torch
 from contrastdiagnosis.imaging.volume import sitk_from_array
 from contrastdiagnosis.model.network import NoduleNetConfig
-from contrastdiagnosis_training.augment import Augmentation
-from contrastdiagnosis_training.patch_store import load_patch_store
-from contrastdiagnosis_training.recipe import Recipe
+from contrastdiagnosis_training.data.augment import Augmentation
+from contrastdiagnosis_training.data.patch_store import load_patch_store
+from contrastdiagnosis_training.network.recipe import Recipe
 from engine.conftest import SOUND_FACTS
 
 DATA = Path(__file__).parents[4] / "shared" / "data"
@@ -139,8 +139,8 @@ def lidc_stacks():
 def few_draws():
     """A module's bootstraps and forests take a tenth of the time."""
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("contrastdiagnosis_training.metrics.BOOTSTRAPS", 100)
-        patched.setattr("contrastdiagnosis_training.metrics.TREES", 50)
+        patched.setattr("contrastdiagnosis_training.objectives.metrics.BOOTSTRAPS", 100)
+        patched.setattr("contrastdiagnosis_training.objectives.metrics.TREES", 50)
         yield
 
 

@@ -7,8 +7,8 @@ import json
 import numpy as np
 import pytest
 from contrastdiagnosis.errors import InputError
-from contrastdiagnosis_training import cli
-from contrastdiagnosis_training.agreement import (
+from contrastdiagnosis_training.commands import main as cli
+from contrastdiagnosis_training.commands.agreement import (
     IDEAL_FIGURES,
     ReaderModel,
     ideal_figures,

@@ -9,8 +9,8 @@ import pytest
 import torch
 from contrastdiagnosis.cases.case_folder import read_scan
 from contrastdiagnosis.imaging.patch import DEFAULT_GEOMETRY, crop_patch
-from contrastdiagnosis_training.augment import Augmentation, augment, marked_extent
-from contrastdiagnosis_training.patch_store import CONTINUED, FILL, STORE_GEOMETRY, STORED
+from contrastdiagnosis_training.data.augment import Augmentation, augment, marked_extent
+from contrastdiagnosis_training.data.patch_store import CONTINUED, FILL, STORE_GEOMETRY, STORED
 from torch.testing import assert_close
 
 STILL = Augmentation(probability=1, rotation_deg=0, scale=0, shift_mm=0, gamma=(1, 1), noise=0)

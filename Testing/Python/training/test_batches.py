@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from contrastdiagnosis_training.batches import balanced_batches, batches_per_epoch
+from contrastdiagnosis_training.data.batches import balanced_batches, batches_per_epoch
 
 LABEL = torch.arange(50) % 5 == 0
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
-from contrastdiagnosis_training.cli import Command
+from contrastdiagnosis_training.commands.main import Command
 
 CARD = Path(__file__).parents[3] / "Resources" / "Bundles" / "lidc" / "MODEL_CARD.md"
 CLASSES = {subcommand.name: cls for cls, subcommand in map(get_args, get_args(Command))}

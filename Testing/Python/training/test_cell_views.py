@@ -7,9 +7,9 @@ import pytest
 import torch
 from contrastdiagnosis.concepts.cells import cell_channels, cell_features, nodule_weight
 from contrastdiagnosis.model.network import NoduleNet
-from contrastdiagnosis_training.augment import Augmentation, augment
-from contrastdiagnosis_training.cell_views import CellViews, encode_views
-from contrastdiagnosis_training.concept_list import LIDC_CONCEPTS
+from contrastdiagnosis_training.concept_head.cell_views import CellViews, encode_views
+from contrastdiagnosis_training.data.augment import Augmentation, augment
+from contrastdiagnosis_training.data.concept_list import LIDC_CONCEPTS
 from torch.testing import assert_close
 
 from training.conftest import TINY

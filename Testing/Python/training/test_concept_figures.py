@@ -13,7 +13,8 @@ from contrastdiagnosis.cases.case_folder import Nodule
 from contrastdiagnosis.cases.vote import Calibration, fit_calibration
 from contrastdiagnosis.concepts.fit import fit_decision, fit_presence
 from contrastdiagnosis.concepts.head import DIAMETER, Concept, ConceptConfig, ConceptHead
-from contrastdiagnosis_training.concept_figures import (
+from contrastdiagnosis_training.concept_head.scores import ConceptScores
+from contrastdiagnosis_training.evaluation.concepts.figures import (
     LEAST_SLOPE,
     alive_counts,
     calibrate_concepts,
@@ -26,7 +27,6 @@ from contrastdiagnosis_training.concept_figures import (
     refined_head,
     rising_calibration,
 )
-from contrastdiagnosis_training.concept_scores import ConceptScores
 from sklearn.linear_model import LogisticRegression
 
 CONCEPTS = (

@@ -6,7 +6,7 @@ import pytest
 import torch
 from contrastdiagnosis.concepts.head import Concept
 from contrastdiagnosis.imaging.patch import DEFAULT_GEOMETRY
-from contrastdiagnosis_training.concept_place import concept_places, image_region
+from contrastdiagnosis_training.concept_head.place import concept_places, image_region
 
 CONCEPTS = (
     Concept("spiculated", "spiculation", at_least=3),

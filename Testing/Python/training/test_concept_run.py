@@ -29,32 +29,33 @@ from contrastdiagnosis.diagnosis.diagnoser import Diagnoser
 from contrastdiagnosis.errors import InputError
 from contrastdiagnosis.imaging.patch import crop_patch
 from contrastdiagnosis.trust.facts import FACT_NAMES
-from contrastdiagnosis_training import cli
-from contrastdiagnosis_training.cell_views import encode_views
-from contrastdiagnosis_training.columns import load_columns
-from contrastdiagnosis_training.concept_ablation import ConceptsAblate
-from contrastdiagnosis_training.concept_figures import calibrate_concepts
-from contrastdiagnosis_training.concept_list import LIDC_CONCEPTS
-from contrastdiagnosis_training.concept_probe import CORRECTIONS
-from contrastdiagnosis_training.concept_run import (
+from contrastdiagnosis_training.commands import main as cli
+from contrastdiagnosis_training.commands.concepts import Concepts
+from contrastdiagnosis_training.commands.concepts_ablate import ConceptsAblate
+from contrastdiagnosis_training.commands.crossfit import CrossFit, crossfit
+from contrastdiagnosis_training.commands.export import Export
+from contrastdiagnosis_training.commands.fit import Fit, train
+from contrastdiagnosis_training.concept_head.cell_views import encode_views
+from contrastdiagnosis_training.concept_head.run_folder import (
     ALL,
     HEAD,
     TEST,
     TRAIN,
     WHOLE,
-    Concepts,
     head_of_run,
     read_head_settings,
 )
-from contrastdiagnosis_training.concept_scores import ConceptScores, touched_cells
-from contrastdiagnosis_training.crossfit import CrossFit, crossfit
-from contrastdiagnosis_training.evaluate import judged_folds
-from contrastdiagnosis_training.export import Export
-from contrastdiagnosis_training.fit import Fit, network_of_run, train
-from contrastdiagnosis_training.recipe import Recipe
-from contrastdiagnosis_training.shipped_rule import with_size_factors
-from contrastdiagnosis_training.splits import patient_folds
-from contrastdiagnosis_training.trial import bundle_trial
+from contrastdiagnosis_training.concept_head.scores import ConceptScores, touched_cells
+from contrastdiagnosis_training.data.columns import load_columns
+from contrastdiagnosis_training.data.concept_list import LIDC_CONCEPTS
+from contrastdiagnosis_training.data.splits import patient_folds
+from contrastdiagnosis_training.evaluation.concepts.figures import calibrate_concepts
+from contrastdiagnosis_training.evaluation.concepts.probe import CORRECTIONS
+from contrastdiagnosis_training.evaluation.figures import judged_folds
+from contrastdiagnosis_training.evaluation.shipped_rule import with_size_factors
+from contrastdiagnosis_training.evaluation.trial import bundle_trial
+from contrastdiagnosis_training.network.recipe import Recipe
+from contrastdiagnosis_training.runs.run_folder import network_of_run
 
 from training.conftest import TINY, write_case_folder
 
@@ -398,7 +399,7 @@ def test_a_head_is_shown_what_its_network_was_shown(runs, folder, cache, tmp_pat
         shown.append(arguments[4])
         return encode_views(*arguments)
 
-    monkeypatch.setattr("contrastdiagnosis_training.concept_run.encode_views", spy)
+    monkeypatch.setattr("contrastdiagnosis_training.commands.concepts.encode_views", spy)
     Concepts(
         (folder,), runs / "cv", tmp_path / "c", folds=(1,), change=SMALL, device="cpu", cache=cache
     ).run()

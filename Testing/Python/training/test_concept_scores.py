@@ -9,11 +9,15 @@ import pytest
 import torch
 from contrastdiagnosis.cases.library import RATINGS
 from contrastdiagnosis.concepts.head import Concept, ConceptConfig, ConceptHead
-from contrastdiagnosis_training.cell_views import CellViews
-from contrastdiagnosis_training.concept_ablation import HEADING, ablation_line, heldout_figures
-from contrastdiagnosis_training.concept_list import LIDC_CONCEPTS
-from contrastdiagnosis_training.concept_scores import ConceptScores, make_atlas, touched_cells
-from contrastdiagnosis_training.concept_trainer import ConceptTargets
+from contrastdiagnosis_training.commands.concepts_ablate import (
+    HEADING,
+    ablation_line,
+    heldout_figures,
+)
+from contrastdiagnosis_training.concept_head.cell_views import CellViews
+from contrastdiagnosis_training.concept_head.scores import ConceptScores, make_atlas, touched_cells
+from contrastdiagnosis_training.concept_head.trainer import ConceptTargets
+from contrastdiagnosis_training.data.concept_list import LIDC_CONCEPTS
 
 CONCEPTS = (
     Concept("spiculated", "spiculation", at_least=3),

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 from contrastdiagnosis.concepts.head import ConceptConfig, ConceptHead
-from contrastdiagnosis_training import concept_trainer
-from contrastdiagnosis_training.cell_views import CellViews
-from contrastdiagnosis_training.concept_ablation import recipe_of
-from contrastdiagnosis_training.concept_recipe import ConceptRecipe, chosen_concept_recipe
-from contrastdiagnosis_training.concept_trainer import (
+from contrastdiagnosis_training.commands.concepts_ablate import recipe_of
+from contrastdiagnosis_training.concept_head import trainer as concept_trainer
+from contrastdiagnosis_training.concept_head.cell_views import CellViews
+from contrastdiagnosis_training.concept_head.recipe import ConceptRecipe, chosen_concept_recipe
+from contrastdiagnosis_training.concept_head.trainer import (
     PRESENT,
     ConceptTargets,
     _count,
@@ -27,7 +27,7 @@ from contrastdiagnosis_training.concept_trainer import (
     train_head,
     views_scores,
 )
-from contrastdiagnosis_training.losses import soft_triple
+from contrastdiagnosis_training.objectives.losses import soft_triple
 from sklearn.metrics import roc_auc_score
 
 GRID = (2, 3, 4)

@@ -12,8 +12,8 @@ from contrastdiagnosis.concepts.concept_reading import read_concepts
 from contrastdiagnosis.concepts.head import Concept, ConceptConfig, ConceptHead
 from contrastdiagnosis.concepts.revision import Box, CellGrid, Revision
 from contrastdiagnosis.imaging.patch import DEFAULT_GEOMETRY, Patch
-from contrastdiagnosis_training.concept_scores import touched_cells
-from contrastdiagnosis_training.concept_users import (
+from contrastdiagnosis_training.concept_head.scores import touched_cells
+from contrastdiagnosis_training.evaluation.concepts.users import (
     MARGIN_MM,
     MISTAKES,
     Truth,

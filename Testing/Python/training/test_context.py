@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from contrastdiagnosis.cases.case_folder import NoduleScan
 from contrastdiagnosis.imaging.volume import Volume
-from contrastdiagnosis_training.context import extend_along_slices, remove_nodule
+from contrastdiagnosis_training.data.context import extend_along_slices, remove_nodule
 
 AFFINE = np.array([[-0.7, 0, 0, 50], [0, -0.7, 0, -20], [0, 0, 2.5, 100], [0, 0, 0, 1.0]])
 

@@ -16,21 +16,23 @@ from contrastdiagnosis.cases.vote import VoteRule
 from contrastdiagnosis.diagnosis.diagnoser import Diagnoser
 from contrastdiagnosis.errors import InputError
 from contrastdiagnosis.report.charts import measured_charts
-from contrastdiagnosis_training import cli
-from contrastdiagnosis_training.crossfit import CrossFit, crossfit, folds_of_run, load_fold
-from contrastdiagnosis_training.evaluate import (
-    Evaluate,
+from contrastdiagnosis_training.commands import main as cli
+from contrastdiagnosis_training.commands.crossfit import CrossFit, crossfit
+from contrastdiagnosis_training.commands.evaluate import Evaluate
+from contrastdiagnosis_training.commands.export import Export, checked_settings
+from contrastdiagnosis_training.commands.fit import Fit, train
+from contrastdiagnosis_training.evaluation.figures import (
     evaluate_crossfit,
     figures_of,
     fold_part,
     rule_figures,
     strict,
 )
-from contrastdiagnosis_training.evaluate_table import table
-from contrastdiagnosis_training.export import Export, checked_settings
-from contrastdiagnosis_training.fit import SETTINGS, Fit, train
-from contrastdiagnosis_training.judge import K_CHOICES, judge_of_readings
-from contrastdiagnosis_training.recipe import RECIPES
+from contrastdiagnosis_training.evaluation.judge import K_CHOICES, judge_of_readings
+from contrastdiagnosis_training.evaluation.table import table
+from contrastdiagnosis_training.network.recipe import RECIPES
+from contrastdiagnosis_training.runs.crossfit_run import folds_of_run, load_fold
+from contrastdiagnosis_training.runs.run_folder import SETTINGS
 from sklearn.metrics import roc_auc_score
 
 from training.conftest import TINY, write_case_folder
@@ -401,8 +403,9 @@ def test_runs_from_before_an_option_belong_together_still(runs, tmp_path):
 def test_the_commands_take_the_epochs_of_the_user(monkeypatch, tmp_path, folders):
     """`--epochs` wins over the recipe; the rest of the recipe stays."""
     seen = []
-    monkeypatch.setattr("contrastdiagnosis_training.fit.train", lambda o, r: seen.append(r))
-    monkeypatch.setattr("contrastdiagnosis_training.crossfit.crossfit", lambda o, r: seen.append(r))
+    for place in ("fit.train", "crossfit.crossfit"):
+        place = f"contrastdiagnosis_training.commands.{place}"
+        monkeypatch.setattr(place, lambda o, r: seen.append(r))
     for command in (Fit, CrossFit):
         command(folders, tmp_path, recipe="paper", epochs=7).run()
         command(folders, tmp_path).run()

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from contrastdiagnosis.model.network import load_network
-from contrastdiagnosis_training.fit import CHECKPOINT, MODEL
+from contrastdiagnosis_training.runs.run_folder import CHECKPOINT, MODEL
 from torch import distributed
 
 from training.conftest import TINY
@@ -22,8 +22,8 @@ from pathlib import Path
 sys.path.insert(0, {str(Path(__file__).parents[1])!r})
 import torch
 from training.conftest import TINY
-from contrastdiagnosis_training import fit
-from contrastdiagnosis_training.trainer import Trainer
+from contrastdiagnosis_training.commands import fit
+from contrastdiagnosis_training.network.trainer import Trainer
 
 cases, cache, out = map(Path, sys.argv[1:])
 

@@ -18,17 +18,17 @@ from contrastdiagnosis.maps.distance_parts import patch_statistics
 from contrastdiagnosis.maps.local_cam import pair_maps
 from contrastdiagnosis.maps.map_variant import LocalCam
 from contrastdiagnosis.model.network import NoduleNet
-from contrastdiagnosis_training import cli
-from contrastdiagnosis_training.crossfit import CrossFit, crossfit
-from contrastdiagnosis_training.explain_eval import ExplainEval
-from contrastdiagnosis_training.explain_probe import Witness, off_centre_mm, probe_nodule
-from contrastdiagnosis_training.explain_report import table, target_rows
-from contrastdiagnosis_training.export import Export
-from contrastdiagnosis_training.faithfulness import SHARES
-from contrastdiagnosis_training.fit import Fit, train
-from contrastdiagnosis_training.judge import Judge
-from contrastdiagnosis_training.pair_parts import pair_parts, parts_lines
-from contrastdiagnosis_training.trial import bundle_trial
+from contrastdiagnosis_training.commands import main as cli
+from contrastdiagnosis_training.commands.crossfit import CrossFit, crossfit
+from contrastdiagnosis_training.commands.explain_eval import ExplainEval
+from contrastdiagnosis_training.commands.export import Export
+from contrastdiagnosis_training.commands.fit import Fit, train
+from contrastdiagnosis_training.evaluation.judge import Judge
+from contrastdiagnosis_training.evaluation.maps.faithfulness import SHARES
+from contrastdiagnosis_training.evaluation.maps.pair_parts import pair_parts, parts_lines
+from contrastdiagnosis_training.evaluation.maps.probe import Witness, off_centre_mm, probe_nodule
+from contrastdiagnosis_training.evaluation.maps.report import table, target_rows
+from contrastdiagnosis_training.evaluation.trial import bundle_trial
 
 from training.conftest import TINY, write_case_folder
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from contrastdiagnosis_training.faithfulness import (
+from contrastdiagnosis_training.evaluation.maps.faithfulness import (
     CELL,
     SHARES,
     centre_gaussian,

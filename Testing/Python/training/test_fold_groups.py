@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from contrastdiagnosis_training.fold_groups import auc_by_fold_group, folds_in_words
-from contrastdiagnosis_training.metrics import auc
+from contrastdiagnosis_training.evaluation.fold_groups import auc_by_fold_group, folds_in_words
+from contrastdiagnosis_training.objectives.metrics import auc
 
 pytestmark = pytest.mark.usefixtures("few_draws")
 

@@ -17,10 +17,13 @@ from contrastdiagnosis.imaging.volume import sitk_from_array
 from contrastdiagnosis.trust.case_limits import CaseLimits
 from contrastdiagnosis.trust.cues import CUE_NAMES
 from contrastdiagnosis.trust.facts import FACT_NAMES
-from contrastdiagnosis_training import cli, gate
-from contrastdiagnosis_training.columns import save_columns
-from contrastdiagnosis_training.evaluate import crossfit_confidence, strict
-from contrastdiagnosis_training.gate import (
+from contrastdiagnosis_training.commands import main as cli
+from contrastdiagnosis_training.commands.gate import _still_true
+from contrastdiagnosis_training.data.columns import save_columns
+from contrastdiagnosis_training.data.healthy_points import KINDS, lungs_of
+from contrastdiagnosis_training.evaluation import gate
+from contrastdiagnosis_training.evaluation.figures import crossfit_confidence, strict
+from contrastdiagnosis_training.evaluation.gate import (
     LOST,
     Answers,
     before_the_gate,
@@ -33,9 +36,7 @@ from contrastdiagnosis_training.gate import (
     nodule_answers,
     read_answers,
 )
-from contrastdiagnosis_training.gate_commands import _still_true
-from contrastdiagnosis_training.healthy_points import KINDS, lungs_of
-from contrastdiagnosis_training.judgements import LEAST_COVERED_SHARE, limits_of
+from contrastdiagnosis_training.evaluation.judgements import LEAST_COVERED_SHARE, limits_of
 from engine.conftest import write_tiny_bundle
 
 from training.conftest import SOUND_FACTS, sound_facts, write_case_folder

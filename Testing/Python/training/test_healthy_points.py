@@ -11,7 +11,7 @@ import SimpleITK as sitk
 from contrastdiagnosis.errors import InputError
 from contrastdiagnosis.imaging.phantom import PhantomNodule, make_phantom
 from contrastdiagnosis.imaging.volume import sitk_from_array
-from contrastdiagnosis_training.healthy_points import (
+from contrastdiagnosis_training.data.healthy_points import (
     APART_MM,
     AWAY_MM,
     KINDS,

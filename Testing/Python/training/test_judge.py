@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from contrastdiagnosis.cases.library import Case, CaseLibrary
 from contrastdiagnosis.cases.vote import Calibration, VoteRule
-from contrastdiagnosis_training.columns import load_columns, save_columns
-from contrastdiagnosis_training.judge import (
+from contrastdiagnosis_training.data.columns import load_columns, save_columns
+from contrastdiagnosis_training.evaluation.judge import (
     K_CHOICES,
     TEMPERATURE_CHOICES,
     calibrate,
@@ -17,7 +17,7 @@ from contrastdiagnosis_training.judge import (
     embedding_scale,
     judge_of_readings,
 )
-from contrastdiagnosis_training.readings import Readings
+from contrastdiagnosis_training.runs.readings import Readings
 
 from training.conftest import sound_facts
 

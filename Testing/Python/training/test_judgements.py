@@ -12,9 +12,9 @@ from contrastdiagnosis.cases.case_folder import read_case_folder, read_scan
 from contrastdiagnosis.diagnosis.diagnoser import Diagnoser
 from contrastdiagnosis.trust.case_limits import CaseLimits, NoduleGate
 from contrastdiagnosis.trust.facts import FACT_NAMES
-from contrastdiagnosis_training.judge import judge_of_bundle
-from contrastdiagnosis_training.judgements import judgements, limits_of
-from contrastdiagnosis_training.readings import read_nodules
+from contrastdiagnosis_training.evaluation.judge import judge_of_bundle
+from contrastdiagnosis_training.evaluation.judgements import judgements, limits_of
+from contrastdiagnosis_training.runs.readings import read_nodules
 from engine.conftest import write_tiny_bundle
 
 from training.conftest import write_case_folder

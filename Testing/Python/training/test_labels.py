@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from contrastdiagnosis.cases.case_folder import read_case_folder, read_scan
-from contrastdiagnosis_training.labels import RULES, is_malignant
-from contrastdiagnosis_training.metrics import auc, size_baseline
+from contrastdiagnosis_training.data.labels import RULES, is_malignant
+from contrastdiagnosis_training.objectives.metrics import auc, size_baseline
 
 MEAN = np.array([1.0, 2.5, 2.75, 3.0, 3.25, 3.5, 5.0, np.nan])
 

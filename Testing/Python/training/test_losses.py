@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from contrastdiagnosis_training.losses import (
+from contrastdiagnosis_training.objectives.losses import (
     dice_ce,
     known_bce,
     margin_contrastive,

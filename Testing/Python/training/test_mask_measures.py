@@ -6,8 +6,13 @@ import numpy as np
 import pytest
 from contrastdiagnosis.cases.case_folder import NoduleScan, read_case_folder
 from contrastdiagnosis.imaging.volume import Volume
-from contrastdiagnosis_training import mask_measures as module
-from contrastdiagnosis_training.mask_measures import MEASURES, Control, control_of, mask_measures
+from contrastdiagnosis_training.evaluation import mask_measures as module
+from contrastdiagnosis_training.evaluation.mask_measures import (
+    MEASURES,
+    Control,
+    control_of,
+    mask_measures,
+)
 
 from training.conftest import write_case_folder
 

@@ -6,7 +6,7 @@ from itertools import combinations
 
 import numpy as np
 import pytest
-from contrastdiagnosis_training.metrics import (
+from contrastdiagnosis_training.objectives.metrics import (
     BOOTSTRAPS,
     auc,
     dice,

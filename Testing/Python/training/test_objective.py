@@ -8,9 +8,13 @@ from dataclasses import replace
 import pytest
 import torch
 from contrastdiagnosis.model.network import NoduleNet
-from contrastdiagnosis_training.concept_task import concept_logits, concept_task
-from contrastdiagnosis_training.losses import dice_ce, margin_contrastive, pairwise_distance
-from contrastdiagnosis_training.objective import Targets, objective, vote_loss
+from contrastdiagnosis_training.network.concept_task import concept_logits, concept_task
+from contrastdiagnosis_training.network.objective import Targets, objective, vote_loss
+from contrastdiagnosis_training.objectives.losses import (
+    dice_ce,
+    margin_contrastive,
+    pairwise_distance,
+)
 from torch.testing import assert_close
 
 from training.conftest import TINY, TINY_PAPER

@@ -14,8 +14,8 @@ from contrastdiagnosis.cases.library import RATINGS
 from contrastdiagnosis.errors import InputError
 from contrastdiagnosis.files.output import UNFINISHED
 from contrastdiagnosis.imaging.patch import crop_patch
-from contrastdiagnosis_training import patch_store
-from contrastdiagnosis_training.patch_store import (
+from contrastdiagnosis_training.data import patch_store
+from contrastdiagnosis_training.data.patch_store import (
     CONTINUED,
     FILL,
     STORE_GEOMETRY,

@@ -7,15 +7,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from contrastdiagnosis.cases.vote import VoteRule
-from contrastdiagnosis_training import evaluate
-from contrastdiagnosis_training.columns import save_columns
-from contrastdiagnosis_training.evaluate import (
+from contrastdiagnosis_training.data.columns import save_columns
+from contrastdiagnosis_training.evaluation import figures as evaluate
+from contrastdiagnosis_training.evaluation.figures import (
     calibrated_across,
     evaluate_crossfit,
     fold_part,
     fold_thresholds,
 )
-from contrastdiagnosis_training.judge import (
+from contrastdiagnosis_training.evaluation.judge import (
     calibrate,
     choose_vote,
     embedding_scale,

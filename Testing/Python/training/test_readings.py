@@ -7,7 +7,7 @@ import pytest
 import torch
 from contrastdiagnosis.cases.case_folder import read_case_folder, read_scan
 from contrastdiagnosis.model.network import NoduleNet
-from contrastdiagnosis_training.readings import cut_slices, nodule_slices, read_nodules
+from contrastdiagnosis_training.runs.readings import cut_slices, nodule_slices, read_nodules
 
 from training.conftest import TINY
 

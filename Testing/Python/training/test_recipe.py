@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 from contrastdiagnosis.errors import InputError
-from contrastdiagnosis_training.recipe import PAPER, Recipe, chosen_recipe
+from contrastdiagnosis_training.network.recipe import PAPER, Recipe, chosen_recipe
 
 
 def test_the_paper_recipe_has_the_published_settings():

@@ -7,11 +7,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from contrastdiagnosis.trust.facts import FACT_NAMES
-from contrastdiagnosis_training.columns import save_columns
-from contrastdiagnosis_training.evaluate import crossfit_confidence
-from contrastdiagnosis_training.gate import fitted_limits, joined, read_answers
-from contrastdiagnosis_training.labels import is_malignant
-from contrastdiagnosis_training.shipped_rule import confidence_figures, fold_limits, rule_in_words
+from contrastdiagnosis_training.data.columns import save_columns
+from contrastdiagnosis_training.data.labels import is_malignant
+from contrastdiagnosis_training.evaluation.figures import crossfit_confidence
+from contrastdiagnosis_training.evaluation.gate import fitted_limits, joined, read_answers
+from contrastdiagnosis_training.evaluation.shipped_rule import (
+    confidence_figures,
+    fold_limits,
+    rule_in_words,
+)
 
 from training.test_gate import answers
 from training.test_protocol import fold
@@ -78,8 +82,8 @@ def test_the_answers_come_back_as_gate_fit_kept_them(known, tmp_path):
 
 
 def test_the_worth_of_each_group_is_measured_on_it_alone(run, known):
-    from contrastdiagnosis_training.evaluate import fold_thresholds, judged_folds
-    from contrastdiagnosis_training.judgements import judgements
+    from contrastdiagnosis_training.evaluation.figures import fold_thresholds, judged_folds
+    from contrastdiagnosis_training.evaluation.judgements import judgements
 
     folds, parts = judged_folds(run(), "distance-weighted")
     thresholds, limits = fold_thresholds(parts), [fold_limits(f, known) for f in folds]

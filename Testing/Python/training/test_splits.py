@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from contrastdiagnosis.cases.case_folder import Nodule, read_case_folder
 from contrastdiagnosis.errors import InputError
-from contrastdiagnosis_training.labels import is_malignant
-from contrastdiagnosis_training.splits import patient_folds, split_by_patient
+from contrastdiagnosis_training.data.labels import is_malignant
+from contrastdiagnosis_training.data.splits import patient_folds, split_by_patient
 
 from training.conftest import DATA
 

@@ -16,11 +16,13 @@ import torch
 from contrastdiagnosis.errors import InputError
 from contrastdiagnosis.files.output import write_file
 from contrastdiagnosis.model.network import load_network
-from contrastdiagnosis_training import cli, fit
-from contrastdiagnosis_training.fit import CHECKPOINT, LOG, MODEL, SETTINGS, Fit, train
-from contrastdiagnosis_training.recipe import PAPER, RECIPES
-from contrastdiagnosis_training.splits import split_by_patient
-from contrastdiagnosis_training.trainer import Trainer
+from contrastdiagnosis_training.commands import main as cli
+from contrastdiagnosis_training.commands.fit import Fit, train
+from contrastdiagnosis_training.data.splits import split_by_patient
+from contrastdiagnosis_training.network.recipe import PAPER, RECIPES
+from contrastdiagnosis_training.network.trainer import Trainer
+from contrastdiagnosis_training.runs import loop
+from contrastdiagnosis_training.runs.run_folder import CHECKPOINT, LOG, MODEL, SETTINGS
 from engine.killing import kills
 from lightning.fabric import Fabric
 from torch.testing import assert_close
@@ -404,9 +406,9 @@ def test_a_kill_leaves_checkpoint_settings_and_log_whole(tmp_path):
     checkpoint, settings, log = (tmp_path / name for name in (CHECKPOINT, SETTINGS, LOG))
 
     def write(epoch):
-        fit.save_checkpoint(checkpoint, {"epoch": epoch, "weights": torch.full((1000,), epoch)})
+        loop.save_checkpoint(checkpoint, {"epoch": epoch, "weights": torch.full((1000,), epoch)})
         write_file(settings, json.dumps({"epoch": epoch}).encode())
-        fit._log(log, {"step": epoch, "mask": 0.5})
+        loop.append_epoch(log, {"step": epoch, "mask": 0.5})
 
     write(1)
     for _ in kills(lambda: write(2)):

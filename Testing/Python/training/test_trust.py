@@ -11,10 +11,10 @@ from contrastdiagnosis.cases.case_folder import Nodule
 from contrastdiagnosis.cases.library import RATINGS
 from contrastdiagnosis.cases.vote import VoteRule
 from contrastdiagnosis.trust.facts import FACT_NAMES
-from contrastdiagnosis_training.judge import Judge
-from contrastdiagnosis_training.readings import Readings
-from contrastdiagnosis_training.trial import Trial, ratings_of
-from contrastdiagnosis_training.trust import confidence, rating_agreement
+from contrastdiagnosis_training.evaluation.judge import Judge
+from contrastdiagnosis_training.evaluation.trial import Trial, ratings_of
+from contrastdiagnosis_training.evaluation.trust import confidence, rating_agreement
+from contrastdiagnosis_training.runs.readings import Readings
 
 from training.conftest import sound_facts
 

@@ -1,0 +1,1 @@
+"""From runs to the parts of a bundle."""

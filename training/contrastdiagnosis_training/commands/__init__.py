@@ -1,0 +1,1 @@
+"""The command contrastdiagnosis-train, one file a command."""

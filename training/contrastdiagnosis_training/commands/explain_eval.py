@@ -1,0 +1,224 @@
+"""`contrastdiagnosis-train explain-eval`: the proof that maps and confidence tell the truth."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from contrastdiagnosis.bundle.bundle import default_bundle_folder
+from contrastdiagnosis.cases.case_folder import Nodule, read_case_folder, read_scan
+from contrastdiagnosis.diagnosis.diagnoser import choose_device
+from contrastdiagnosis.errors import InputError
+from contrastdiagnosis.files.output import check_outputs, write_file
+from contrastdiagnosis.imaging.patch import crop_patch
+from contrastdiagnosis.maps.map_variant import LocalCam
+from contrastdiagnosis.model.network import NoduleNet
+from numpy.typing import NDArray
+
+from contrastdiagnosis_training.evaluation.figures import strict
+from contrastdiagnosis_training.evaluation.gate import read_answers
+from contrastdiagnosis_training.evaluation.judge import Judge
+from contrastdiagnosis_training.evaluation.maps.pair_parts import pair_parts
+from contrastdiagnosis_training.evaluation.maps.probe import Probe, Witness, probe_nodule
+from contrastdiagnosis_training.evaluation.maps.report import render_explain_report, table
+from contrastdiagnosis_training.evaluation.trial import Trial, bundle_trial, crossfit_trials
+from contrastdiagnosis_training.evaluation.trust import confidence, rating_agreement
+from contrastdiagnosis_training.objectives.metrics import paired_p
+from contrastdiagnosis_training.progress import Bar
+from contrastdiagnosis_training.runs.run_folder import network_of_run
+
+RANDOM_NETWORKS = 3
+"""Drawn at random for the sanity check; their mean is reported."""
+
+
+@dataclass(frozen=True)
+class ExplainEval:
+    """Measure how faithful maps, neighbours and confidence are."""
+
+    cases: Path
+    """Case folder whose nodules are asked about."""
+    bundle: Path | None = None
+    """Bundle folder; the one that comes with the program if neither this nor --crossfit is
+    given."""
+    crossfit: Path | None = None
+    """Folder that `crossfit` filled: each nodule is asked of the network that never saw its
+    patient."""
+    folds: tuple[int, ...] | None = None
+    """Only these folds of --crossfit."""
+    gate: Path | None = None
+    """What `gate-fit --answers` kept: confidence of --crossfit is then judged by limits and gate as
+    shipped, fitted for each fold without its patients."""
+    concepts: Path | None = None
+    """Folder that `concepts` filled for --crossfit: its concepts of size may contradict the
+    measured one, as shipped."""
+    shuffled: Path | None = None
+    """Run folder of a `fit` with --change shuffle_labels=True: its maps must look different."""
+    nodules: int = 150
+    """How many nodules the maps are made for, drawn at random; 0 takes all. Neighbours and
+    confidence are measured on all of them."""
+    map: LocalCam = field(default_factory=LocalCam)
+    """The variant of the maps."""
+    json: Path | None = None
+    """Write the figures here."""
+    html: Path | None = None
+    """Write the report here. It shows nodules of the case folder."""
+    seed: int = 0
+    """Draws nodules, crops, noise and controls."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where the networks run."""
+
+    def run(self) -> None:
+        """Measures, prints, writes."""
+        check_outputs({"the figures": self.json, "the page": self.html}, [self.gate])
+        if self.bundle and self.crossfit:
+            raise InputError("wanted --bundle or --crossfit, got both")
+        if (self.gate or self.concepts) and not self.crossfit:
+            raise InputError("--gate and --concepts go with --crossfit: a bundle has its own")
+        if self.nodules < 0:
+            raise InputError(f"--nodules must not be negative, got {self.nodules}")
+        rows = read_case_folder(self.cases)
+        device = choose_device(self.device)
+        trials = self._trials(rows, device)
+        figures, probes = explain_figures(trials, self, device)
+        print(table(figures))
+        if self.json:
+            write_file(self.json, (json.dumps(strict(figures), indent=1) + "\n").encode())
+            print(f"wrote {self.json}")
+        if self.html:
+            write_file(self.html, render_explain_report(strict(figures), probes).encode())
+            print(f"wrote {self.html}")
+
+    def _trials(self, rows: Sequence[Nodule], device: torch.device) -> list[Trial]:
+        if not self.crossfit:
+            return [bundle_trial(self.bundle or default_bundle_folder(), rows, device)]
+        answers = read_answers(self.gate)
+        return crossfit_trials(self.crossfit, rows, self.folds, device, answers, self.concepts)
+
+
+def explain_figures(
+    trials: Sequence[Trial], options: ExplainEval, device: torch.device
+) -> tuple[dict[str, Any], list[Probe]]:
+    """All figures, and the probes of the nodules that maps were made for."""
+    chosen = drawn_nodules(trials, options)
+    probes, patients = probe_trials(trials, chosen, options, device)
+    # A fold of which one patient was drawn has no random networks to compare with.
+    names = dict.fromkeys(name for p in probes for name in p.figures)
+    maps = {
+        name: float(np.nanmean([p.figures.get(name, np.nan) for p in probes])) for name in names
+    }
+    seen = sum(t.of_patients_in_cases for t in trials)
+    return {
+        "protocol": ", ".join(t.name for t in trials)
+        + f" on {options.cases.name}; maps of {len(probes)} nodules, the rest on"
+        f" {sum(len(t.rows) for t in trials)}"
+        + (f"; {seen} are of patients it was made from: no held-out figure" if seen else ""),
+        "variant": asdict(options.map),
+        "n_maps": len(probes),
+        "n": sum(len(t.rows) for t in trials),
+        "maps": maps,
+        "against": _against(probes, patients),
+        "parts": pair_parts(trials, chosen, device),
+        "curves": {
+            name: np.nanmean([p.curves[name] for p in probes], axis=0).tolist()
+            for name in probes[0].curves
+        },
+        "confidence": confidence(trials),
+        "ratings": rating_agreement(trials),
+    }, probes
+
+
+def drawn_nodules(trials: Sequence[Trial], options: ExplainEval) -> list[list[int]]:
+    """Positions of the drawn nodules in the rows of each trial."""
+    random = np.random.default_rng(options.seed)
+    everyone = [(t, n) for t in range(len(trials)) for n in range(len(trials[t].rows))]
+    count = min(options.nodules or len(everyone), len(everyone))
+    chosen = sorted(random.choice(len(everyone), count, replace=False).tolist())
+    return [[everyone[c][1] for c in chosen if everyone[c][0] == t] for t in range(len(trials))]
+
+
+def probe_trials(
+    trials: Sequence[Trial],
+    chosen: Sequence[Sequence[int]],
+    options: ExplainEval,
+    device: torch.device,
+) -> tuple[list[Probe], NDArray]:
+    """Probes of the drawn nodules and the patient of each."""
+    probes, patients = [], []
+    with Bar(total=sum(map(len, chosen)), unit="nodule", leave=False) as bar:
+        for t, (trial, mine) in enumerate(zip(trials, chosen, strict=True)):
+            witness = Witness(trial.network, trial.judge, options.map)
+            strangers = _strangers(trial, mine, options, device)
+            for n in mine:
+                row = trial.rows[n]
+                draws = np.random.default_rng([options.seed, t, n])
+                probes.append(
+                    probe_nodule(witness, strangers, read_scan(row), row.patient_id, draws)
+                )
+                patients.append(row.patient_id)
+                bar.update()
+    if not probes:
+        raise InputError("no nodule was drawn")
+    return probes, np.array(patients)
+
+
+def _strangers(
+    trial: Trial, chosen: Sequence[int], options: ExplainEval, device: torch.device
+) -> dict[str, list[Witness]]:
+    """Networks with random weights and, if there is one, from shuffled labels."""
+    networks = {"random_weights": [_untrained(trial.network, n) for n in range(RANDOM_NETWORKS)]}
+    if options.shuffled:
+        networks["random_labels"] = [network_of_run(options.shuffled)]
+    if len({trial.rows[n].patient_id for n in chosen}) < 2:
+        return {}
+    scans = [read_scan(trial.rows[n]) for n in chosen]
+    patches = np.stack([crop_patch(s.volume, s.center_ras_mm).intensity for s in scans])
+    nodules = trial.readings[np.array(chosen)]
+
+    def witness(network: NoduleNet) -> Witness:
+        network.to(device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+        nowhere = np.zeros((len(chosen), network.config.embedding), np.float32)
+        judge = Judge(nowhere, nodules.patient_id, nodules.malignancy, nodules.diameter_mm)
+        blind = Witness(network, judge, options.map)
+        return replace(blind, judge=replace(judge, embedding=blind.look(patches)[1]))
+
+    return {name: [witness(n) for n in kind] for name, kind in networks.items()}
+
+
+def _untrained(network: NoduleNet, seed: int) -> NoduleNet:
+    torch.manual_seed(seed)
+    return NoduleNet(network.config).eval().requires_grad_(False)
+
+
+def _against(probes: Sequence[Probe], patients: NDArray) -> dict[str, Any]:
+    """Paired differences of the map from each control, as better minus worse."""
+    compared = {}
+    for name in probes[0].figures:
+        kind = name.removesuffix("_map")
+        measure = kind.removeprefix("off_centre_")
+        if kind == name or not measure.startswith(("deletion", "insertion", "energy")):
+            continue
+        for control in ("gaussian", "mask", "random"):
+            ours, theirs = (
+                np.array([p.figures[f"{kind}_{n}"] for p in probes]) for n in ("map", control)
+            )
+            known = np.isfinite(ours) & np.isfinite(theirs)
+            lower_is_better = measure in (
+                "deletion_distance",
+                "deletion_vote",
+                "insertion_raw_distance",
+            )
+            gain = (theirs - ours if lower_is_better else ours - theirs)[known]
+            if len(gain):
+                scale = abs(float(theirs[known].mean()))
+                compared[f"{kind}_over_{control}"] = {
+                    "gain": float(gain.mean()),
+                    # A control that reaches 0 throughout, as on very few nodules, is no measure.
+                    "relative": float(gain.mean()) / scale if scale else None,
+                    "p": paired_p(gain, patients[known]),
+                }
+    return compared

@@ -1,0 +1,188 @@
+"""`contrastdiagnosis-train gate-fit` and `gate-eval`: no verdict on normal tissue."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from contrastdiagnosis.bundle.bundle import Bundle, load_bundle, save_bundle
+from contrastdiagnosis.cases.case_folder import read_case_folder
+from contrastdiagnosis.diagnosis.diagnoser import Diagnoser
+from contrastdiagnosis.errors import InputError
+from contrastdiagnosis.files.output import check_writable, write_file
+from contrastdiagnosis.trust.case_limits import CaseLimits
+
+from contrastdiagnosis_training.data.columns import save_columns
+from contrastdiagnosis_training.data.healthy_points import read_healthy_cts
+from contrastdiagnosis_training.evaluation.figures import crossfit_confidence, strict
+from contrastdiagnosis_training.evaluation.gate import (
+    Answers,
+    before_the_gate,
+    confidences,
+    fitted_limits,
+    gate_table,
+    gate_text,
+    joined,
+    left_out_confidences,
+    nodule_answers,
+    tissue_answers,
+)
+from contrastdiagnosis_training.evaluation.table import confidence_table
+
+
+@dataclass(frozen=True)
+class GateFit:
+    """Fit what tells nodules from normal tissue, and write the bundle with it."""
+
+    bundle: Path
+    """Bundle folder."""
+    nodules: tuple[Path, ...]
+    """Case folders with nodules like the bundle's cases; they give its limits too."""
+    cts: tuple[Path, ...]
+    """Folders of CTs with normal tissue, like ct_lungs or ct_click."""
+    out: Path
+    """Bundle folder to write; may be the same."""
+    crossfit: Path | None = None
+    """Folder that `crossfit` filled: the card tells what confidence by these limits and this gate
+    is worth on the run's unseen nodules."""
+    concepts: Path | None = None
+    """Folder that `concepts` filled for that run; goes with --crossfit."""
+    answers: Path | None = None
+    """Keep what was said at every point here, for --gate of evaluate and explain-eval."""
+    version: str | None = None
+    """Of the new bundle; as before if not given."""
+    points: int = 40
+    """Of each kind of tissue, drawn in each CT."""
+    seed: int = 0
+    """Draws points and clicks."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where the network runs."""
+
+    def run(self) -> None:
+        """Asks, fits, measures by leaving patients out, prints, writes."""
+        check_writable(self.out.with_name(f".{self.out.name}.json"))
+        check_writable(self.answers)
+        if self.concepts and not self.crossfit:
+            raise InputError("--concepts goes with --crossfit")
+        bundle = load_bundle(self.bundle)
+        diagnoser = Diagnoser(bundle, self.device)
+        nodules = [nodule_answers(diagnoser, read_case_folder(f), self.seed) for f in self.nodules]
+        cts = (ct for folder in self.cts for ct in read_healthy_cts(folder))
+        tissue = tissue_answers(diagnoser, cts, self.points, self.seed)
+        answers = joined([*nodules, tissue])
+        limits = fitted_limits(answers)
+        rows = left_out_table(bundle, answers, limits)
+        print(gate_text(rows))
+        figures: dict[str, Any] = {
+            "gate": {
+                "printed_by": "contrastdiagnosis-train gate-fit",
+                "protocol": protocol(answers, self),
+                "table": strict(rows),
+            }
+        }
+        if self.crossfit:
+            info = bundle.info
+            worth = crossfit_confidence(
+                self.crossfit, info.vote.form, info.similarity_interval, answers, self.concepts
+            )
+            source = "contrastdiagnosis-train gate-fit --crossfit"
+            figures["confidence"] = {"printed_by": source, **strict(worth)}
+            print("\n" + confidence_table(worth))
+        if self.answers:
+            save_columns(answers, self.answers)
+        info = replace(
+            bundle.info,
+            limits=limits,
+            version=self.version or bundle.info.version,
+            metrics={**_still_true(bundle.info.metrics), **figures},
+        )
+        save_bundle(
+            self.out, info, bundle.network, bundle.library, bundle.indicator.matched,
+            bundle.concepts,
+        )  # fmt: skip
+        print(f"\n{limits}\nwrote {self.out}")
+
+
+@dataclass(frozen=True)
+class GateEval:
+    """Print how often a bundle gives a verdict on nodules and on normal tissue."""
+
+    bundle: Path
+    """Bundle folder."""
+    nodules: tuple[Path, ...] = ()
+    """Case folders with nodules."""
+    cts: tuple[Path, ...] = ()
+    """Folders of CTs with normal tissue, like ct_lungs or ct_click. Those that the gate was fitted
+    to are told too well: gate-fit leaves each of them out in turn."""
+    unseen: bool = False
+    """Leave out nodules of patients whose cases the bundle holds."""
+    readers: int = 1
+    """Leave out nodules that fewer readers marked."""
+    json: Path | None = None
+    """Write the figures here."""
+    points: int = 40
+    """Of each kind of tissue, drawn in each CT."""
+    seed: int = 0
+    """Draws points and clicks; gate-fit drew with 0."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where the network runs."""
+
+    def run(self) -> None:
+        """Asks, prints, writes."""
+        check_writable(self.json)
+        bundle = load_bundle(self.bundle)
+        diagnoser = Diagnoser(bundle, self.device)
+        known = {case.patient_id for case in bundle.library.cases}
+        parts = []
+        for folder in self.nodules:
+            rows = [n for n in read_case_folder(folder) if n.readers >= self.readers]
+            asked = [n for n in rows if not (self.unseen and n.patient_id in known)]
+            parts.append(nodule_answers(diagnoser, asked, self.seed))
+        if self.cts:
+            cts = (ct for folder in self.cts for ct in read_healthy_cts(folder))
+            parts.append(tissue_answers(diagnoser, cts, self.points, self.seed))
+        answers = joined(parts)
+        table = bundle_table(bundle, answers)
+        print(gate_text(table))
+        if self.json:
+            write_file(self.json, (json.dumps(strict({"table": table}), indent=1) + "\n").encode())
+            print(f"wrote {self.json}")
+
+
+def _still_true(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """The figures without those of confidence: other limits judge now."""
+    flat = ("verdict_share", "confident_share", "confident_accuracy", "unsure_accuracy")
+    gone = ("confidence", *flat)  # Bundles up to lidc 9 have them flat.
+    return {name: value for name, value in metrics.items() if name not in gone}
+
+
+def left_out_table(bundle: Bundle, answers: Answers, limits: CaseLimits) -> list[dict[str, Any]]:
+    """Every point judged by a gate that was fitted without its patient."""
+    rule = (bundle.indicator.threshold, bundle.info.split_vote)
+    before = before_the_gate(answers, bundle.info.limits, *rule)
+    return gate_table(answers, before, left_out_confidences(answers, limits, *rule))
+
+
+def bundle_table(bundle: Bundle, answers: Answers) -> list[dict[str, Any]]:
+    """Every point judged by the bundle's own limits."""
+    rule = (bundle.indicator.threshold, bundle.info.split_vote)
+    before = before_the_gate(answers, bundle.info.limits, *rule)
+    return gate_table(answers, before, confidences(answers, bundle.info.limits, *rule))
+
+
+def protocol(answers: Answers, options: GateFit) -> str:
+    """How the table was made."""
+    nodules = answers[answers.is_nodule]
+    return (
+        f"gate fitted to {len(nodules)} clicks on nodules of {_names(options.nodules)} and"
+        f" {len(answers) - len(nodules)} points of normal tissue in {_names(options.cts)},"
+        f" {options.points} of each kind a CT at most; each point judged by a gate that was fitted"
+        " without its patient. The network has seen the nodules, not the tissue."
+    )
+
+
+def _names(folders: Sequence[Path]) -> str:
+    return " and ".join(folder.name for folder in folders)

@@ -1,0 +1,1 @@
+"""The concept head's training on a frozen network."""

@@ -1,0 +1,81 @@
+"""What `concepts` leaves: a folder a head, and what is read of it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from contrastdiagnosis.concepts.head import ConceptHead, load_head, read_config
+from contrastdiagnosis.errors import InputError
+from contrastdiagnosis.files.documents import read_json
+
+from contrastdiagnosis_training.concept_head.recipe import ConceptRecipe
+from contrastdiagnosis_training.concept_head.scores import ConceptScores
+from contrastdiagnosis_training.concept_head.trainer import ConceptTargets, fit_decisions
+from contrastdiagnosis_training.network.recipe import Recipe
+
+HEAD, SETTINGS, TRAIN, TEST = "concepts.safetensors", "settings.json", "train.npz", "test.npz"
+WHOLE = "unpruned.safetensors"
+"""The head before prototypes were removed: the one that pruning files speak of."""
+
+ALL = "all"
+"""Folder of the head that is trained on every patient."""
+
+
+def name_of(fold: int | None) -> str:
+    """Of a head's folder."""
+    return ALL if fold is None else f"fold{fold}"
+
+
+def is_made(out: Path, settings: dict[str, Any]) -> bool:
+    """Whether a folder holds the finished head, which is said.
+
+    Raises:
+        InputError: It belongs to another run.
+    """
+    check_same(out / SETTINGS, settings)
+    made = (out / HEAD).is_file()
+    if made:
+        print(f"{out} is there already")
+    return made
+
+
+def fit_to_cases(head: ConceptHead, cases: ConceptScores, recipe: ConceptRecipe, seed: int) -> None:
+    """Fits presence and decision anew to what the engine itself says of the training nodules.
+
+    So a bundle's own scores of its cases are all that a later fit without some prototypes needs.
+    """
+    targets = ConceptTargets(torch.from_numpy(cases.share), torch.from_numpy(cases.malignancy))
+    fit_decisions(head, torch.from_numpy(cases.scores)[None], targets, recipe, seed)
+
+
+def check_same(file: Path, settings: dict[str, Any]) -> None:
+    """Refuses a folder of another run.
+
+    Raises:
+        InputError: Its settings differ.
+    """
+    if file.is_file() and read_head_settings(file) != json.loads(json.dumps(settings)):
+        raise InputError(f"{file.parent} belongs to another run; name another --out")
+
+
+def read_head_settings(file: Path) -> dict[str, Any]:
+    """The settings of a head; older heads were shown the default recipe's views."""
+    views = json.loads(json.dumps(asdict(Recipe().augmentation)))
+    return {"augmentation": views, **read_json(file)}
+
+
+def head_of_run(folder: Path) -> ConceptHead:
+    """The head that `train_one` left in a folder.
+
+    Raises:
+        InputError: There is none.
+    """
+    if not ((folder / HEAD).is_file() and (folder / SETTINGS).is_file()):
+        raise InputError(
+            f"{folder} holds no concept head; make it by contrastdiagnosis-train concepts"
+        )
+    return load_head(folder / HEAD, read_config(folder / HEAD))

@@ -1,0 +1,1 @@
+"""Nodules as tensors, who trains and tests, labels, augmentation, LIDC's concepts."""

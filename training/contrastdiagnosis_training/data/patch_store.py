@@ -1,0 +1,155 @@
+"""`PatchStore`: the nodules of case folders as tensors, resampled once and cached on disk."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from contrastdiagnosis.cases.case_folder import Nodule, NoduleScan, read_case_folder, read_scan
+from contrastdiagnosis.cases.library import RATINGS
+from contrastdiagnosis.files.output import replacing
+from contrastdiagnosis.imaging.patch import PatchGeometry, resample, window
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from contrastdiagnosis_training.data.context import extend_along_slices
+
+STORE_GEOMETRY = PatchGeometry(shape=(40, 80, 80))
+"""Larger than a patch, so that shifted, turned and scaled patches can be cut from it."""
+
+FORMAT = 3
+"""Raised when the stored tensors change, so that old caches are made anew."""
+
+FILL, CONTINUED, STORED = 0, 1, 2
+"""Where a voxel's intensity comes from: nowhere, `context.extend_along_slices`, or the file. The
+higher, the surer."""
+
+
+@dataclass(frozen=True, eq=False)
+class PatchStore:
+    """Training data of N nodules.
+
+    Attributes:
+        nodules: The N table rows.
+        intensity: (N, D, H, W) float16 windowed intensity, continued beyond the stored slices.
+        share: (N, D, H, W) uint8, share of the readers who marked the voxel, 255 = all.
+        coverage: (N, D, H, W) uint8, `FILL`, `CONTINUED` or `STORED`.
+        diameter_mm: (N,) diameter of the sphere of the consensus's volume.
+        ratings: (N, 9) mean ratings in the order of `RATINGS`, NaN where unknown.
+        suspicion: (N,) share of the readers who rate malignancy above 3, a 3 counting half.
+    """
+
+    nodules: list[Nodule]
+    intensity: Tensor
+    share: Tensor
+    coverage: Tensor
+    diameter_mm: Tensor
+    ratings: Tensor
+    suspicion: Tensor
+
+    def __len__(self) -> int:
+        return len(self.nodules)
+
+    @property
+    def malignancy(self) -> Tensor:
+        """(N,) mean malignancy rating."""
+        return self.ratings[:, list(RATINGS).index("malignancy")]
+
+    def indices(self, keep: Callable[[Nodule], bool]) -> Tensor:
+        """Positions of the nodules that `keep` accepts."""
+        return torch.tensor([n for n, nodule in enumerate(self.nodules) if keep(nodule)])
+
+
+def load_patch_store(
+    folders: Sequence[Path],
+    cache: Path | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> PatchStore:
+    """The nodules of the folders, from the cache where it matches.
+
+    Args:
+        folders: Case folders; a nodule that stands in several is kept once for each.
+        cache: Folder for the resampled tensors; None keeps them in memory only.
+        on_progress: Called with (done, all) while patches are made.
+    """
+    nodules = [nodule for folder in folders for nodule in read_case_folder(folder)]
+    file = cache / f"patches-{_fingerprint(nodules)}.safetensors" if cache else None
+    if file and file.is_file():
+        tensors = load_file(file)
+    else:
+        tensors = _make_tensors(nodules, on_progress)
+        if file:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with replacing(file) as draft:
+                save_file(tensors, draft)
+    return PatchStore(
+        nodules,
+        intensity=tensors["intensity"],
+        share=tensors["share"],
+        coverage=tensors["coverage"],
+        diameter_mm=tensors["diameter_mm"],
+        ratings=torch.tensor([[n.mean_rating(name) for name in RATINGS] for n in nodules]),
+        suspicion=torch.tensor([_suspicion(n) for n in nodules]),
+    )
+
+
+def _suspicion(nodule: Nodule) -> float:
+    votes = np.array(nodule.ratings.get("malignancy", ()))
+    return float(((votes > 3) + 0.5 * (votes == 3)).mean()) if len(votes) else float("nan")
+
+
+def _fingerprint(nodules: Sequence[Nodule]) -> str:
+    files = [(n.case_id, n.readers, _sha256(n.image_path), _sha256(n.mask_path)) for n in nodules]
+    text = json.dumps([FORMAT, asdict(STORE_GEOMETRY), files])
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _sha256(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def _make_tensors(
+    nodules: Sequence[Nodule], on_progress: Callable[[int, int], None] | None
+) -> dict[str, Tensor]:
+    shape = (len(nodules), *STORE_GEOMETRY.shape)
+    tensors = {
+        "intensity": torch.empty(shape, dtype=torch.float16),
+        "share": torch.empty(shape, dtype=torch.uint8),
+        "coverage": torch.empty(shape, dtype=torch.uint8),
+        "diameter_mm": torch.empty(len(nodules)),
+    }
+    for n, nodule in enumerate(nodules):
+        scan = read_scan(nodule)
+        seed = int.from_bytes(hashlib.sha256(nodule.case_id.encode()).digest()[:8], "little")
+        for name, value in _resampled(scan, np.random.default_rng(seed)).items():
+            tensors[name][n] = torch.from_numpy(value)
+        tensors["diameter_mm"][n] = scan.diameter_mm
+        if on_progress:
+            on_progress(n + 1, len(nodules))
+    return tensors
+
+
+def _resampled(scan: NoduleScan, random: np.random.Generator) -> dict[str, np.ndarray]:
+    reach_mm = STORE_GEOMETRY.shape[0] * STORE_GEOMETRY.spacing_mm[0] / 2
+    longer, stored_slices = extend_along_slices(scan, reach_mm, random)
+    store_to_volume = np.linalg.inv(longer.volume.ijk_to_ras) @ STORE_GEOMETRY.ijk_to_ras(
+        scan.center_ras_mm
+    )
+    shape = STORE_GEOMETRY.shape
+    hu, covered = resample(
+        longer.volume.hu, store_to_volume, shape, fill=STORE_GEOMETRY.window_hu[0]
+    )
+    share, _ = resample(longer.share, store_to_volume, shape, fill=0)
+    shift = np.eye(4)
+    shift[2, 3] = -stored_slices.start
+    _, stored = resample(scan.volume.hu, shift @ store_to_volume, shape, fill=0)
+    return {
+        "intensity": window(hu, STORE_GEOMETRY).astype(np.float16),
+        "share": np.round(share * 255).astype(np.uint8),
+        "coverage": np.where(stored, STORED, np.where(covered, CONTINUED, FILL)).astype(np.uint8),
+    }

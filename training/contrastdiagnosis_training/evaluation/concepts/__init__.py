@@ -1,0 +1,1 @@
+"""What concepts and their corrections are worth."""

@@ -1,0 +1,381 @@
+"""The figures of a cross-fit run's unseen nodules, or of a bundle on a case folder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from contrastdiagnosis.bundle.bundle import Bundle
+from contrastdiagnosis.bundle.info import BundleInfo
+from contrastdiagnosis.cases.case_folder import read_case_folder
+from contrastdiagnosis.cases.vote import VoteForm, VoteRule
+from contrastdiagnosis.diagnosis.diagnoser import Diagnoser, choose_device
+from contrastdiagnosis.trust.confidence import IntervalForm, interval_end
+from numpy.typing import NDArray
+
+from contrastdiagnosis_training.data.labels import RULES, is_malignant
+from contrastdiagnosis_training.evaluation.fold_groups import RECIPE_FOLDS, auc_by_fold_group
+from contrastdiagnosis_training.evaluation.gate import Answers
+from contrastdiagnosis_training.evaluation.judge import (
+    Judge,
+    calibrate,
+    choose_vote,
+    embedding_scale,
+    judge_of_bundle,
+    judge_of_readings,
+    scaled_matched_distances,
+)
+from contrastdiagnosis_training.evaluation.mask_measures import Control, control_of
+from contrastdiagnosis_training.evaluation.shipped_rule import (
+    Part,
+    confidence_figures,
+    fold_limits,
+    rule_in_words,
+    with_size_factors,
+)
+from contrastdiagnosis_training.objectives.metrics import (
+    BAND_MM,
+    auc,
+    expected_calibration_error,
+    expected_ece,
+    f1,
+    patient_bootstrap,
+    reliability,
+    retrieval,
+    risk_coverage,
+    roc,
+    size_baseline,
+)
+from contrastdiagnosis_training.runs.crossfit_run import folds_of_run, load_fold
+from contrastdiagnosis_training.runs.readings import Readings, read_nodules
+from contrastdiagnosis_training.runs.run_folder import SETTINGS, read_settings
+
+
+def evaluate_crossfit(
+    run: Path,
+    form: VoteForm = "distance-weighted",
+    interval: IntervalForm = "quantile",
+    answers: Answers | None = None,
+    concepts: Path | None = None,
+    chose: Sequence[int] = RECIPE_FOLDS,
+) -> dict[str, Any]:
+    """Figures of the pooled test folds of a cross-fit run.
+
+    k and the temperature of a fold come from its validation part, voted on by its training part;
+    its calibration comes from the votes of the other folds.
+
+    Args:
+        run: Folder that `crossfit` filled.
+        form: Of the vote.
+        interval: Of the matched distances.
+        answers: For confidence, see `crossfit_confidence`.
+        concepts: Likewise.
+        chose: Folds that chose the recipe.
+    """
+    numbers = folds_of_run(run)
+    folds, parts = judged_folds(run, form)
+    figures = figures_of(parts, control_of_run(run), numbers, chose)
+    others = [
+        (judge, fold["other"])
+        for (judge, _), fold in zip(parts, folds, strict=True)
+        if "other" in fold
+    ]
+    figures |= context_figures(once_each([*others, *parts]))
+    worth = crossfit_confidence(run, form, interval, answers, concepts)
+    figures["printed_by"] = "contrastdiagnosis-train evaluate --crossfit"
+    figures["confidence"] = {**worth, "printed_by": figures["printed_by"]}
+    figures["protocol"] = (
+        f"patient-wise {len(folds)}-fold cross-fitting on {figures['n']} nodules;"
+        f" {'majority vote, k' if form == 'majority' else 'k and temperature'} chosen on each"
+        " training fold's validation patients, calibration fitted to the other folds' votes."
+    )
+    if interval == "normal":
+        figures["protocol"] += " A case is near within mean + 1.96 SD of the matched distances."
+    figures["k"] = [judge.vote.k for judge, _ in parts]
+    return figures
+
+
+def judged_folds(run: Path, form: VoteForm) -> tuple[list[dict[str, Readings]], list[Part]]:
+    """The readings of every fold by role, and its test nodules with their calibrated judge."""
+    folds = [load_fold(run, fold) for fold in folds_of_run(run)]
+    return folds, calibrated_across([fold_part(fold, form=form) for fold in folds])
+
+
+def crossfit_confidence(
+    run: Path,
+    form: VoteForm = "distance-weighted",
+    interval: IntervalForm = "quantile",
+    answers: Answers | None = None,
+    concepts: Path | None = None,
+) -> dict[str, Any]:
+    """What confidence is worth on a cross-fit run's unseen nodules, and the rule it is told by.
+
+    Args:
+        run: Folder that `crossfit` filled.
+        form: Of the vote.
+        interval: Of the matched distances.
+        answers: What the shipped limits and gate are fitted to, for each fold without its patients.
+        concepts: Folder that `concepts` filled for the run.
+    """
+    folds, parts = judged_folds(run, form)
+    thresholds = fold_thresholds(parts, interval)
+    limits = [fold_limits(fold, answers) for fold in folds]
+    told = with_size_factors(parts, concepts, folds_of_run(run)) if concepts else parts
+    figures = confidence_figures(told, thresholds, BundleInfo.split_vote, limits)
+    return {"rule": rule_in_words(answers, concepts), **figures}
+
+
+def fold_thresholds(parts: Sequence[Part], interval: IntervalForm = "quantile") -> list[float]:
+    """For every part the distance beyond which a case is unlike, measured on the other parts."""
+    return [
+        embedding_scale(judge.embedding)
+        * nearness([p for p in parts if p[1] is not readings], judge.vote.k, interval)
+        for judge, readings in parts
+    ]
+
+
+def control_of_run(run: Path) -> Control | None:
+    """The control of the case folder that a run reports on; None where that is not at hand."""
+    made = run / f"fold{folds_of_run(run)[0]}"
+    if not (made / SETTINGS).is_file():
+        return None
+    folder = Path(read_settings(made)["cases"][0])
+    return control_of(read_case_folder(folder)) if folder.is_dir() else None
+
+
+def fold_part(
+    fold: dict[str, Readings], choice: VoteRule | None = None, form: VoteForm = "distance-weighted"
+) -> Part:
+    """A fold's test nodules and the judge made of its other nodules, not yet calibrated.
+
+    Args:
+        fold: Readings by role.
+        choice: The vote, in embedding scales; chosen on the fold's own validation part if not
+            given.
+        form: Of the vote that is chosen.
+    """
+    if choice is None:
+        choice = choose_vote([(judge_of_readings(fold["train"]), fold["validation"])], form)
+    judge = judge_of_readings(fold["train"], fold["validation"])
+    return replace(judge, vote=choice.scaled(embedding_scale(judge.embedding))), fold["test"]
+
+
+def calibrated_across(parts: Sequence[Part]) -> list[Part]:
+    """Every judge calibrated by the votes of all the other parts."""
+    return [
+        (
+            replace(judge, calibration=calibrate([p for p in parts if p[1] is not readings])),
+            readings,
+        )
+        for judge, readings in parts
+    ]
+
+
+def evaluate_bundle(bundle: Bundle, cases: Path, device: str) -> dict[str, Any]:
+    """Figures of a bundle on any case folder; nodules of its own patients never vote for them."""
+    chosen = choose_device(device)
+    diagnoser = Diagnoser(bundle, chosen.type)
+    nodules = read_case_folder(cases)
+    readings = read_nodules(diagnoser.network, nodules, chosen, diagnoser)
+    judge = judge_of_bundle(bundle)
+    seen = int(np.isin(readings.patient_id, judge.patient_id).sum())
+    parts = [(judge, readings)]
+    figures = figures_of(parts, control_of(nodules)) | context_figures(parts)
+    rule = ([bundle.indicator.threshold], bundle.info.split_vote, [bundle.info.limits])
+    figures["confidence"] = {"rule": "the bundle's own", **confidence_figures(parts, *rule)}
+    figures["of_patients_in_bundle"] = seen
+    figures["printed_by"] = "contrastdiagnosis-train evaluate --bundle"
+    figures["protocol"] = (
+        f"bundle {bundle.info.name} {bundle.info.version} on {len(readings)} nodules of"
+        f" {cases.name}"
+        + (f", {judge.vote.text}" if judge.vote.majority else "")
+        + (f"; {seen} are of patients it was made from: no held-out figure" if seen else "")
+    )
+    return figures
+
+
+def figures_of(
+    parts: Sequence[Part],
+    control: Control | None = None,
+    folds: Sequence[int] | None = None,
+    chose: Sequence[int] = RECIPE_FOLDS,
+) -> dict[str, Any]:
+    """The figures of every label rule and of the masks, pooled over parts.
+
+    Args:
+        parts: Judges and the nodules that are new to them.
+        control: Of these nodules; without it the forest's figures are None.
+        folds: Number of each part, to tell apart which chose the recipe.
+        chose: Those that did.
+    """
+    readings = [r for _, r in parts]
+    figures: dict[str, Any] = {"n": sum(len(r) for r in readings)}
+    figures |= {rule: rule_figures(parts, rule, control, folds, chose) for rule in RULES}
+    for name in ("dice", "dice_inter_reader", "dice_reader_consensus"):
+        values = np.concatenate([getattr(r, name) for r in readings])
+        figures[name] = float(np.nanmean(values)) if np.isfinite(values).any() else None
+    return figures
+
+
+RULE_FIGURES = (
+    "auc", "auc_ci", "auc_6_12mm", "n_6_12mm", "auc_diameter", "auc_diameter_6_12mm", "auc_gain_ci",
+    "auc_forest", "auc_forest_ci", "auc_forest_6_12mm", "by_folds", "accuracy", "f1", "ece",
+    "ece_expected", "precision_at_1", "map", "curves",
+)  # fmt: skip
+"""What a label rule is measured by; all None where it leaves a single class."""
+
+
+def strict(value: Any) -> Any:
+    """The figures with None for every number that is not finite, as JSON wants it."""
+    if isinstance(value, dict):
+        return {name: strict(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [strict(inner) for inner in value]
+    return None if isinstance(value, float) and not np.isfinite(value) else value
+
+
+def rule_figures(
+    parts: Sequence[Part],
+    rule: str,
+    control: Control | None = None,
+    folds: Sequence[int] | None = None,
+    chose: Sequence[int] = RECIPE_FOLDS,
+) -> dict[str, Any]:
+    """Malignancy and retrieval figures under one label rule; arguments as of `figures_of`."""
+    kept = [(judge, r[RULES[rule](r.malignancy)]) for judge, r in parts]
+    probability = np.concatenate([j.probability(r.embedding, r.patient_id) for j, r in kept])
+    size = np.concatenate([_size_probability(j, r, rule) for j, r in kept])
+    patient = np.concatenate([r.patient_id for _, r in kept])
+    diameter = np.concatenate([r.diameter_mm for _, r in kept])
+    truth = is_malignant(np.concatenate([r.malignancy for _, r in kept]))
+    counts = {"n": len(truth), "n_malignant": int(truth.sum())}
+    if truth.all() or not truth.any():
+        return dict.fromkeys(RULE_FIGURES) | counts
+    band = (diameter >= BAND_MM[0]) & (diameter < BAND_MM[1])
+    case_id = np.concatenate([r.case_id for _, r in kept])
+    forest = control.probability(rule, case_id) if control else None
+    scores = {"auc": probability, "auc_diameter": size}
+    scores |= {} if forest is None else {"auc_forest": forest}
+    fold = np.repeat(folds, [len(r) for _, r in kept]) if folds else np.array([])
+    first, average = zip(*(_retrieval(j, r, rule) for j, r in kept), strict=True)
+    weight = [len(r) for _, r in kept]
+    return counts | {
+        "auc": auc(probability, truth),
+        "auc_ci": patient_bootstrap(lambda i: auc(probability[i], truth[i]), patient),
+        "auc_6_12mm": auc(probability[band], truth[band]),
+        "n_6_12mm": int(band.sum()),
+        "auc_diameter": auc(size, truth),
+        "auc_diameter_6_12mm": auc(size[band], truth[band]),
+        "auc_gain_ci": patient_bootstrap(
+            lambda i: auc(probability[i], truth[i]) - auc(size[i], truth[i]), patient
+        ),
+        **_forest_figures(forest, truth, patient, band),
+        "by_folds": _by_folds(scores, truth, patient, fold, chose) if folds else None,
+        "accuracy": float(((probability > 0.5) == truth).mean()),
+        "f1": f1(probability > 0.5, truth),
+        "ece": expected_calibration_error(probability, truth),
+        "ece_expected": expected_ece(probability),
+        "precision_at_1": float(np.average(first, weights=weight)),
+        "map": float(np.average(average, weights=weight)),
+        "curves": {
+            "reliability": reliability(probability, truth),
+            "roc": roc(probability, truth),
+            "roc_diameter": roc(size, truth),
+            "risk_coverage": risk_coverage(probability, truth),
+        },
+    }
+
+
+def _forest_figures(
+    forest: NDArray[np.float64] | None, truth: NDArray, patient: NDArray, band: NDArray[np.bool_]
+) -> dict[str, Any]:
+    """The control beside the diameter; all None where the readers' masks are not at hand."""
+    if forest is None:
+        return dict.fromkeys(("auc_forest", "auc_forest_ci", "auc_forest_6_12mm"))
+    return {
+        "auc_forest": auc(forest, truth),
+        "auc_forest_ci": patient_bootstrap(lambda i: auc(forest[i], truth[i]), patient),
+        "auc_forest_6_12mm": auc(forest[band], truth[band]),
+    }
+
+
+def _by_folds(
+    scores: dict[str, NDArray],
+    truth: NDArray,
+    patient: NDArray,
+    fold: NDArray,
+    chose: Sequence[int],
+) -> dict[str, dict[str, Any]]:
+    """AUC of the vote and of its controls, apart for folds that chose the recipe."""
+    groups: dict[str, dict[str, Any]] = {}
+    for name, score in scores.items():
+        told = auc_by_fold_group(score, truth, patient, fold, chose, interval=name == "auc")
+        for group, figures in told.items():
+            groups.setdefault(group, {"n": figures["n"]})[name] = figures["auc"]
+            if "auc_ci" in figures:
+                groups[group]["auc_ci"] = figures["auc_ci"]
+    return groups
+
+
+def _size_probability(judge: Judge, readings: Readings, rule: str) -> NDArray[np.float64]:
+    keep = RULES[rule](judge.malignancy)
+    label = is_malignant(judge.malignancy[keep])
+    return size_baseline(judge.diameter_mm[keep], label, readings.diameter_mm)
+
+
+def _retrieval(judge: Judge, readings: Readings, rule: str) -> tuple[float, float]:
+    """Precision at 1 and mAP among the cases that the rule keeps."""
+    keep = RULES[rule](judge.malignancy)
+    distance = judge.distance(readings.embedding, readings.patient_id)[:, keep]
+    label, truth = is_malignant(judge.malignancy[keep]), is_malignant(readings.malignancy)
+    return retrieval(distance, label[None] == truth[:, None], np.isfinite(distance))
+
+
+def context_figures(parts: Sequence[Part]) -> dict[str, Any]:
+    """How far diagnosis and mask stay when a file is cut to the nodule's slices."""
+    same, overlap = [], []
+    for judge, readings in parts:
+        whole = readings[np.isfinite(readings.trimmed_dice)]
+        if len(whole):
+            full = judge.probability(whole.embedding, whole.patient_id)
+            trimmed = judge.probability(whole.trimmed_embedding, whole.patient_id)
+            same.append((full > 0.5) == (trimmed > 0.5))
+            overlap.append(whole.trimmed_dice)
+    if not same:
+        return {}
+    return {
+        "context_n": sum(len(s) for s in same),
+        "context_same_diagnosis": float(np.concatenate(same).mean()),
+        "context_dice": float(np.concatenate(overlap).mean()),
+    }
+
+
+def nearness(parts: Sequence[Part], k: int, interval: IntervalForm = "quantile") -> float:
+    """Distance, in embedding scales, within which 95 % of the correctly matched cases lie.
+
+    Args:
+        parts: Judges and the nodules that are new to them.
+        k: How many of the nearest count: the more, the further away the last of them lie.
+        interval: How the end of the 95 % is estimated.
+    """
+    # Calibrated by themselves: the judges' own calibrations know the nodules that are left out.
+    calibration = calibrate(parts)
+    alike = [
+        (replace(judge, vote=replace(judge.vote, k=k), calibration=calibration), readings)
+        for judge, readings in parts
+    ]
+    return interval_end(scaled_matched_distances(alike), BundleInfo.similarity_quantile, interval)
+
+
+def once_each(parts: Sequence[Part]) -> list[Part]:
+    """The parts without nodules that an earlier part holds already."""
+    seen: set[str] = set()
+    kept = []
+    for judge, readings in parts:
+        new = np.array([case_id not in seen for case_id in readings.case_id], dtype=bool)
+        seen.update(readings.case_id)
+        kept.append((judge, readings[new]))
+    return kept

@@ -1,0 +1,237 @@
+"""What the maps of one nodule are worth: everything about it that needs the network."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from contrastdiagnosis.cases.case_folder import NoduleScan, consensus_on
+from contrastdiagnosis.concepts.encoding import look
+from contrastdiagnosis.imaging.patch import DEFAULT_GEOMETRY, Patch, crop_patch
+from contrastdiagnosis.maps.local_cam import pair_maps
+from contrastdiagnosis.maps.map_variant import SIGNS, LocalCam
+from contrastdiagnosis.model.network import NoduleNet
+from numpy.typing import NDArray
+
+from contrastdiagnosis_training.data.labels import is_malignant
+from contrastdiagnosis_training.evaluation.judge import Judge
+from contrastdiagnosis_training.evaluation.maps.faithfulness import (
+    centre_gaussian,
+    closeness,
+    curve_area,
+    energy_inside,
+    local_lung_mean,
+    perturbed,
+    points_inside,
+    rank_correlation,
+    widened,
+)
+
+OFF_CENTRE_VOXELS = 16
+"""In plane, along both axes; along the slices half a patch is 16 voxels already."""
+
+NOISE_HU = 20.0
+BATCH = 16
+
+Figures = dict[str, float]
+Curves = dict[str, NDArray[np.float64]]
+
+
+@dataclass(frozen=True, eq=False)
+class Witness:
+    """A network and the cases it compares with.
+
+    Attributes:
+        network: In eval mode, on its device.
+        judge: Cases in the network's own space; the nodules that are asked about are new to it.
+        options: The variant of the maps.
+    """
+
+    network: NoduleNet
+    judge: Judge
+    options: LocalCam
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return next(self.network.parameters()).device
+
+    def look(
+        self, intensity: NDArray[np.float32]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Mask probabilities (N, D, H, W) and embeddings (N, p) of (N, D, H, W) patches."""
+        parts = [
+            look(self.network, intensity[n : n + BATCH], self.device)[:2]
+            for n in range(0, len(intensity), BATCH)
+        ]
+        probability, embedding = zip(*parts, strict=True)
+        return np.concatenate(probability), np.concatenate(embedding)
+
+    def nearest(self, embedding: NDArray[np.float32], patient_id: str) -> int:
+        """Position of the nearest case of another patient."""
+        return int(self.judge.distance(embedding[None], np.array([patient_id]))[0].argmin())
+
+    def maps(self, intensity: NDArray[np.float32], case: int) -> dict[str, NDArray[np.float32]]:
+        """Both signs on the nodule's side of a pair, (D, H, W)."""
+        side = pair_maps(
+            self.network,
+            torch.from_numpy(intensity).to(self.device),
+            torch.from_numpy(self.judge.embedding[case][None]).to(self.device),
+            options=self.options,
+        ).query
+        return {sign: getattr(side, sign)[0].cpu().numpy() for sign in SIGNS}
+
+
+@dataclass(frozen=True, eq=False)
+class Exhibit:
+    """A patch, and what a witness says of it.
+
+    Attributes:
+        patch: The patch.
+        mask: (D, H, W) probability: a map that explains nothing but where to look.
+        case: Position of the nearest case of another patient.
+        maps: Both signs against that case, (D, H, W).
+        patient_id: Its cases are left out.
+    """
+
+    patch: Patch
+    mask: NDArray[np.float32]
+    case: int
+    maps: dict[str, NDArray[np.float32]]
+    patient_id: str
+
+
+def exhibit(witness: Witness, patch: Patch, patient_id: str) -> Exhibit:
+    """Shows a patch to a witness."""
+    mask, embedding = witness.look(patch.intensity[None])
+    case = witness.nearest(embedding[0], patient_id)
+    return Exhibit(patch, mask[0], case, witness.maps(patch.intensity, case), patient_id)
+
+
+@dataclass(frozen=True, eq=False)
+class Probe:
+    """The figures of one nodule.
+
+    Attributes:
+        figures: By name.
+        curves: (len(SHARES),) by name.
+        picture: Off-centre intensity, mask and map, each (D, H, W).
+    """
+
+    figures: Figures
+    curves: Curves
+    picture: tuple[NDArray, NDArray, NDArray]
+
+
+def probe_nodule(
+    witness: Witness,
+    strangers: dict[str, list[Witness]],
+    scan: NoduleScan,
+    patient_id: str,
+    random: np.random.Generator,
+) -> Probe:
+    """Asks everything about the maps of one nodule and its nearest case.
+
+    Args:
+        witness: The network that is on trial.
+        strangers: Networks whose maps must look different, by what was randomised; figures are
+            means over those of a kind.
+        scan: The nodule.
+        patient_id: Its cases are left out.
+        random: Draws crops, noise and the random control.
+    """
+    centred = exhibit(witness, crop_patch(scan.volume, scan.center_ras_mm), patient_id)
+    off_point = scan.center_ras_mm + off_centre_mm(random)
+    off = exhibit(witness, crop_patch(scan.volume, off_point), patient_id)
+    figures, curves = _deletion(witness, centred, random)
+    off_figures, off_curves = _deletion(witness, off, random)
+    figures |= {f"off_centre_{name}": value for name, value in off_figures.items()}
+    curves |= {f"off_centre_{name}": value for name, value in off_curves.items()}
+    figures |= _localisation("centred", centred, scan) | _localisation("off_centre", off, scan)
+    figures |= _stability(witness, centred, scan, random)
+    for name, others in strangers.items():
+        theirs = [exhibit(other, centred.patch, patient_id).maps["similar"] for other in others]
+        correlation = [rank_correlation(centred.maps["similar"], values) for values in theirs]
+        figures[f"spearman_{name}"] = float(np.mean(correlation))
+    labels = is_malignant(witness.judge.malignancy[[centred.case, off.case]])
+    figures["same_nearest_label_off_centre"] = float(labels[0] == labels[1])
+    picture = (off.patch.intensity, consensus_on(scan, off.patch), off.maps["similar"])
+    return Probe(figures, curves, picture)
+
+
+def off_centre_mm(random: np.random.Generator) -> NDArray[np.float64]:
+    """(3,) RAS shift of `OFF_CENTRE_VOXELS` along i and j, each way at random."""
+    step = OFF_CENTRE_VOXELS * np.array(DEFAULT_GEOMETRY.spacing_mm[:0:-1])
+    return np.array([*(random.choice([-1, 1], 2) * step), 0.0])
+
+
+def _deletion(
+    witness: Witness, shown: Exhibit, random: np.random.Generator
+) -> tuple[Figures, Curves]:
+    intensity = shown.patch.intensity
+    fill = local_lung_mean(intensity, shown.patch.valid)
+    compared: dict[str, NDArray] = {
+        "map": shown.maps["similar"],
+        "different": shown.maps["different"],
+        "random": random.random(intensity.shape),
+        "gaussian": centre_gaussian(),
+        "mask": shown.mask,
+    }
+    ways = [(name, insert) for name in compared for insert in (False, True)]
+    patches = [perturbed(intensity, fill, compared[n], insert, random) for n, insert in ways]
+    _, embedding = witness.look(np.concatenate([intensity[None], fill[None], *patches]))
+    distance = np.linalg.norm(embedding - witness.judge.embedding[shown.case], axis=1)
+    patient = np.full(len(embedding), shown.patient_id)
+    probability = witness.judge.probability(embedding, patient)
+    # The diagnosis that was given is what is to be explained, whichever it was.
+    given = probability if probability[0] > 0.5 else 1 - probability
+    figures, curves = {}, {}
+    parts = np.split(np.arange(2, len(embedding)), len(ways))
+    for (name, insert), part in zip(ways, parts, strict=True):
+        index = np.concatenate([[1 if insert else 0], part])
+        way = "insertion" if insert else "deletion"
+        for score, values in {
+            "distance": closeness(distance[index], distance[0], distance[1]),
+            "vote": given[index],
+            "raw_distance": distance[index] / distance[1],
+        }.items():
+            curves[f"{way}_{score}_{name}"] = values
+            figures[f"{way}_{score}_{name}"] = float(curve_area(values))
+    return figures, curves
+
+
+def _localisation(where: str, shown: Exhibit, scan: NoduleScan) -> Figures:
+    near = widened(consensus_on(scan, shown.patch))
+    controls: dict[str, NDArray] = {
+        "map": shown.maps["similar"],
+        "gaussian": centre_gaussian(),
+        "mask": shown.mask,
+        "random": np.ones(near.shape),
+    }
+    figures = {}
+    for name, control in controls.items():
+        figures[f"energy_{where}_{name}"] = energy_inside(control, near)
+        figures[f"pointing_{where}_{name}"] = points_inside(control, near)
+    return figures
+
+
+def _stability(
+    witness: Witness, shown: Exhibit, scan: NoduleScan, random: np.random.Generator
+) -> Figures:
+    """Correlation of the map with that of the patch moved by a voxel, and of a noisy one."""
+    patch, values = shown.patch, shown.maps["similar"]
+    step = random.choice([-1, 1], 3)
+    moved_mm = patch.ijk_to_ras[:3, :3] @ step.astype(np.float64)
+    moved = crop_patch(scan.volume, scan.center_ras_mm + moved_mm)
+    there = witness.maps(moved.intensity, shown.case)["similar"]
+    # A voxel of the moved patch lies `step` further on the grid of the first one.
+    back = np.roll(there, step[::-1], axis=(0, 1, 2))
+    inner = (slice(1, -1),) * 3
+    low, high = DEFAULT_GEOMETRY.window_hu
+    noise = random.normal(0, NOISE_HU / (high - low), values.shape).astype(np.float32)
+    noisy = np.clip(patch.intensity + noise * patch.valid, 0, 1)
+    return {
+        "stability_shift": rank_correlation(values[inner], back[inner]),
+        "stability_noise": rank_correlation(values, witness.maps(noisy, shown.case)["similar"]),
+    }

@@ -1,0 +1,151 @@
+"""`Trial`: nodules, and a network and cases to which they are new."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from contrastdiagnosis.bundle.bundle import load_bundle
+from contrastdiagnosis.bundle.info import BundleInfo
+from contrastdiagnosis.cases.case_folder import Nodule
+from contrastdiagnosis.cases.library import RATINGS
+from contrastdiagnosis.diagnosis.diagnoser import Diagnoser
+from contrastdiagnosis.errors import InputError
+from contrastdiagnosis.model.network import NoduleNet
+from contrastdiagnosis.trust.case_limits import CaseLimits
+from numpy.typing import NDArray
+
+from contrastdiagnosis_training.evaluation.figures import fold_thresholds, judged_folds
+from contrastdiagnosis_training.evaluation.gate import Answers
+from contrastdiagnosis_training.evaluation.judge import Judge, judge_of_bundle
+from contrastdiagnosis_training.evaluation.shipped_rule import (
+    fold_limits,
+    rule_in_words,
+    with_size_factors,
+)
+from contrastdiagnosis_training.runs.crossfit_run import folds_of_run
+from contrastdiagnosis_training.runs.readings import Readings, read_nodules
+from contrastdiagnosis_training.runs.run_folder import network_of_run
+
+
+@dataclass(frozen=True, eq=False)
+class Trial:
+    """Nodules, and a network and cases to which they are new.
+
+    Attributes:
+        name: Of the bundle or the fold.
+        network: In eval mode, on its device.
+        judge: The cases.
+        case_ratings: (M, 9) mean ratings of the cases, NaN where unknown.
+        rows: The nodules.
+        readings: What the network says of them, in the same order.
+        threshold: Distance of the 95 % of correctly matched pairs, from other nodules.
+        split_vote: Probabilities between these are split.
+        limits: How far the cases go.
+        rule: What the confidence is told by.
+        of_patients_in_cases: How many nodules are of patients that the network was made from.
+    """
+
+    name: str
+    network: NoduleNet
+    judge: Judge
+    case_ratings: NDArray[np.float64]
+    rows: Sequence[Nodule]
+    readings: Readings
+    threshold: float
+    split_vote: tuple[float, float]
+    limits: CaseLimits = field(default_factory=CaseLimits)
+    rule: str = ""
+    of_patients_in_cases: int = 0
+
+
+def crossfit_trials(
+    run: Path,
+    rows: Sequence[Nodule],
+    only: Sequence[int] | None,
+    device: torch.device,
+    answers: Answers | None = None,
+    concepts: Path | None = None,
+) -> list[Trial]:
+    """One trial a fold; thresholds and calibration come from the other folds.
+
+    Args:
+        run: Folder that `crossfit` filled.
+        rows: The nodules that it was made from.
+        only: These folds alone.
+        device: Where the networks go.
+        answers: For confidence, as of `evaluate.crossfit_confidence`.
+        concepts: Likewise.
+
+    Raises:
+        InputError: The folder lacks a nodule that the run was made from, or there is no such fold.
+    """
+    by_id = {n.case_id: n for n in rows}
+    numbers = folds_of_run(run)
+    if only and not set(only) <= set(numbers):
+        raise InputError(f"{run} holds the folds {numbers}, got --folds {sorted(only)}")
+    folds, parts = judged_folds(run, "distance-weighted")
+    thresholds = fold_thresholds(parts)
+    if concepts:
+        parts = with_size_factors(parts, concepts, numbers)
+    trials = []
+    rule = rule_in_words(answers, concepts)
+    for number, fold, (judge, readings), threshold in zip(
+        numbers, folds, parts, thresholds, strict=True
+    ):
+        if only and number not in only:
+            continue
+        ids = np.concatenate([fold[role].case_id for role in ("train", "validation")])
+        absent = [i for i in [*ids, *readings.case_id] if i not in by_id]
+        if absent:
+            raise InputError(f"the case folder lacks {len(absent)} nodules of {run}: {absent[0]}")
+        trials.append(
+            Trial(
+                name=f"fold {number}",
+                network=network_of_run(run / f"fold{number}").to(device),
+                judge=judge,
+                case_ratings=ratings_of([by_id[i] for i in ids]),
+                rows=[by_id[i] for i in readings.case_id],
+                readings=readings,
+                threshold=threshold,
+                split_vote=BundleInfo.split_vote,
+                limits=fold_limits(fold, answers),
+                rule=rule,
+            )
+        )
+    return trials
+
+
+def bundle_trial(folder: Path, rows: Sequence[Nodule], device: torch.device) -> Trial:
+    """A bundle on any nodules; cases of a nodule's own patient take no part."""
+    bundle = load_bundle(folder)
+    diagnoser = Diagnoser(bundle, device.type)
+    network = diagnoser.network
+    rated = [n for n in rows if np.isfinite(n.mean_rating("malignancy"))]
+    if not rated:
+        raise InputError("no nodule of the case folder has a malignancy rating")
+    judge = judge_of_bundle(bundle)
+    readings = read_nodules(network, rated, device, diagnoser)
+    return Trial(
+        name=f"bundle {bundle.info.name} {bundle.info.version}",
+        network=network,
+        judge=judge,
+        case_ratings=np.array(
+            [[c.ratings.get(name, np.nan) for name in RATINGS] for c in bundle.library.cases]
+        ),
+        rows=rated,
+        readings=readings,
+        threshold=bundle.indicator.threshold,
+        split_vote=bundle.info.split_vote,
+        limits=bundle.info.limits,
+        rule="the bundle's own",
+        of_patients_in_cases=int(np.isin(readings.patient_id, judge.patient_id).sum()),
+    )
+
+
+def ratings_of(rows: Sequence[Nodule]) -> NDArray[np.float64]:
+    """(N, 9) mean ratings in the order of `RATINGS`, NaN where unknown."""
+    return np.array([[n.mean_rating(name) for name in RATINGS] for n in rows])

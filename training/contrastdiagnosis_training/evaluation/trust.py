@@ -1,0 +1,92 @@
+"""Can confidence and neighbours be trusted? Coverage, abstention, agreement of ratings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from contrastdiagnosis.cases.case_folder import Nodule
+from contrastdiagnosis.cases.library import RATINGS
+from contrastdiagnosis.diagnosis.diagnoser import SHOWN_CASES
+from numpy.typing import NDArray
+
+from contrastdiagnosis_training.data.labels import RULES, is_malignant
+from contrastdiagnosis_training.evaluation.judge import embedding_scale, scaled_matched_distances
+from contrastdiagnosis_training.evaluation.shipped_rule import confidence_figures
+from contrastdiagnosis_training.evaluation.trial import Trial, ratings_of
+
+
+def confidence(trials: Sequence[Trial]) -> dict[str, Any]:
+    """Coverage of the threshold, and what confidence by the shipped rule is worth (exclude3)."""
+    within = []
+    for trial in trials:
+        kept = trial.readings[RULES["exclude3"](trial.readings.malignancy)]
+        if len(kept):
+            matched = scaled_matched_distances([(trial.judge, kept)])
+            within.append(embedding_scale(trial.judge.embedding) * matched <= trial.threshold)
+    if not within:
+        return {}
+    inside = np.concatenate(within)
+    worth = confidence_figures(
+        [(trial.judge, trial.readings) for trial in trials],
+        [trial.threshold for trial in trials],
+        trials[0].split_vote,
+        [trial.limits for trial in trials],
+    )
+    return {
+        "rule": trials[0].rule,
+        "coverage": float(inside.mean()) if len(inside) else None,
+        "coverage_by_part": [float(w.mean()) if len(w) else None for w in within],
+        "matched_pairs": len(inside),
+        **worth,
+        "auc_gap": worth["confident"]["auc"] - worth["doubtful"]["auc"],
+    }
+
+
+def rating_agreement(trials: Sequence[Trial]) -> dict[str, dict[str, float]]:
+    """Mean absolute rating differences, by rating.
+
+    To the nearest `SHOWN_CASES`, to all cases of the same label, and between a reader and the mean
+    of the nodule's other readers.
+    """
+    near, same, readers = [], [], []
+    for trial in trials:
+        queries = ratings_of(trial.rows)
+        distance = trial.judge.distance(trial.readings.embedding, trial.readings.patient_id)
+        order = np.argsort(distance, axis=1, kind="stable")[:, :SHOWN_CASES]
+        label = is_malignant(trial.judge.malignancy)
+        truth = is_malignant(trial.readings.malignancy)
+        for n, query in enumerate(queries):
+            near.append(_mean_gap(query, trial.case_ratings[order[n]]))
+            alike = np.isfinite(distance[n]) & (label == truth[n])
+            same.append(_mean_gap(query, trial.case_ratings[alike]))
+            readers.append([_reader_gap(trial.rows[n], name) for name in RATINGS])
+    table: dict[str, dict[str, float]] = {}
+    for r, name in enumerate(RATINGS):
+        columns = [np.array(x, dtype=np.float64)[:, r] for x in (near, same, readers)]
+        if np.isfinite(columns[0]).any():
+            table[name] = dict(
+                zip(("neighbours", "same_label", "readers"), map(_mean, columns), strict=True)
+            )
+    return table
+
+
+def _mean_gap(query: NDArray[np.float64], cases: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(9,) mean absolute difference to cases, NaN where a rating is unknown."""
+    gap = np.abs(cases - query)
+    known = np.isfinite(gap)
+    total = np.where(known, gap, 0).sum(axis=0)
+    return np.where(known.any(axis=0), total / np.maximum(known.sum(axis=0), 1), np.nan)
+
+
+def _reader_gap(nodule: Nodule, name: str) -> float:
+    values = np.array(nodule.ratings.get(name, ()), dtype=np.float64)
+    if len(values) < 2:
+        return np.nan
+    others = (values.sum() - values) / (len(values) - 1)
+    return float(np.abs(values - others).mean())
+
+
+def _mean(values: NDArray[np.float64]) -> float:
+    return float(np.nanmean(values)) if np.isfinite(values).any() else float("nan")

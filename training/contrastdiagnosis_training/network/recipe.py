@@ -1,0 +1,125 @@
+"""`Recipe`: everything that decides what the weights become."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from typing import Any, Literal, TypeVar
+
+from contrastdiagnosis.cases.library import RATINGS
+from contrastdiagnosis.errors import InputError
+from contrastdiagnosis.model.network import NoduleNetConfig
+
+from contrastdiagnosis_training.data.augment import Augmentation
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One way to train; the defaults are what the shipped bundle was trained with."""
+
+    network: NoduleNetConfig = field(
+        default_factory=lambda: NoduleNetConfig(ratings=len(RATINGS) + 1)
+    )
+    augmentation: Augmentation = field(
+        default_factory=lambda: Augmentation(flip_slices=True, context=True, end_cuts=0.5, far=0.35)
+    )
+    epochs: int = 30
+    mask_epochs: int = 5
+    """First epochs with the segmentation loss alone: pooling under a mask needs a mask."""
+    batch: int = 16
+    """Nodules per step, half of each class."""
+    learning_rate: float = 2e-3
+    weight_decay: float = 0.02
+    clip: float = 5.0
+    """Largest norm of the gradient; 0 leaves it alone."""
+    schedule: Literal["sgdr", "cosine"] = "cosine"
+    """Cosine with warm restarts at epochs 10, 30, 70, 150 or one cosine over all epochs."""
+    average: float = 0.99
+    """Decay of the moving average of the weights; 0 keeps the last weights."""
+    margin: float = 1.0
+    """Distance m beyond which two nodules of different class are left alone."""
+    omega: float = 1.5
+    """Weight of the segmentation loss (arXiv:2403.05280)."""
+    contrastive_weight: float = 1.0
+    vote_weight: float = 1.0
+    """Weight of the cross-entropy of the soft vote among the batch."""
+    rating_weight: float = 5.0
+    """Weight of the regression of the readers' ratings and the diameter from z."""
+    concept_weight: float = 0.0
+    """Weight of the concepts' cross-entropy (`concept_task`): above 0 the pyramid is tuned jointly
+    with concept maps."""
+    sure_pairs: bool = True
+    """Weigh pairs by how sure the readers were of both labels."""
+    shuffle_labels: bool = False
+    """Give every training nodule the labels and ratings of another one: what such a network shows
+    is no evidence, and `explain-eval --shuffled` looks whether its maps differ."""
+    validate_every: int = 5
+    """Epochs between two looks at the validation patients."""
+
+
+PAPER = Recipe(
+    network=NoduleNetConfig(mask_pooling=False, statistics=False, code_norm=False),
+    augmentation=Augmentation(),
+    epochs=150,
+    mask_epochs=0,
+    learning_rate=1e-3,
+    weight_decay=0.0,
+    clip=0.0,
+    schedule="sgdr",
+    average=0.0,
+    vote_weight=0.0,
+    rating_weight=0.0,
+    sure_pairs=False,
+)
+"""As published (arXiv:2403.05280); docs/methods.md 4.3 tells what that leaves open."""
+
+RECIPES = {"default": Recipe(), "paper": PAPER}
+
+
+def chosen_recipe(name: str, epochs: int | None = None, changes: Sequence[str] = ()) -> Recipe:
+    """A recipe by name, with single options changed.
+
+    Args:
+        name: "default" or "paper".
+        epochs: Instead of the recipe's own number.
+        changes: Such as "weight_decay=0.1" or "network.statistics=False".
+
+    Raises:
+        InputError: There is no such option, or the value is not of its kind.
+    """
+    recipe = changed_recipe(RECIPES[name], changes)
+    return replace(recipe, epochs=epochs or recipe.epochs)
+
+
+def changed_recipe(recipe: T, changes: Sequence[str]) -> T:
+    """A recipe with single options changed.
+
+    Raises:
+        InputError: There is no such option, or the value is not of its kind.
+    """
+    for change in changes:
+        path, separator, text = change.partition("=")
+        if not separator:
+            raise InputError(f"wanted a change such as weight_decay=0.1, got {change!r}")
+        try:
+            value = ast.literal_eval(text)
+        except (SyntaxError, ValueError):
+            value = text
+        recipe = _changed(recipe, path.split("."), value)
+    return recipe
+
+
+def _changed(options: Any, path: Sequence[str], value: object) -> Any:
+    names = [f.name for f in fields(options)]
+    if path[0] not in names:
+        raise InputError(f"no option is called {path[0]}; there are {', '.join(names)}")
+    before = getattr(options, path[0])
+    if is_dataclass(before) and len(path) > 1:
+        value = _changed(before, path[1:], value)
+    wanted = (int, float) if isinstance(before, float) else type(before)
+    if (len(path) > 1 and not is_dataclass(before)) or not isinstance(value, wanted):
+        raise InputError(f"option {path[0]} is {before!r}; it cannot become {value!r}")
+    return replace(options, **{path[0]: value})

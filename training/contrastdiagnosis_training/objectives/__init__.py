@@ -1,0 +1,1 @@
+"""Losses that are minimised and figures that are reported."""

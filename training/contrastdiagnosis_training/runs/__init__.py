@@ -1,0 +1,1 @@
+"""Run folders: what a training leaves on disk, and what is read of it."""

@@ -1,0 +1,95 @@
+"""Epoch by epoch to the end: checkpoints, the best weights, the log; also after an interruption."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from contrastdiagnosis.files.output import replacing, write_file
+from contrastdiagnosis.model.network import save_network
+
+from contrastdiagnosis_training.network.trainer import Trainer
+from contrastdiagnosis_training.progress import Bar
+from contrastdiagnosis_training.runs.run_folder import CHECKPOINT, DRAFT, LOG, MODEL
+
+
+def run_epochs(trainer: Trainer, folder: Path) -> None:
+    """Trains to the recipe's end; goes on from the folder's checkpoint if there is one.
+
+    Raises:
+        KeyboardInterrupt: The user stopped it; the last whole epoch is kept.
+    """
+    checkpoint, best = folder / CHECKPOINT, -np.inf
+    if checkpoint.is_file():
+        state = torch.load(checkpoint, map_location=trainer.fabric.device, weights_only=True)
+        trainer.restore(state)
+        best = state["best"]
+        print(f"resuming after epoch {trainer.epoch}")
+    recipe, rank_zero = trainer.recipe, trainer.fabric.is_global_zero
+    kept = trainer.epoch
+    bar = Bar(
+        total=recipe.epochs, initial=trainer.epoch, unit="epoch", disable=not rank_zero or None
+    )
+    try:
+        while trainer.epoch < recipe.epochs:
+            figures = trainer.run_epoch()
+            if trainer.at_cycle_end or trainer.epoch % recipe.validate_every == 0:
+                figures |= trainer.validate()
+            # Without validation patients of both classes the last cycle counts.
+            score = figures.get("val_auc", np.nan)
+            score = score if np.isfinite(score) else trainer.epoch
+            if rank_zero:
+                trainer.fabric.log_dict(figures, step=trainer.epoch)
+                append_epoch(folder / LOG, {"step": trainer.epoch} | figures)
+                if trainer.at_cycle_end and score > best:
+                    best = score
+                    with replacing(folder / DRAFT) as draft:
+                        save_network(draft, trainer.trained)
+                save_checkpoint(checkpoint, trainer.state() | {"best": best})
+            kept = trainer.epoch
+            trainer.fabric.barrier()
+            bar.update()
+            shown = {name: f"{value:.3f}" for name, value in figures.items()}
+            bar.set_postfix(shown)
+            if bar.disable and rank_zero:  # In a log: a line an epoch.
+                told = ", ".join(f"{name} {value}" for name, value in shown.items())
+                print(f"epoch {trainer.epoch} of {recipe.epochs}: {told}", flush=True)
+    except KeyboardInterrupt:
+        print(
+            f"\nstopped; {kept} of {recipe.epochs} epochs are kept in {checkpoint}."
+            " The same command goes on from there."
+        )
+        raise
+    finally:
+        bar.close()
+        for logger in trainer.fabric.loggers:
+            logger.finalize("stopped")
+    if rank_zero:
+        (folder / DRAFT).replace(folder / MODEL)
+        checkpoint.unlink()
+    trainer.fabric.barrier()
+
+
+def append_epoch(file: Path, row: dict[str, float]) -> None:
+    """Adds an epoch to the CSV log; a resumed run goes on in the same file."""
+    rows: list[dict[str, Any]] = []
+    if file.is_file():
+        with file.open(newline="") as stream:
+            rows = [r for r in csv.DictReader(stream) if int(r["step"]) < row["step"]]
+    rows.append(row)
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, sorted(set().union(*rows)))
+    writer.writeheader()
+    writer.writerows(rows)
+    write_file(file, text.getvalue().encode())
+
+
+def save_checkpoint(file: Path, state: dict[str, Any]) -> None:
+    """Replaces the checkpoint only when the new one is whole."""
+    stream = io.BytesIO()  # torch.save tells of a full disk by a RuntimeError.
+    torch.save(state, stream)
+    write_file(file, stream.getvalue())
