@@ -39,12 +39,13 @@ from contrastdiagnosis.bundle.bundle import (  # noqa: E402
     save_bundle,
     sha256,
 )
-from contrastdiagnosis.bundle.pruning import Pruning, prune_bundle, pruning_text  # noqa: E402
+from contrastdiagnosis.bundle.pruning import prune_bundle  # noqa: E402
 from contrastdiagnosis.cases.pixels import CasePixels, PixelStore  # noqa: E402
 from contrastdiagnosis.files.output import write_file  # noqa: E402
 from contrastdiagnosis.imaging.patch import PatchGeometry  # noqa: E402
 from contrastdiagnosis.imaging.phantom import DEMO_NODULES, make_phantom  # noqa: E402
-from contrastdiagnosis.service.wire import request_body  # noqa: E402
+from contrastdiagnosis.protocol.pruning_file import Pruning, pruning_text  # noqa: E402
+from contrastdiagnosis.service.requests import request_body  # noqa: E402
 from contrastdiagnosis_training.runs.loop import save_checkpoint  # noqa: E402
 from engine.crowd import Crowd, opened, post_head  # noqa: E402
 from engine.readme import run_serve_block  # noqa: E402

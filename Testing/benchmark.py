@@ -35,15 +35,16 @@ from contrastdiagnosis.bundle.bundle import default_bundle_folder, load_bundle  
 from contrastdiagnosis.cases.case_folder import Nodule  # noqa: E402
 from contrastdiagnosis.cases.library import Case, CaseLibrary  # noqa: E402
 from contrastdiagnosis.cases.pixels import CasePixels, PixelStore  # noqa: E402
-from contrastdiagnosis.concepts.revision import Box, Revision  # noqa: E402
 from contrastdiagnosis.diagnosis.diagnoser import SHOWN_CASES, Diagnoser, Diagnosis  # noqa: E402
 from contrastdiagnosis.imaging.patch import DEFAULT_GEOMETRY, crop_patch  # noqa: E402
 from contrastdiagnosis.imaging.phantom import DEMO_NODULES, make_phantom  # noqa: E402
 from contrastdiagnosis.imaging.volume import Volume, sitk_from_array  # noqa: E402
 from contrastdiagnosis.maps.local_cam import pair_maps  # noqa: E402
-from contrastdiagnosis.maps.map_variant import LocalCam  # noqa: E402
 from contrastdiagnosis.model.network import distance  # noqa: E402
-from contrastdiagnosis.service.wire import read_request, request_body, unpack  # noqa: E402
+from contrastdiagnosis.protocol.map_variant import LocalCam  # noqa: E402
+from contrastdiagnosis.protocol.revision import Box, Revision  # noqa: E402
+from contrastdiagnosis.protocol.tensors import unpack  # noqa: E402
+from contrastdiagnosis.service.requests import read_request, request_body  # noqa: E402
 from contrastdiagnosis_training.commands.fit import has_bfloat16  # noqa: E402
 from contrastdiagnosis_training.data.patch_store import (  # noqa: E402
     STORED,

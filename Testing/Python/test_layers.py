@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,15 +16,15 @@ LAYERS = {
     | {"ContrastDiagnosisLib", "contrastdiagnosis_training"},
     "training/contrastdiagnosis_training": SLICER | {"ContrastDiagnosisLib"},
     "ContrastDiagnosisSlicer/ContrastDiagnosisLib": {
-        "torch", "monai", "contrastdiagnosis", "contrastdiagnosis_training",
+        "torch", "monai", "safetensors", "contrastdiagnosis_training",
     },
 }  # fmt: skip
 """What the files of a folder must not import."""
 
 ROOMS = {
     "ContrastDiagnosisSlicer/contrastdiagnosis": (
-        "errors", "imaging", "files", "model", "cases", "maps", "concepts", "trust", "bundle",
-        "diagnosis", "report", "service", "commands", "__main__",
+        "errors", "protocol", "imaging", "files", "model", "cases", "maps", "concepts", "trust",
+        "bundle", "diagnosis", "report", "service", "commands", "__main__",
     ),
     "ContrastDiagnosisSlicer/ContrastDiagnosisLib": (
         "Engine", "Scene", "Session", "Panels", "SamplePhantom", "SelfTest",
@@ -104,6 +106,27 @@ def test_a_room_uses_only_rooms_below_it(folder, file):
 )
 def test_a_room_above_is_seen(source):
     assert used_rooms(source, "contrastdiagnosis") == {"report"}
+
+
+@pytest.mark.parametrize(
+    ("folder", "file"), FILES, ids=[str(f.relative_to(ROOT)) for _, f in FILES]
+)
+def test_slicer_imports_the_protocol_of_the_engine_and_nothing_else(folder, file):
+    if folder.endswith("ContrastDiagnosisLib"):
+        assert used_rooms(file.read_text(), "contrastdiagnosis") <= {"protocol", "errors"}
+
+
+def test_the_protocol_needs_numpy_alone():
+    code = (
+        "import sys; before = set(sys.modules);"
+        "import importlib, pkgutil, contrastdiagnosis.protocol as room;"
+        "names = [m.name for m in pkgutil.iter_modules(room.__path__)];"
+        "[importlib.import_module(f'contrastdiagnosis.protocol.{name}') for name in names];"
+        "new = {m.split('.')[0] for m in set(sys.modules) - before};"
+        "print(*sorted(new - set(sys.stdlib_module_names)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert set(done.stdout.split()) <= {"contrastdiagnosis", "numpy"}
 
 
 @pytest.mark.parametrize("folder", list(LAYERS)[:2])

@@ -7,9 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 import qt
+from contrastdiagnosis.protocol.tensors import CONTENT_TYPE
 from slicer.i18n import tr as _
-
-CONTENT_TYPE = "application/vnd.safetensors"
 
 ANSWER_LIMIT_MS = 150_000
 """The server itself gives up after 120 s."""

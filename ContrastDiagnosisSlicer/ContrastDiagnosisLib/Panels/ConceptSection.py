@@ -9,9 +9,9 @@ from urllib.parse import quote
 
 import numpy as np
 import slicer
+from contrastdiagnosis.protocol.tensors import unpack
 from slicer.i18n import tr as _
 
-from ContrastDiagnosisLib.Engine.Tensors import unpackTensors
 from ContrastDiagnosisLib.Panels.ConceptPanel import (
     KEPT,
     NO_CONCEPTS,
@@ -224,7 +224,7 @@ class ConceptSection:
     def _onAnswer(self, asked: Any, body: bytes) -> None:
         self._question = None
         if self._session.stillFits(asked):
-            tensors, reading = unpackTensors(body)
+            tensors, reading = unpack(body)
             Revisions.storeReading(self._node, asked.pointId, reading)
             # As text, so that what is not a number equals itself.
             said = json.dumps(reading)

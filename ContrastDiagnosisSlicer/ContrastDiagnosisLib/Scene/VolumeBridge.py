@@ -15,10 +15,9 @@ from typing import Any
 import numpy as np
 import slicer
 import vtk
+from contrastdiagnosis.protocol.tensors import pack
 from slicer.i18n import tr as _
 from vtk.util import numpy_support
-
-from ContrastDiagnosisLib.Engine.Tensors import packTensors
 
 HALF_PATCH_MM = (22.4, 22.4, 20.0)
 """Half the sides of the patch that the engine looks at, along R, A and S."""
@@ -195,7 +194,7 @@ def requestBody(
     if overview:
         tensors["overview_hu"], affine = _slabAt(volumeNode, crop.pointRas)
         document["overview_ijk_to_ras"] = affine.tolist()
-    return packTensors(tensors, document)
+    return pack(tensors, document)
 
 
 def sequenceRemark(volumeNode: Any) -> str:

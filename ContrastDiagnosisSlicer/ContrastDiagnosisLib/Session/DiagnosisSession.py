@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import qt
 import slicer
+from contrastdiagnosis.protocol.tensors import unpack
 from slicer.i18n import tr as _
 
 from ContrastDiagnosisLib.Engine.EngineClient import unusable
-from ContrastDiagnosisLib.Engine.Tensors import unpackTensors
 from ContrastDiagnosisLib.Scene import NoduleScene
 from ContrastDiagnosisLib.Scene.NoduleScene import Diagnosed
 from ContrastDiagnosisLib.Scene.Revisions import isEmpty, revisionOf
@@ -192,7 +192,7 @@ class DiagnosisSession:
             self._mapsQuestion = None
             if not self.stillFits(asked):
                 return
-            tensors, document = unpackTensors(body)
+            tensors, document = unpack(body)
             pair = {**document["pairs"][0], "n": 0}
             for name in ("patch_ijk_to_ras", "map_variant"):
                 pair[name] = document.get(name)
@@ -286,7 +286,7 @@ class DiagnosisSession:
         self._next()
 
     def _store(self, asked: Asked, body: bytes) -> None:
-        tensors, document = unpackTensors(body)
+        tensors, document = unpack(body)
         node = self.parameterNode
         remark = sequenceRemark(node.inputVolume)
         if remark:

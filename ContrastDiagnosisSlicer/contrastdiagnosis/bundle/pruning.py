@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,40 +15,9 @@ from contrastdiagnosis.concepts.atlas import Prototype, kept_mask
 from contrastdiagnosis.concepts.fit import fit_linear_parts
 from contrastdiagnosis.concepts.head import readers_shares
 from contrastdiagnosis.errors import InputError
-from contrastdiagnosis.files.documents import read_json
+from contrastdiagnosis.files.documents import read_text
 from contrastdiagnosis.files.output import check_writable
-
-
-@dataclass(frozen=True)
-class Pruning:
-    """Which prototypes a clinician removes, and why.
-
-    Attributes:
-        head_sha256: Of the concept head that was looked at: numbers of another one mean other
-            prototypes.
-        removed: (concept, number) of each.
-        notes: By (concept, number), of any prototype.
-    """
-
-    head_sha256: str
-    removed: tuple[tuple[str, int], ...]
-    notes: dict[tuple[str, int], str]
-
-
-def pruning_text(pruning: Pruning) -> str:
-    """The JSON of a pruning file."""
-    touched = dict.fromkeys((*pruning.removed, *pruning.notes))
-    rows = [
-        {
-            "concept": concept,
-            "prototype": number,
-            "remove": (concept, number) in pruning.removed,
-            "note": pruning.notes.get((concept, number), ""),
-        }
-        for concept, number in touched
-    ]
-    document = {"head_sha256": pruning.head_sha256, "prototypes": rows}
-    return json.dumps(document, indent=1) + "\n"
+from contrastdiagnosis.protocol.pruning_file import Pruning, parse_pruning
 
 
 def read_pruning(file: Path, head_sha256: str, atlas: Sequence[Prototype]) -> Pruning:
@@ -66,51 +33,28 @@ def read_pruning(file: Path, head_sha256: str, atlas: Sequence[Prototype]) -> Pr
             leaves a concept without any.
     """
     try:
-        document = read_json(Path(file))
-        theirs, rows = document["head_sha256"], [_row(row) for row in document["prototypes"]]
-        _check_once([key for key, _, _ in rows])
-    except (KeyError, TypeError, ValueError, ArithmeticError) as error:
+        pruning = parse_pruning(read_text(Path(file)))
+    except InputError as error:
         raise InputError(
             f"{file} is no pruning file (JSON with head_sha256 and prototypes): {error}"
         ) from error
+    theirs = pruning.head_sha256
     if theirs != head_sha256:
         raise InputError(
             f"{file} was made for another bundle: wanted the concept head {head_sha256[:12]}, got"
-            f" {str(theirs)[:12]}"
+            f" {theirs[:12]}"
         )
     known = {(p.concept, p.number) for p in atlas}
-    if unknown := [key for key, _, _ in rows if key not in known]:
+    if unknown := [key for key in (*pruning.removed, *pruning.notes) if key not in known]:
         raise InputError(f"{file} names the prototype {unknown[0]}, which the bundle has not")
-    removed = tuple(key for key, remove, _ in rows if remove)
+    removed = pruning.removed
     left = {p.concept for p in atlas if p.kept and (p.concept, p.number) not in removed}
     if bare := [c for c in dict.fromkeys(p.concept for p in atlas) if c not in left]:
         raise InputError(
             f"{file} removes all prototypes of {', '.join(bare)}; keep at least one of each"
             " concept, or train a bundle without it"
         )
-    return Pruning(theirs, removed, {key: note for key, _, note in rows if note})
-
-
-def _row(row: dict[str, Any]) -> tuple[tuple[str, int], bool, str]:
-    """The Slicer module's `Prunings.py` takes and refuses the same."""
-    told = {"note": "", **row}
-    for name, kind, wanted in (
-        ("concept", str, "a text"),
-        ("prototype", int, "a whole number"),
-        ("remove", bool, "true or false"),
-        ("note", str, "a text"),
-    ):
-        if type(told[name]) is not kind:
-            raise TypeError(f"{name} must be {wanted}, got {str(told[name])[:60]!r}")
-    return (told["concept"], told["prototype"]), told["remove"], told["note"]
-
-
-def _check_once(keys: Sequence[tuple[str, int]]) -> None:
-    seen: set[tuple[str, int]] = set()
-    for key in keys:
-        if key in seen:
-            raise ValueError(f"the prototype {key} stands there twice")
-        seen.add(key)
+    return pruning
 
 
 def prune_bundle(bundle: Bundle, file: Path, out: Path) -> Bundle:

@@ -13,7 +13,7 @@ import tyro
 
 from contrastdiagnosis.errors import InputError
 from contrastdiagnosis.files.output import check_image_name, check_outputs, write_file, write_image
-from contrastdiagnosis.maps.map_variant import SIGNS, LocalCam, Sign, checked_signs
+from contrastdiagnosis.protocol.map_variant import SIGNS, LocalCam, Sign, checked_signs
 
 if TYPE_CHECKING:
     from contrastdiagnosis.diagnosis.diagnoser import Diagnoser, Diagnosis

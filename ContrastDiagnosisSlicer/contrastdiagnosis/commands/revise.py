@@ -15,7 +15,7 @@ from contrastdiagnosis.files.documents import read_json
 
 if TYPE_CHECKING:
     from contrastdiagnosis.concepts.concept_reading import ConceptReading
-    from contrastdiagnosis.concepts.revision import Box, Revision
+    from contrastdiagnosis.protocol.revision import Box, Revision
 
 BoxNumbers = tuple[float, float, float, float, float, float]
 """Centre (R, A, S) and size along R, A and S, mm."""
@@ -61,7 +61,7 @@ class Revise:
         Raises:
             InputError: The file is damaged, a number is out of range, or nothing is asked for.
         """
-        from contrastdiagnosis.concepts.revision import Revision
+        from contrastdiagnosis.protocol.revision import Revision
 
         found = read_revision_file(self.boxes) if self.boxes else Revision()
         drawn = [_box(numbers, True) for group in self.look for numbers in group]
@@ -85,7 +85,7 @@ def read_revision_file(file: Path) -> Revision:
     Raises:
         InputError: The file cannot be read or holds something else.
     """
-    from contrastdiagnosis.service.wire import read_revision
+    from contrastdiagnosis.protocol.revision import read_revision
 
     document = read_json(file)
     try:
@@ -111,7 +111,7 @@ def comparison(before: ConceptReading, after: ConceptReading) -> Iterator[str]:
 
 
 def _box(numbers: Sequence[float], look: bool) -> Box:
-    from contrastdiagnosis.concepts.revision import Box
+    from contrastdiagnosis.protocol.revision import Box
 
     r, a, s, dr, da, ds = numbers
     return Box((r, a, s), (dr, da, ds), look)

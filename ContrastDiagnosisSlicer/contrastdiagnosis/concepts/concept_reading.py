@@ -10,9 +10,10 @@ import torch
 from numpy.typing import NDArray
 
 from contrastdiagnosis.cases.vote import Calibration, sigmoid
+from contrastdiagnosis.concepts.boxes import CellGrid, importance
 from contrastdiagnosis.concepts.head import Concept, ConceptHead
-from contrastdiagnosis.concepts.revision import Box, CellGrid, Revision, importance
 from contrastdiagnosis.errors import InputError
+from contrastdiagnosis.protocol.revision import Box, Revision
 
 LEAST_SHOWN = 0.005
 """Logits below which what a prototype adds counts as nothing: they are shown as 0.00."""

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from contrastdiagnosis.concepts.boxes import CellGrid
 from contrastdiagnosis.concepts.head import ConceptHead
-from contrastdiagnosis.concepts.revision import CellGrid
 from contrastdiagnosis.imaging.patch import Patch
 from contrastdiagnosis.model.network import NoduleNet
 

@@ -12,10 +12,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from contrastdiagnosis.bundle.bundle import Bundle
 from contrastdiagnosis.cases.library import Case, Neighbour
+from contrastdiagnosis.concepts.boxes import check_boxes
 from contrastdiagnosis.concepts.concept_reading import ConceptReading, read_concepts
 from contrastdiagnosis.concepts.encoding import Encoding, encode
 from contrastdiagnosis.concepts.head import ConceptHead
-from contrastdiagnosis.concepts.revision import Revision, check_boxes
 from contrastdiagnosis.diagnosis.outline import no_region, outline_at
 from contrastdiagnosis.errors import InputError
 from contrastdiagnosis.imaging.measure import (
@@ -39,8 +39,9 @@ from contrastdiagnosis.imaging.volume import (
     measured_range,
 )
 from contrastdiagnosis.maps.explanation import Explanation, explain_pairs
-from contrastdiagnosis.maps.map_variant import LocalCam
 from contrastdiagnosis.model.network import NoduleNet
+from contrastdiagnosis.protocol.map_variant import LocalCam
+from contrastdiagnosis.protocol.revision import Revision
 from contrastdiagnosis.trust.case_limits import SPECK_MM3
 from contrastdiagnosis.trust.confidence import Confidence, vote_doubts
 from contrastdiagnosis.trust.facts import NoduleFacts, nodule_facts

@@ -15,8 +15,8 @@ from contrastdiagnosis.imaging.patch import Patch, Region, values_to_volume
 from contrastdiagnosis.imaging.volume import Volume
 from contrastdiagnosis.maps.distance_parts import parts_sentence
 from contrastdiagnosis.maps.local_cam import SideMaps, pair_maps
-from contrastdiagnosis.maps.map_variant import LocalCam
 from contrastdiagnosis.model.network import NoduleNet
+from contrastdiagnosis.protocol.map_variant import LocalCam
 
 TOP_MASS = 0.1
 """Share of a map's sum that the contour encloses (docs/methods.md 5.1)."""

@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from contrastdiagnosis.maps.distance_parts import IDENTICAL, statistics_of, statistics_share
-from contrastdiagnosis.maps.map_variant import LocalCam
 from contrastdiagnosis.model.network import NoduleNet, distance, inside_of, space_to_channels
+from contrastdiagnosis.protocol.map_variant import LocalCam
 
 SIMILAR, DIFFERENT = -1, 1
 """Signs of the distance's gradient: what brings a pair together, what keeps it apart."""

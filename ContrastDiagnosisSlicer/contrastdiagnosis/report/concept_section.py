@@ -16,10 +16,10 @@ from contrastdiagnosis.concepts.atlas import Prototype
 from contrastdiagnosis.concepts.cells import CELL_VOXELS, cell_channels
 from contrastdiagnosis.concepts.concept_reading import ConceptReading, read_concepts
 from contrastdiagnosis.concepts.head import Concept
-from contrastdiagnosis.concepts.revision import Box
 from contrastdiagnosis.concepts.score_parts import ScoreParts, score_parts
 from contrastdiagnosis.diagnosis.diagnoser import Diagnosis
 from contrastdiagnosis.imaging.volume import apply_affine
+from contrastdiagnosis.protocol.revision import Box
 from contrastdiagnosis.report.pictures import CellSlice, middle_slice
 from contrastdiagnosis.report.summary import evidence_sentence
 

@@ -14,7 +14,7 @@ from contrastdiagnosis.cases.library import RATINGS
 from contrastdiagnosis.diagnosis.diagnoser import Diagnosis, SimilarCase
 from contrastdiagnosis.imaging.volume import Volume
 from contrastdiagnosis.maps.explanation import EvidenceMap, Explanation
-from contrastdiagnosis.maps.map_variant import SIGNS
+from contrastdiagnosis.protocol.map_variant import SIGNS
 from contrastdiagnosis.report.concept_section import ConceptSection, concept_section
 from contrastdiagnosis.report.pictures import (
     bar_image,

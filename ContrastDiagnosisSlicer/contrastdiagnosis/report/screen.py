@@ -15,7 +15,7 @@ from contrastdiagnosis.cases.library import RATINGS, Case
 from contrastdiagnosis.diagnosis.diagnoser import Diagnosis, SimilarCase
 from contrastdiagnosis.imaging.volume import Volume
 from contrastdiagnosis.maps.explanation import Explanation
-from contrastdiagnosis.maps.map_variant import SIGNS
+from contrastdiagnosis.protocol.map_variant import SIGNS
 from contrastdiagnosis.report.charts import Chart, measured_charts, similarity_chart
 from contrastdiagnosis.report.concept_section import concept_section
 from contrastdiagnosis.report.pictures import (

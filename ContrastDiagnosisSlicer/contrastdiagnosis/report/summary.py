@@ -17,7 +17,7 @@ from contrastdiagnosis.concepts.concept_reading import ConceptReading
 from contrastdiagnosis.diagnosis.diagnoser import Diagnosis, SimilarCase
 from contrastdiagnosis.imaging.volume import Volume
 from contrastdiagnosis.maps.explanation import NO_PICTURE, Explanation
-from contrastdiagnosis.maps.map_variant import SIGNS, variant_summary
+from contrastdiagnosis.protocol.map_variant import SIGNS, variant_summary
 
 
 def summarise(

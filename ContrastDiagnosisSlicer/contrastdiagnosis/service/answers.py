@@ -20,7 +20,8 @@ from contrastdiagnosis.concepts.atlas import Prototype
 from contrastdiagnosis.concepts.cells import CELL_VOXELS
 from contrastdiagnosis.errors import InputError
 from contrastdiagnosis.maps.explanation import SideExplanation
-from contrastdiagnosis.maps.map_variant import Sign, variant_summary
+from contrastdiagnosis.protocol.map_variant import Sign, variant_summary
+from contrastdiagnosis.protocol.tensors import pack
 from contrastdiagnosis.report.paper import render_print_report
 from contrastdiagnosis.report.pictures import middle_slice, thumbnail
 from contrastdiagnosis.report.screen import render_report
@@ -32,7 +33,7 @@ from contrastdiagnosis.report.summary import (
     summarise,
 )
 from contrastdiagnosis.service.engine_queue import DamagedError, Engine
-from contrastdiagnosis.service.wire import NoduleRequest, pack
+from contrastdiagnosis.service.requests import NoduleRequest
 
 
 def diagnosis_body(engine: Engine, request: NoduleRequest) -> bytes:

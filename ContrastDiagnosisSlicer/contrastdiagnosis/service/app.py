@@ -19,6 +19,7 @@ from contrastdiagnosis import RESEARCH_USE_NOTICE, __version__
 from contrastdiagnosis.bundle.bundle import Bundle
 from contrastdiagnosis.cases.pixels import CasePixels
 from contrastdiagnosis.errors import InputError
+from contrastdiagnosis.protocol.tensors import CONTENT_TYPE
 from contrastdiagnosis.service.answers import (
     atlas_document,
     bundle_facts,
@@ -40,7 +41,7 @@ from contrastdiagnosis.service.problems import (
     problem,
     problem_answers,
 )
-from contrastdiagnosis.service.wire import CONTENT_TYPE, NoduleRequest, read_request
+from contrastdiagnosis.service.requests import NoduleRequest, read_request
 
 T = TypeVar("T")
 

@@ -17,7 +17,7 @@ from contrastdiagnosis.bundle.bundle import Bundle
 from contrastdiagnosis.diagnosis.diagnoser import Diagnoser, Diagnosis
 from contrastdiagnosis.errors import InputError
 from contrastdiagnosis.maps.explanation import Explanation
-from contrastdiagnosis.service.wire import NoduleRequest
+from contrastdiagnosis.service.requests import NoduleRequest
 
 OUT_OF_MEMORY = "the GPU ran out of memory, so this was computed on the CPU"
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from contrastdiagnosis.service.wire import CONTENT_TYPE, unpack
+from contrastdiagnosis.protocol.tensors import CONTENT_TYPE, unpack
 
 TOKEN = "a token that nobody guesses"
 

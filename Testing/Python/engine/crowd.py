@@ -7,7 +7,7 @@ import socket
 import threading
 import time
 
-from contrastdiagnosis.service.wire import CONTENT_TYPE
+from contrastdiagnosis.protocol.tensors import CONTENT_TYPE
 
 from engine.running import Running
 

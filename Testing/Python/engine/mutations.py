@@ -9,14 +9,9 @@ import json
 import struct
 
 import numpy as np
-from contrastdiagnosis.service.wire import (
-    BOX_FIELDS,
-    FIELDS,
-    REVISION_FIELDS,
-    TENSORS,
-    pack,
-    unpack,
-)
+from contrastdiagnosis.protocol.revision import BOX_FIELDS, REVISION_FIELDS
+from contrastdiagnosis.protocol.tensors import pack, unpack
+from contrastdiagnosis.service.requests import FIELDS, TENSORS
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 

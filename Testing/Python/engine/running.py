@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import schemathesis
-from contrastdiagnosis.service.wire import CONTENT_TYPE, unpack
+from contrastdiagnosis.protocol.tensors import CONTENT_TYPE, unpack
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 

@@ -12,11 +12,12 @@ from contrastdiagnosis.bundle.bundle import CONCEPTS_FILE, sha256
 from contrastdiagnosis.cases.library import RATINGS
 from contrastdiagnosis.cases.pixels import CasePixels, PixelStore
 from contrastdiagnosis.concepts.atlas import Prototype
-from contrastdiagnosis.concepts.revision import Box, Revision
 from contrastdiagnosis.errors import InputError
 from contrastdiagnosis.imaging.volume import Volume, apply_affine
 from contrastdiagnosis.maps.explanation import NO_PICTURE
-from contrastdiagnosis.maps.map_variant import SIGNS
+from contrastdiagnosis.protocol.map_variant import SIGNS
+from contrastdiagnosis.protocol.revision import Box, Revision
+from contrastdiagnosis.protocol.tensors import unpack
 from contrastdiagnosis.report.summary import case_summary, concept_summary, summarise
 from contrastdiagnosis.service.answers import (
     atlas_document,
@@ -31,7 +32,7 @@ from contrastdiagnosis.service.answers import (
     report_html,
 )
 from contrastdiagnosis.service.engine_queue import Engine
-from contrastdiagnosis.service.wire import read_request, request_body, unpack
+from contrastdiagnosis.service.requests import read_request, request_body
 from PIL import Image
 
 from engine.asking import one_thread, refuse  # noqa: F401

@@ -23,10 +23,10 @@ from contrastdiagnosis.bundle.bundle import (
     load_bundle,
     sha256,
 )
-from contrastdiagnosis.bundle.pruning import Pruning, pruning_text
 from contrastdiagnosis.commands.diagnose import Diagnose
 from contrastdiagnosis.commands.main import main
 from contrastdiagnosis.imaging.volume import sitk_from_array, volume_from_sitk
+from contrastdiagnosis.protocol.pruning_file import Pruning, pruning_text
 
 from engine.conftest import NODULE, write_tiny_bundle
 from engine.test_volume import write_dicom
@@ -191,21 +191,22 @@ def sentences(module: str) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("module", sorted(used_by("server", set())))
+@pytest.mark.parametrize("module", sorted(used_by("service/app", set())))
 def test_what_the_server_may_say_names_no_option(module):
     """Slicer's panel shows it to users who have no command line."""
     assert not [text for text in sentences(module) if re.search(r"--[a-z]", text)]
 
 
 def test_the_servers_modules_are_found_and_the_commands_are_none_of_them():
-    found = used_by("server", set())
-    assert {"volume", "diagnoser", "bundle", "wire", "concept_reading"} <= found
-    assert not {"cli", "diagnose", "revise", "serve", "bundle_commands"} & found
-    assert "wanted one of --ras, --lps and --ijk, got " in sentences("diagnose")
+    found = used_by("service/app", set())
+    wanted = ("imaging/volume", "diagnosis/diagnoser", "bundle/bundle", "protocol/tensors")
+    assert {*wanted, "service/requests", "concepts/concept_reading"} <= found
+    assert not [module for module in found if module.startswith("commands/")]
+    assert "wanted one of --ras, --lps and --ijk, got " in sentences("commands/diagnose")
 
 
 def test_every_setting_that_mends_an_error_is_an_option():
-    sources = "".join((ENGINE / f"{m}.py").read_text() for m in used_by("server", set()))
+    sources = "".join((ENGINE / f"{m}.py").read_text() for m in used_by("service/app", set()))
     named = set(re.findall(r'setting="(\w+)"', sources))
     assert {"hu_offset", "series"} <= named <= {field.name for field in fields(Diagnose)}
 

@@ -11,12 +11,13 @@ import pytest
 import torch
 from contrastdiagnosis.bundle.bundle import default_bundle_folder, load_bundle
 from contrastdiagnosis.cases.vote import Calibration
+from contrastdiagnosis.concepts.boxes import CellGrid
 from contrastdiagnosis.concepts.concept_reading import read_concepts
 from contrastdiagnosis.concepts.encoding import encode
-from contrastdiagnosis.concepts.revision import Box, CellGrid, Revision
 from contrastdiagnosis.errors import InputError
 from contrastdiagnosis.imaging.patch import DEFAULT_GEOMETRY, Patch, crop_patch
 from contrastdiagnosis.imaging.phantom import make_phantom
+from contrastdiagnosis.protocol.revision import Box, Revision
 from contrastdiagnosis.report.summary import concept_summary, evidence_sentence
 
 from engine.conftest import CONCEPTS, PROTOTYPES

@@ -12,8 +12,8 @@ from contrastdiagnosis.cases.pixels import CasePixels, PixelStore
 from contrastdiagnosis.concepts.cells import CELL_VOXELS
 from contrastdiagnosis.concepts.encoding import Encoding
 from contrastdiagnosis.concepts.head import DIAMETER, Concept
-from contrastdiagnosis.concepts.revision import Box, Revision
 from contrastdiagnosis.diagnosis.diagnoser import Diagnoser
+from contrastdiagnosis.protocol.revision import Box, Revision
 from contrastdiagnosis.report.concept_section import adding_up, concept_section, upsampled
 from contrastdiagnosis.report.pictures import CellSlice, bar_image, cell_picture, cell_thumbnail
 from contrastdiagnosis.report.screen import render_report

@@ -11,7 +11,8 @@ from itertools import count
 import numpy as np
 import pytest
 from contrastdiagnosis.commands.main import main
-from contrastdiagnosis.service.wire import CONTENT_TYPE, request_body
+from contrastdiagnosis.protocol.tensors import CONTENT_TYPE
+from contrastdiagnosis.service.requests import request_body
 
 from engine.conftest import NODULE
 from engine.crowd import Crowd

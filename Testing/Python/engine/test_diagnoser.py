@@ -10,11 +10,11 @@ import torch
 from contrastdiagnosis.cases.library import CaseLibrary
 from contrastdiagnosis.concepts.concept_reading import read_concepts
 from contrastdiagnosis.concepts.encoding import encode
-from contrastdiagnosis.concepts.revision import Box, Revision
 from contrastdiagnosis.diagnosis.diagnoser import SHOWN_CASES, Diagnoser, choose_device
 from contrastdiagnosis.errors import InputError
 from contrastdiagnosis.imaging.patch import Patch, crop_patch
 from contrastdiagnosis.imaging.volume import Volume
+from contrastdiagnosis.protocol.revision import Box, Revision
 from contrastdiagnosis.trust.case_limits import CaseLimits
 from contrastdiagnosis.trust.confidence import SimilarityIndicator
 from scipy.spatial.transform import Rotation

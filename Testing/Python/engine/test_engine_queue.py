@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 from contrastdiagnosis.cases.pixels import PixelStore
-from contrastdiagnosis.concepts.revision import Box, Revision
 from contrastdiagnosis.diagnosis.diagnoser import Diagnoser
 from contrastdiagnosis.errors import InputError
+from contrastdiagnosis.protocol.revision import Box, Revision
 from contrastdiagnosis.service import engine_queue
 from contrastdiagnosis.service.engine_queue import (
     OUT_OF_MEMORY,
@@ -25,7 +25,7 @@ from contrastdiagnosis.service.engine_queue import (
     GoneError,
     Limits,
 )
-from contrastdiagnosis.service.wire import read_request, request_body
+from contrastdiagnosis.service.requests import read_request, request_body
 
 from engine.asking import one_thread  # noqa: F401
 from engine.conftest import NODULE

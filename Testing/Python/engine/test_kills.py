@@ -17,10 +17,11 @@ from contrastdiagnosis.bundle.bundle import (
     save_bundle,
     sha256,
 )
-from contrastdiagnosis.bundle.pruning import Pruning, prune_bundle, pruning_text
+from contrastdiagnosis.bundle.pruning import prune_bundle
 from contrastdiagnosis.cases.pixels import CasePixels, PixelStore
 from contrastdiagnosis.files.output import UNFINISHED, write_file, write_image
 from contrastdiagnosis.imaging.patch import PatchGeometry
+from contrastdiagnosis.protocol.pruning_file import Pruning, pruning_text
 
 from engine.killing import kills
 

@@ -19,8 +19,8 @@ from contrastdiagnosis.maps.local_cam import (
     pair_maps,
     window_mean,
 )
-from contrastdiagnosis.maps.map_variant import WIDEST_WINDOW
 from contrastdiagnosis.model.network import NoduleNet, NoduleNetConfig, distance, inside_of
+from contrastdiagnosis.protocol.map_variant import WIDEST_WINDOW
 from monai.visualize import GradCAM
 from pytorch_grad_cam import HiResCAM, LayerCAM
 from scipy.stats import spearmanr

@@ -11,10 +11,17 @@ import numpy as np
 import pytest
 from contrastdiagnosis.commands.main import main
 from contrastdiagnosis.errors import InputError
-from contrastdiagnosis.maps.map_variant import SIGNS, LocalCam, checked_signs, variant_summary
+from contrastdiagnosis.protocol.map_variant import (
+    SIGNS,
+    LocalCam,
+    checked_signs,
+    read_map,
+    variant_summary,
+)
+from contrastdiagnosis.protocol.tensors import pack, unpack
 from contrastdiagnosis.service.answers import maps_body, print_report_html, report_html
 from contrastdiagnosis.service.engine_queue import Engine
-from contrastdiagnosis.service.wire import pack, read_map, read_request, request_body, unpack
+from contrastdiagnosis.service.requests import read_request, request_body
 
 from engine.asking import one_thread  # noqa: F401
 from engine.conftest import NODULE

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 from contrastdiagnosis.bundle.bundle import default_bundle_folder, load_bundle
 from contrastdiagnosis.commands.main import main
-from contrastdiagnosis.concepts.revision import Box, Revision
 from contrastdiagnosis.diagnosis.diagnoser import NO_FINDING, Diagnoser, may_be_nodule
 from contrastdiagnosis.errors import InputError
 from contrastdiagnosis.imaging.phantom import DEMO_NODULES, make_phantom
 from contrastdiagnosis.imaging.volume import Volume
+from contrastdiagnosis.protocol.revision import Box, Revision
+from contrastdiagnosis.protocol.tensors import unpack
 from contrastdiagnosis.report.summary import summarise, summary_text
 from contrastdiagnosis.service.answers import (
     concepts_body,
@@ -23,7 +24,7 @@ from contrastdiagnosis.service.answers import (
     report_html,
 )
 from contrastdiagnosis.service.engine_queue import Engine
-from contrastdiagnosis.service.wire import crop_around, read_request, request_body, unpack
+from contrastdiagnosis.service.requests import crop_around, read_request, request_body
 from contrastdiagnosis.trust.case_limits import CaseLimits, NoduleGate
 from contrastdiagnosis.trust.confidence import Confidence
 

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from contrastdiagnosis.bundle.bundle import load_bundle
 from contrastdiagnosis.cases.pixels import CasePixels, PixelStore
-from contrastdiagnosis.concepts.revision import Box, Revision
 from contrastdiagnosis.diagnosis.diagnoser import Diagnoser
+from contrastdiagnosis.protocol.revision import Box, Revision
 from contrastdiagnosis.report.concept_section import concept_section
 from contrastdiagnosis.report.paper import render_print_report
 from contrastdiagnosis.report.summary import evidence_sentence

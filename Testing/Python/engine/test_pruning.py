@@ -17,17 +17,12 @@ from contrastdiagnosis.bundle.bundle import (
     save_bundle,
     sha256,
 )
-from contrastdiagnosis.bundle.pruning import (
-    Pruning,
-    prune_bundle,
-    pruning_text,
-    read_pruning,
-    refit,
-)
+from contrastdiagnosis.bundle.pruning import prune_bundle, read_pruning, refit
 from contrastdiagnosis.concepts.concept_reading import read_concepts
 from contrastdiagnosis.concepts.fit import fit_decision, fit_linear_parts, fit_presence
 from contrastdiagnosis.diagnosis.diagnoser import Diagnoser
 from contrastdiagnosis.errors import InputError
+from contrastdiagnosis.protocol.pruning_file import Pruning, pruning_text
 
 from engine.asking import one_thread  # noqa: F401
 from engine.conftest import CONCEPTS, NODULE, PROTOTYPES, write_tiny_bundle
@@ -84,7 +79,7 @@ def edited(file, change):
         (lambda d: d["prototypes"][0].update(prototype="one"), "is no pruning file"),
         (lambda d: d["prototypes"][0].update(prototype=float("inf")), "is no pruning file"),
         (lambda d: d.update(head_sha256="0" * 64), "another bundle: wanted the concept head"),
-        (lambda d: d.update(head_sha256=None), "was made for another bundle: .* got None"),
+        (lambda d: d.update(head_sha256=None), "head_sha256 must be a text, got .None"),
         (
             lambda d: d["prototypes"][0].update(prototype=4),
             r"names the prototype \('spiculated', 4\), which the bundle has not",

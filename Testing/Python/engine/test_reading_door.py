@@ -11,7 +11,7 @@ from contrastdiagnosis.errors import InputError
 from contrastdiagnosis.imaging.reading.door import read_scan_image
 from contrastdiagnosis.imaging.reading.scan_image import HU_RANGE
 from contrastdiagnosis.imaging.volume import read_volume
-from contrastdiagnosis.service.wire import read_request, request_body
+from contrastdiagnosis.service.requests import read_request, request_body
 
 from engine.test_dicom_phantom import ct_slice, write_scan
 

@@ -9,9 +9,9 @@ from contrastdiagnosis.bundle.bundle import load_bundle
 from contrastdiagnosis.commands.diagnose import Diagnose
 from contrastdiagnosis.commands.main import main
 from contrastdiagnosis.commands.revise import Revise, comparison
-from contrastdiagnosis.concepts.revision import Box, Revision
 from contrastdiagnosis.diagnosis.diagnoser import Diagnoser
 from contrastdiagnosis.imaging.volume import read_volume
+from contrastdiagnosis.protocol.revision import Box, Revision
 
 from engine.conftest import NODULE, write_tiny_bundle
 

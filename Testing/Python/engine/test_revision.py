@@ -6,17 +6,11 @@ from itertools import product
 
 import numpy as np
 import pytest
-from contrastdiagnosis.concepts.revision import (
-    ELSEWHERE,
-    Box,
-    CellGrid,
-    Revision,
-    check_boxes,
-    importance,
-)
+from contrastdiagnosis.concepts.boxes import CellGrid, check_boxes, importance
 from contrastdiagnosis.errors import InputError
 from contrastdiagnosis.imaging.patch import DEFAULT_GEOMETRY, Patch
 from contrastdiagnosis.imaging.volume import Volume, apply_affine
+from contrastdiagnosis.protocol.revision import ELSEWHERE, Box, Revision
 from scipy.spatial.transform import Rotation
 
 CENTER = (10.0, -20.0, 30.0)

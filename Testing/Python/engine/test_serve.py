@@ -26,7 +26,8 @@ from contrastdiagnosis.commands.main import main
 from contrastdiagnosis.commands.serve import JsonLines, Serve, is_own_machine
 from contrastdiagnosis.diagnosis.diagnoser import Diagnoser
 from contrastdiagnosis.errors import InputError
-from contrastdiagnosis.service.wire import read_request, request_body, unpack
+from contrastdiagnosis.protocol.tensors import unpack
+from contrastdiagnosis.service.requests import read_request, request_body
 
 from engine.asking import one_thread  # noqa: F401
 from engine.conftest import NODULE

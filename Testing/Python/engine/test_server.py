@@ -17,12 +17,13 @@ from contrastdiagnosis.bundle.bundle import CONCEPTS_FILE, sha256
 from contrastdiagnosis.cases.library import RATINGS
 from contrastdiagnosis.cases.pixels import PixelStore
 from contrastdiagnosis.diagnosis.diagnoser import Diagnoser
+from contrastdiagnosis.protocol.tensors import CONTENT_TYPE, pack, unpack
 from contrastdiagnosis.report.summary import concept_summary
 from contrastdiagnosis.service.app import make_app
 from contrastdiagnosis.service.clients import OneToken
 from contrastdiagnosis.service.engine_queue import OUT_OF_MEMORY, Engine, EngineQueue, Limits
 from contrastdiagnosis.service.problems import PROBLEM_TYPE
-from contrastdiagnosis.service.wire import CONTENT_TYPE, pack, read_request, request_body, unpack
+from contrastdiagnosis.service.requests import read_request, request_body
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image

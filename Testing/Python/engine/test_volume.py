@@ -16,7 +16,7 @@ from contrastdiagnosis.imaging.volume import (
     read_volume,
     sitk_from_array,
 )
-from contrastdiagnosis.service.wire import read_request, request_body
+from contrastdiagnosis.service.requests import read_request, request_body
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 

@@ -7,22 +7,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from contrastdiagnosis.concepts.revision import Box, Revision
 from contrastdiagnosis.errors import InputError
 from contrastdiagnosis.imaging.patch import crop_patch
 from contrastdiagnosis.imaging.reading.scan_image import HU_RANGE
 from contrastdiagnosis.imaging.volume import Volume
-from contrastdiagnosis.service.wire import (
-    FARTHEST_MM,
-    HEADER_BYTES,
-    MOST_BOXES,
-    crop_around,
-    pack,
-    read_request,
-    read_revision,
-    request_body,
-    unpack,
-)
+from contrastdiagnosis.protocol.fields import FARTHEST_MM
+from contrastdiagnosis.protocol.revision import MOST_BOXES, Box, Revision, read_revision
+from contrastdiagnosis.protocol.tensors import HEADER_BYTES, pack, unpack
+from contrastdiagnosis.service.requests import crop_around, read_request, request_body
 from hypothesis import HealthCheck, given, settings
 from scipy.spatial.transform import Rotation
 

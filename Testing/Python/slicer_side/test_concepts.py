@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import qt
 import slicer
-from contrastdiagnosis.concepts.revision import Box
 from contrastdiagnosis.imaging.phantom import PhantomNodule, make_phantom
+from contrastdiagnosis.protocol.revision import Box
 from ContrastDiagnosisLib.Engine.Settings import Settings, writeSettings
 from ContrastDiagnosisLib.Panels.ConceptPanel import BAR_COLOURS, LOGITS, PROBABILITY, REJECT
 from ContrastDiagnosisLib.Scene import ConceptView, NoduleScene, Revisions

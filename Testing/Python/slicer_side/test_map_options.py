@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import slicer
-from contrastdiagnosis.maps.map_variant import LocalCam
-from contrastdiagnosis.service.wire import read_map, unpack
+from contrastdiagnosis.protocol.map_variant import LocalCam, read_map
+from contrastdiagnosis.protocol.tensors import unpack
 from ContrastDiagnosisLib.Scene.OwnNodes import roleOf
 from ContrastDiagnosisLib.Scene.Parameter import MapWindow
 from ContrastDiagnosisLib.Session.MapOptions import CELLS, LEVELS, WINDOWS, mapOptionsOf

@@ -12,9 +12,9 @@ import qt
 import slicer
 from contrastdiagnosis.bundle.bundle import default_bundle_folder, load_bundle
 from contrastdiagnosis.cases.pixels import CasePixels, PixelStore
-from contrastdiagnosis.concepts.revision import Box, Revision
 from contrastdiagnosis.diagnosis.diagnoser import Diagnoser
 from contrastdiagnosis.imaging.phantom import DEMO_NODULES, make_phantom
+from contrastdiagnosis.protocol.revision import Box, Revision
 from contrastdiagnosis.report.paper import render_print_report
 from ContrastDiagnosisLib.Session import Reports
 

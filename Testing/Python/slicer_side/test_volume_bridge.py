@@ -10,8 +10,8 @@ import slicer
 import vtk
 from contrastdiagnosis.imaging.patch import DEFAULT_GEOMETRY, crop_patch, voxels_under_patch
 from contrastdiagnosis.imaging.volume import Volume
-from contrastdiagnosis.service.wire import read_request
-from ContrastDiagnosisLib.Engine.Tensors import unpackTensors
+from contrastdiagnosis.protocol.tensors import unpack
+from contrastdiagnosis.service.requests import read_request
 from ContrastDiagnosisLib.Scene.VolumeBridge import (
     InputError,
     checkVolume,
@@ -183,7 +183,7 @@ def test_no_name_and_no_identifier_travels(scene):
     node.SetAttribute("DICOM.instanceUIDs", "1.2.840.1 1.2.840.2")
     crop = cropAround(node, (CASES[0] @ [50, 45, 20, 1])[:3])
     body = requestBody(node, crop, overview=True, tellSeries=True)
-    tensors, document = unpackTensors(body)
+    tensors, document = unpack(body)
     assert set(tensors) == {"hu", "overview_hu"}
     assert set(document) == {"ijk_to_ras", "point_ras_mm", "part_of_ct", "overview_ijk_to_ras"}
     assert b"Miller" not in body
@@ -203,10 +203,10 @@ def test_a_known_series_travels_as_its_hash_and_not_even_so_to_others(scene, mon
     crop = cropAround(node, (CASES[0] @ [50, 45, 20, 1])[:3])
     body = requestBody(node, crop, tellSeries=True)
     expected = hashlib.sha256(b"1.3.6.1.4.1").hexdigest()
-    assert unpackTensors(body)[1]["series_sha256"] == expected
+    assert unpack(body)[1]["series_sha256"] == expected
     assert b"1.3.6.1.4.1" not in body
     abroad = requestBody(node, crop, tellSeries=False)
-    assert "series_sha256" not in unpackTensors(abroad)[1]
+    assert "series_sha256" not in unpack(abroad)[1]
     assert expected.encode() not in abroad
 
 

@@ -20,7 +20,7 @@ from contrastdiagnosis.bundle.bundle import (
     load_bundle,
     sha256,
 )
-from contrastdiagnosis.bundle.pruning import Pruning, prune_bundle, pruning_text
+from contrastdiagnosis.bundle.pruning import prune_bundle
 from contrastdiagnosis.cases.case_folder import read_case_folder, read_scan
 from contrastdiagnosis.cases.library import RATINGS
 from contrastdiagnosis.concepts.concept_reading import read_concepts, size_factor
@@ -28,6 +28,7 @@ from contrastdiagnosis.concepts.encoding import encode
 from contrastdiagnosis.diagnosis.diagnoser import Diagnoser
 from contrastdiagnosis.errors import InputError
 from contrastdiagnosis.imaging.patch import crop_patch
+from contrastdiagnosis.protocol.pruning_file import Pruning, pruning_text
 from contrastdiagnosis.trust.facts import FACT_NAMES
 from contrastdiagnosis_training.commands import main as cli
 from contrastdiagnosis_training.commands.concepts import Concepts

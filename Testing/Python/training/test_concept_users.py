@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 from contrastdiagnosis.cases.vote import Calibration
+from contrastdiagnosis.concepts.boxes import CellGrid
 from contrastdiagnosis.concepts.concept_reading import read_concepts
 from contrastdiagnosis.concepts.head import Concept, ConceptConfig, ConceptHead
-from contrastdiagnosis.concepts.revision import Box, CellGrid, Revision
 from contrastdiagnosis.imaging.patch import DEFAULT_GEOMETRY, Patch
+from contrastdiagnosis.protocol.revision import Box, Revision
 from contrastdiagnosis_training.concept_head.scores import touched_cells
 from contrastdiagnosis_training.evaluation.concepts.users import (
     MARGIN_MM,

@@ -16,8 +16,8 @@ from contrastdiagnosis.cases.case_folder import read_case_folder, read_scan
 from contrastdiagnosis.imaging.patch import DEFAULT_GEOMETRY, crop_patch
 from contrastdiagnosis.maps.distance_parts import patch_statistics
 from contrastdiagnosis.maps.local_cam import pair_maps
-from contrastdiagnosis.maps.map_variant import LocalCam
 from contrastdiagnosis.model.network import NoduleNet
+from contrastdiagnosis.protocol.map_variant import LocalCam
 from contrastdiagnosis_training.commands import main as cli
 from contrastdiagnosis_training.commands.crossfit import CrossFit, crossfit
 from contrastdiagnosis_training.commands.explain_eval import ExplainEval

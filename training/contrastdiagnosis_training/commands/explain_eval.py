@@ -16,8 +16,8 @@ from contrastdiagnosis.diagnosis.diagnoser import choose_device
 from contrastdiagnosis.errors import InputError
 from contrastdiagnosis.files.output import check_outputs, write_file
 from contrastdiagnosis.imaging.patch import crop_patch
-from contrastdiagnosis.maps.map_variant import LocalCam
 from contrastdiagnosis.model.network import NoduleNet
+from contrastdiagnosis.protocol.map_variant import LocalCam
 from numpy.typing import NDArray
 
 from contrastdiagnosis_training.evaluation.figures import strict

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from contrastdiagnosis.errors import InputError
-from contrastdiagnosis.imaging.reading.scan_image import FARTHEST_MM, SPACING_RANGE_MM
+from contrastdiagnosis.imaging.reading.scan_image import SPACING_RANGE_MM
+from contrastdiagnosis.protocol.fields import FARTHEST_MM
 
 MAX_AXES_COSINE = 1e-3
 """Of the angle between two voxel axes; rounded direction cosines stay far below."""

@@ -28,9 +28,6 @@ MOST_PADDINGS = 2
 SPACING_RANGE_MM = (0.05, 50.0)
 """Between voxels of a CT; whatever lies outside is in another unit than its header says."""
 
-FARTHEST_MM = 1e5
-"""No scanner's origin, and no point, lies further off."""
-
 
 def has_wide_padding(hu: NDArray) -> bool:
     """Whether voxels lie beyond what 16 bits hold, as padding of wide numbers does.

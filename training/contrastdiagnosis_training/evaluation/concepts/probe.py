@@ -10,12 +10,13 @@ import numpy as np
 import torch
 from contrastdiagnosis.cases.case_folder import NoduleScan, consensus_on
 from contrastdiagnosis.cases.vote import Calibration
+from contrastdiagnosis.concepts.boxes import CellGrid
 from contrastdiagnosis.concepts.concept_reading import ConceptReading, read_concepts
 from contrastdiagnosis.concepts.encoding import Encoding, encode
 from contrastdiagnosis.concepts.head import Concept, ConceptHead
-from contrastdiagnosis.concepts.revision import Box, CellGrid, Revision
 from contrastdiagnosis.imaging.patch import DEFAULT_GEOMETRY, Patch, crop_patch, resample
 from contrastdiagnosis.model.network import NoduleNet
+from contrastdiagnosis.protocol.revision import Box, Revision
 from numpy.typing import NDArray
 
 from contrastdiagnosis_training.concept_head.place import IMAGE_TRUTH, image_region

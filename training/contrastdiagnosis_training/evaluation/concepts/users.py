@@ -6,9 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from contrastdiagnosis.concepts.boxes import CellGrid
 from contrastdiagnosis.concepts.concept_reading import ConceptReading
-from contrastdiagnosis.concepts.revision import Box, CellGrid, Revision
 from contrastdiagnosis.imaging.volume import apply_affine
+from contrastdiagnosis.protocol.revision import Box, Revision
 from numpy.typing import NDArray
 
 MARGIN_MM = 1.0

@@ -10,8 +10,8 @@ from contrastdiagnosis.cases.case_folder import NoduleScan, consensus_on
 from contrastdiagnosis.concepts.encoding import look
 from contrastdiagnosis.imaging.patch import DEFAULT_GEOMETRY, Patch, crop_patch
 from contrastdiagnosis.maps.local_cam import pair_maps
-from contrastdiagnosis.maps.map_variant import SIGNS, LocalCam
 from contrastdiagnosis.model.network import NoduleNet
+from contrastdiagnosis.protocol.map_variant import SIGNS, LocalCam
 from numpy.typing import NDArray
 
 from contrastdiagnosis_training.data.labels import is_malignant

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import reprlib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, get_args
 
 from contrastdiagnosis.errors import InputError
+from contrastdiagnosis.protocol.fields import is_numbers, known_fields
 
 Sign = Literal["similar", "different"]
 
@@ -90,3 +92,36 @@ def checked_signs(signs: Sequence[str]) -> tuple[Sign, ...]:
     if not signs or set(signs) - set(SIGNS):
         raise InputError(f"signs must be similar, different or both, got {reprlib.repr(signs)}")
     return tuple(sign for sign in SIGNS if sign in signs)
+
+
+def read_map(document: object) -> LocalCam:
+    """The variant of the maps in JSON, each field as in `LocalCam`; what is absent is as usual.
+
+    Raises:
+        InputError: Something is unknown or of another kind.
+    """
+    usual = json.loads(json.dumps(asdict(LocalCam())))
+    values = {**usual, **known_fields(document, {field.name for field in fields(LocalCam)}, "map")}
+    levels, window, outside = (values[name] for name in ("levels", "window_cells", "outside"))
+    # `bool` is an `int`.
+    if not (isinstance(levels, list) and all(type(level) is int for level in levels)):
+        raise InputError(f"levels must be a list of 4, 3, 2 and 1, got {reprlib.repr(levels)}")
+    if not (window is None or type(window) is int):
+        raise InputError(f"window_cells must be odd or null, got {reprlib.repr(window)}")
+    for name in ("rectified", "through_mask"):
+        if not isinstance(values[name], bool):
+            raise InputError(f"{name} must be true or false, got {reprlib.repr(values[name])}")
+    if not is_numbers(outside, ()):
+        raise InputError(f"outside must be a number, got {reprlib.repr(outside)}")
+    return LocalCam(**{**values, "levels": tuple(levels)})
+
+
+def read_signs(value: object) -> tuple[Sign, ...]:
+    """The signs in JSON.
+
+    Raises:
+        InputError: It is no list of them.
+    """
+    if not (isinstance(value, list) and all(isinstance(sign, str) for sign in value)):
+        raise InputError(f"signs must be a list of texts, got {reprlib.repr(value)}")
+    return checked_signs(value)

@@ -1,4 +1,4 @@
-"""Corrections of a concept reading: boxes that say where to look, and concepts that are rejected.
+"""Where a box changes a score: the weights of a patch's cells under the boxes that somebody drew.
 
 Interactions of CSR (arXiv:2503.06873, 3.4) without a new pass through the network.
 """
@@ -6,95 +6,15 @@ Interactions of CSR (arXiv:2503.06873, 3.4) without a new pass through the netwo
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from itertools import product
-from typing import Literal
+from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from contrastdiagnosis.errors import InputError
 from contrastdiagnosis.imaging.patch import Patch
 from contrastdiagnosis.imaging.volume import Volume, apply_affine
-
-ELSEWHERE = 0.2
-"""Weight alpha of the cells outside all boxes where there is a positive one (supplement of
-arXiv:2503.06873)."""
-
-Mode = Literal["absent_median", "zero"]
-
-
-@dataclass(frozen=True)
-class Box:
-    """A box that somebody drew.
-
-    Attributes:
-        center_ras_mm: (3,).
-        size_mm: (3,) lengths of its sides.
-        look: True for "look here", False for "ignore here".
-        concept: The concept that it is about; None for all.
-        axes: (3, 3) directions of its sides in RAS, one a row; along R, A and S if not given.
-    """
-
-    center_ras_mm: tuple[float, float, float]
-    size_mm: tuple[float, float, float]
-    look: bool
-    concept: str | None = None
-    axes: tuple[tuple[float, float, float], ...] = ((1, 0, 0), (0, 1, 0), (0, 0, 1))
-
-    def __post_init__(self) -> None:
-        rows = (self.center_ras_mm, self.size_mm, *self.axes)
-        if [len(row) for row in rows] != [3] * 5 or not np.isfinite(rows).all():
-            raise InputError(f"a box needs 3 centre, 3 size and 9 axis numbers, got {self}")
-        if min(self.size_mm) <= 0:
-            raise InputError(f"a box must have positive sides, got {self.size_mm} mm")
-        axes = np.array(self.axes, float)
-        if np.abs(axes @ axes.T - np.eye(3)).max() > 1e-3:
-            raise InputError(
-                "a box must have right angles and axes of length 1; under a transform that shears"
-                f" or scales it has not: {axes.round(3).tolist()}"
-            )
-
-    @property
-    def corners_ras_mm(self) -> NDArray[np.float64]:
-        """(8, 3)."""
-        half = np.array(self.size_mm) / 2
-        signs = np.array(list(product((-1, 1), repeat=3)))
-        return np.array(self.center_ras_mm) + (signs * half) @ np.array(self.axes, float)
-
-    def contains(self, ras_mm: ArrayLike) -> NDArray[np.bool_]:
-        """Whether points (..., 3) lie in the box or on its faces."""
-        away = (np.asarray(ras_mm, float) - self.center_ras_mm) @ np.array(self.axes, float).T
-        return (np.abs(away) <= np.array(self.size_mm) / 2 + 1e-6).all(axis=-1)
-
-
-@dataclass(frozen=True)
-class Revision:
-    """What a clinician corrects; the default corrects nothing.
-
-    Attributes:
-        boxes: Where to look and what to ignore.
-        rejected: Names of concepts that are not there.
-        mode: What a rejected concept's scores become: the median of nodules without the concept, or
-            0 as published, which is unlike any nodule (docs/methods.md 6.6).
-        elsewhere: Weight of the cells outside all boxes where there is a positive one.
-    """
-
-    boxes: tuple[Box, ...] = ()
-    rejected: tuple[str, ...] = ()
-    mode: Mode = "absent_median"
-    elsewhere: float = field(default=ELSEWHERE)
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.elsewhere <= 1:
-            raise InputError(f"elsewhere must lie between 0 and 1, got {self.elsewhere}")
-        if self.mode not in ("absent_median", "zero"):
-            raise InputError(f"mode must be absent_median or zero, got {self.mode[:60]}")
-
-    @property
-    def empty(self) -> bool:
-        """Whether nothing is corrected."""
-        return not (self.boxes or self.rejected)
+from contrastdiagnosis.protocol.revision import ELSEWHERE, Box
 
 
 @dataclass(frozen=True)
