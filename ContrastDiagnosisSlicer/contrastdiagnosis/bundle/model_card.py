@@ -256,7 +256,7 @@ def _concepts(info: BundleInfo) -> list[str]:
     return parts + _recipes(measured.get("ablations") or [])
 
 
-TRIALS = {
+ABLATION_PLACES = {
     "mean AUROC": ("centred", "auroc"),
     "mean AUROC, off centre": ("off_centre", "auroc"),
     "malignancy, AUC": ("centred", "malignancy"),
@@ -269,25 +269,25 @@ TRIALS = {
 def _recipes(ablations: Any) -> list[str]:
     """What other recipes for the concepts gave on the folds that chose, averaged over these."""
     files = [ablations] if isinstance(ablations, Mapping) else ablations
-    trials: dict[str, list[tuple[int, Mapping[str, Any]]]] = {}
+    recipes: dict[str, list[tuple[int, Mapping[str, Any]]]] = {}
     for told in files:
         own = PurePosixPath(told["rows"][0]["network"]).parent
         for row in told["rows"]:
             network = PurePosixPath(row["network"])
             name = row["recipe"] + ("" if network.parent == own else f" on {network}")
-            trials.setdefault(name, []).append((told["fold"], row))
-    if not trials:
+            recipes.setdefault(name, []).append((told["fold"], row))
+    if not recipes:
         return []
     concepts = dict.fromkeys(
         concept
-        for rows in trials.values()
+        for rows in recipes.values()
         for _, row in rows
         for concept in row["centred"].get("concepts") or {}
     )
-    places = {title: list(place) for title, place in TRIALS.items()}
+    places = {title: list(place) for title, place in ABLATION_PLACES.items()}
     places |= {concept: ["centred", "concepts", concept] for concept in concepts}
     lines = [f"| recipe | folds | {' | '.join(places)} |", "|---" * (2 + len(places)) + "|"]
-    for name, rows in trials.items():
+    for name, rows in recipes.items():
         folds = ", ".join(str(fold) for fold in sorted({fold for fold, _ in rows}))
         means = " | ".join(_mean(rows, place) for place in places.values())
         lines.append(f"| `{name}` | {folds} | {means} |")

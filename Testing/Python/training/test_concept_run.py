@@ -52,9 +52,9 @@ from contrastdiagnosis_training.data.concept_list import LIDC_CONCEPTS
 from contrastdiagnosis_training.data.splits import patient_folds
 from contrastdiagnosis_training.evaluation.concepts.figures import calibrate_concepts
 from contrastdiagnosis_training.evaluation.concepts.probe import CORRECTIONS
-from contrastdiagnosis_training.evaluation.figures import judged_folds
+from contrastdiagnosis_training.evaluation.figures import calibrated_folds
 from contrastdiagnosis_training.evaluation.shipped_rule import with_size_factors
-from contrastdiagnosis_training.evaluation.trial import bundle_trial
+from contrastdiagnosis_training.evaluation.unseen import unseen_of_bundle
 from contrastdiagnosis_training.network.recipe import Recipe
 from contrastdiagnosis_training.runs.run_folder import network_of_run
 
@@ -224,7 +224,7 @@ def test_the_bundle_says_what_the_run_says(bundle_folder, runs, measured):
 
 def test_confidence_of_a_run_knows_the_concepts_of_size(runs, folder):
     """As shipped: each fold's own head says by what factor a measured size is contradicted."""
-    _, parts = judged_folds(runs / "cv", "distance-weighted")
+    _, parts = calibrated_folds(runs / "cv", "distance-weighted")
     column, volume_mm3 = FACT_NAMES.index("size_factor"), 180.0
     for _, readings in parts:  # The tiny networks outline nothing.
         readings.facts[:, FACT_NAMES.index("volume_mm3")] = volume_mm3
@@ -253,7 +253,7 @@ def test_confidence_of_a_run_knows_the_concepts_of_size(runs, folder):
 def test_explain_eval_judges_a_bundle_by_its_whole_rule(folder):
     """Its concepts of size too: else it would be surer than the product."""
     rows, bundle = read_case_folder(folder)[:3], default_bundle_folder()
-    told = bundle_trial(bundle, rows, torch.device("cpu")).readings.facts
+    told = unseen_of_bundle(bundle, rows, torch.device("cpu")).readings.facts
     assert np.isfinite(told[:, FACT_NAMES.index("size_factor")]).all()
     diagnoser, scans = Diagnoser(load_bundle(bundle), "cpu"), [read_scan(row) for row in rows]
     wanted = [diagnoser.diagnose(s.volume, s.center_ras_mm).facts.row for s in scans]
@@ -261,7 +261,7 @@ def test_explain_eval_judges_a_bundle_by_its_whole_rule(folder):
 
 
 def test_the_concepts_of_another_run_are_refused(runs):
-    _, parts = judged_folds(runs / "cv", "distance-weighted")
+    _, parts = calibrated_folds(runs / "cv", "distance-weighted")
     swapped = [parts[1], parts[0], parts[2]]
     with pytest.raises(InputError, match=r"concepts lacks \d+ nodules of the run"):
         with_size_factors(swapped, runs / "concepts", (0, 1, 2))

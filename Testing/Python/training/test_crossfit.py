@@ -28,7 +28,7 @@ from contrastdiagnosis_training.evaluation.figures import (
     rule_figures,
     strict,
 )
-from contrastdiagnosis_training.evaluation.judge import K_CHOICES, judge_of_readings
+from contrastdiagnosis_training.evaluation.support_vote import K_CHOICES, support_of_readings
 from contrastdiagnosis_training.evaluation.table import table
 from contrastdiagnosis_training.network.recipe import RECIPES
 from contrastdiagnosis_training.runs.crossfit_run import folds_of_run, load_fold
@@ -241,8 +241,8 @@ def test_figures_that_cannot_be_had_are_null(runs, folders, tmp_path):
     """A rule that leaves one class has no AUC; the file stays strict JSON with all its keys."""
     readings = load_fold(runs / "cv", 0)["test"]
     benign = readings[readings.malignancy < 3]
-    judge, _ = fold_part(load_fold(runs / "cv", 0), VoteRule(5, 0.1))
-    figures = json.loads(json.dumps(strict(figures_of([(judge, benign)])), allow_nan=False))
+    support, _ = fold_part(load_fold(runs / "cv", 0), VoteRule(5, 0.1))
+    figures = json.loads(json.dumps(strict(figures_of([(support, benign)])), allow_nan=False))
     assert figures["exclude3"]["n"] == len(benign)
     assert all(figures["exclude3"][key] is None for key in RULE_KEYS)
     assert "-" in table(figures)
@@ -351,9 +351,11 @@ def test_the_vote_is_chosen_on_the_validation_parts_alone(by_majority, runs):
         found = []
         for fold in FOLDS:
             roles = load_fold(runs / "cv", fold)
-            judge = replace(judge_of_readings(roles["train"]), vote=VoteRule(k, form="majority"))
+            support = replace(
+                support_of_readings(roles["train"]), vote=VoteRule(k, form="majority")
+            )
             kept = roles["validation"][roles["validation"].malignancy != 3]
-            score = judge.score(kept.embedding, kept.patient_id)
+            score = support.score(kept.embedding, kept.patient_id)
             found.append(roc_auc_score(kept.malignancy > 3, score))
         areas[k] = np.mean(found)
     assert areas[load_bundle(by_majority[0]).info.vote.k] == pytest.approx(max(areas.values()))
@@ -372,10 +374,10 @@ def test_a_cross_fit_run_is_evaluated_by_majority(runs, figures, tmp_path, by_ma
     right = total = 0
     for fold, k in zip(FOLDS, told["k"], strict=True):
         roles = load_fold(runs / "cv", fold)
-        judge = judge_of_readings(roles["train"], roles["validation"])
+        support = support_of_readings(roles["train"], roles["validation"])
         kept = roles["test"][roles["test"].malignancy != 3]
-        distance = judge.distance(kept.embedding, kept.patient_id)
-        votes = (judge.malignancy > 3)[distance.argsort(axis=1, kind="stable")[:, :k]]
+        distance = support.distance(kept.embedding, kept.patient_id)
+        votes = (support.malignancy > 3)[distance.argsort(axis=1, kind="stable")[:, :k]]
         right += int(((votes.mean(axis=1) > 0.5) == (kept.malignancy > 3)).sum())
         total += len(kept)
     assert told["exclude3"]["accuracy"] == right / total

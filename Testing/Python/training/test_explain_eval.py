@@ -23,12 +23,16 @@ from contrastdiagnosis_training.commands.crossfit import CrossFit, crossfit
 from contrastdiagnosis_training.commands.explain_eval import ExplainEval
 from contrastdiagnosis_training.commands.export import Export
 from contrastdiagnosis_training.commands.fit import Fit, train
-from contrastdiagnosis_training.evaluation.judge import Judge
 from contrastdiagnosis_training.evaluation.maps.faithfulness import SHARES
 from contrastdiagnosis_training.evaluation.maps.pair_parts import pair_parts, parts_lines
-from contrastdiagnosis_training.evaluation.maps.probe import Witness, off_centre_mm, probe_nodule
+from contrastdiagnosis_training.evaluation.maps.probe import (
+    ProbedNetwork,
+    off_centre_mm,
+    probe_nodule,
+)
 from contrastdiagnosis_training.evaluation.maps.report import table, target_rows
-from contrastdiagnosis_training.evaluation.trial import bundle_trial
+from contrastdiagnosis_training.evaluation.support_vote import SupportVote
+from contrastdiagnosis_training.evaluation.unseen import unseen_of_bundle
 
 from training.conftest import TINY, write_case_folder
 
@@ -95,21 +99,21 @@ def test_the_share_that_no_map_shows_is_that_of_the_explained_pairs(evaluated, r
         assert part["n"] > 0 and part["p5"] <= part["mean"] <= part["p95"]
         assert 0 <= part["below_0"] <= 1 and 0 <= part["above_1"] <= 1
     assert "size, density and outline" in evaluated[1]
-    trial = bundle_trial(runs / "bundle", read_case_folder(folder), torch.device("cpu"))
+    unseen = unseen_of_bundle(runs / "bundle", read_case_folder(folder), torch.device("cpu"))
     other = next(
-        n for n, p in enumerate(trial.readings.patient_id) if p != trial.rows[0].patient_id
+        n for n, p in enumerate(unseen.readings.patient_id) if p != unseen.rows[0].patient_id
     )
-    scans = [read_scan(trial.rows[n]) for n in (0, other)]
+    scans = [read_scan(unseen.rows[n]) for n in (0, other)]
     first, second = (
         torch.from_numpy(crop_patch(s.volume, s.center_ras_mm).intensity) for s in scans
     )
-    z = torch.from_numpy(trial.readings.embedding[[other]])
-    share = pair_maps(trial.network, first, z, second[None], [0]).statistics_share.item()
-    told = pair_parts([trial], [[0, other]], torch.device("cpu"))
+    z = torch.from_numpy(unseen.readings.embedding[[other]])
+    share = pair_maps(unseen.network, first, z, second[None], [0]).statistics_share.item()
+    told = pair_parts([unseen], [[0, other]], torch.device("cpu"))
     assert told["all"]["n"] == 1 and told["all"]["sd"] == 0
     assert told["all"]["mean"] == pytest.approx(share, abs=1e-3)
     assert told["nearest"]["mean"] == pytest.approx(share, abs=1e-3)
-    alone = pair_parts([trial], [[0]], torch.device("cpu"))
+    alone = pair_parts([unseen], [[0]], torch.device("cpu"))
     assert alone["all"]["n"] == alone["nearest"]["n"] == 0
     assert any(line.endswith(" -") for line in parts_lines(alone))
 
@@ -207,19 +211,19 @@ def test_a_map_of_the_evidence_beats_the_controls_where_the_truth_is_known(conte
     scan = read_scan(nodule)
     truth = np.maximum(crop_patch(scan.volume, scan.center_ras_mm).intensity - 0.4, 0)
 
-    class Told(Witness):
+    class Told(ProbedNetwork):
         def maps(self, intensity, case):
             found = np.maximum(intensity - 0.4, 0) if self.options.rectified else intensity * 0
             found[0, 0, 0] += not self.options.rectified
             return {"similar": found, "different": 1 - found}
 
-    _, z = Witness(network, None, LocalCam()).look(truth[None] + 0.4)
-    judge = Judge(
+    _, z = ProbedNetwork(network, None, LocalCam()).look(truth[None] + 0.4)
+    support = SupportVote(
         np.concatenate([z, 3 * z]), np.array(["A", "B"]), np.array([5.0, 1.0]), np.ones(2)
     )
     right, wrong = (
         probe_nodule(
-            Told(network, judge, LocalCam(rectified=r)), {}, scan, nodule.patient_id,
+            Told(network, support, LocalCam(rectified=r)), {}, scan, nodule.patient_id,
             np.random.default_rng(0),
         ).figures
         for r in (True, False)

@@ -22,6 +22,7 @@ from contrastdiagnosis_training.commands.gate import _still_true
 from contrastdiagnosis_training.data.columns import save_columns
 from contrastdiagnosis_training.data.healthy_points import KINDS, lungs_of
 from contrastdiagnosis_training.evaluation import gate
+from contrastdiagnosis_training.evaluation.confidences import LEAST_COVERED_SHARE, limits_of
 from contrastdiagnosis_training.evaluation.figures import crossfit_confidence, strict
 from contrastdiagnosis_training.evaluation.gate import (
     LOST,
@@ -36,7 +37,6 @@ from contrastdiagnosis_training.evaluation.gate import (
     nodule_answers,
     read_answers,
 )
-from contrastdiagnosis_training.evaluation.judgements import LEAST_COVERED_SHARE, limits_of
 from engine.conftest import write_tiny_bundle
 
 from training.conftest import SOUND_FACTS, sound_facts, write_case_folder
@@ -104,11 +104,11 @@ def test_no_point_is_judged_by_a_gate_of_its_own_patient(nodules, tissue, monkey
         return whole(some_nodules, some_tissue)
 
     asked = []
-    judge = gate.confidences
+    support = gate.confidences
 
     def watching(some, *rest):
         asked.append(set(some.patient_id))
-        return judge(some, *rest)
+        return support(some, *rest)
 
     monkeypatch.setattr(gate, "fit_gate", spying)
     monkeypatch.setattr(gate, "confidences", watching)

@@ -15,14 +15,14 @@ from contrastdiagnosis_training.evaluation.figures import (
     fold_part,
     fold_thresholds,
 )
-from contrastdiagnosis_training.evaluation.judge import (
+from contrastdiagnosis_training.evaluation.support_vote import (
     calibrate,
     choose_vote,
     embedding_scale,
-    judge_of_readings,
+    support_of_readings,
 )
 
-from training.test_judge import readings
+from training.test_support_vote import readings
 
 
 def fold(number):
@@ -44,11 +44,11 @@ def turned(told):
 @pytest.mark.parametrize("number", range(3))
 def test_the_vote_is_chosen_on_the_validation_part_by_the_training_part(number, form):
     roles = fold(number)
-    choice = choose_vote([(judge_of_readings(roles["train"]), roles["validation"])], form)
-    judge, _ = fold_part(roles, form=form)
-    assert (judge.vote.k, judge.vote.form) == (choice.k, form)
-    assert judge.vote == fold_part(roles, choice)[0].vote
-    assert judge.vote == fold_part({**roles, "test": turned(roles["test"])}, form=form)[0].vote
+    choice = choose_vote([(support_of_readings(roles["train"]), roles["validation"])], form)
+    support, _ = fold_part(roles, form=form)
+    assert (support.vote.k, support.vote.form) == (choice.k, form)
+    assert support.vote == fold_part(roles, choice)[0].vote
+    assert support.vote == fold_part({**roles, "test": turned(roles["test"])}, form=form)[0].vote
 
 
 def test_another_part_would_have_chosen_another_vote():
@@ -56,24 +56,24 @@ def test_another_part_would_have_chosen_another_vote():
     of = {}
     for number in range(3):
         roles = fold(number)
-        cases = judge_of_readings(roles["train"])
+        cases = support_of_readings(roles["train"])
         of[number] = [choose_vote([(cases, roles[part])]) for part in ("validation", "test")]
     assert any(validation.k != test.k for validation, test in of.values())
 
 
 def test_the_cases_of_a_fold_are_its_training_and_validation_nodules():
     roles = fold(0)
-    judge, unseen = fold_part(roles)
+    support, unseen = fold_part(roles)
     wanted = np.concatenate([roles["train"].patient_id, roles["validation"].patient_id])
-    np.testing.assert_array_equal(np.sort(judge.patient_id), np.sort(wanted))
-    assert not np.isin(unseen.patient_id, judge.patient_id).any()
+    np.testing.assert_array_equal(np.sort(support.patient_id), np.sort(wanted))
+    assert not np.isin(unseen.patient_id, support.patient_id).any()
 
 
 def test_a_fold_is_calibrated_by_the_others_alone():
     parts = [fold_part(fold(number)) for number in range(3)]
     changed = [(parts[0][0], turned(parts[0][1])), *parts[1:]]
-    before = [judge.calibration for judge, _ in calibrated_across(parts)]
-    after = [judge.calibration for judge, _ in calibrated_across(changed)]
+    before = [support.calibration for support, _ in calibrated_across(parts)]
+    after = [support.calibration for support, _ in calibrated_across(changed)]
     assert before[0] == after[0]
     assert before[1] != after[1] and before[2] != after[2]
 
@@ -82,7 +82,7 @@ def test_the_normal_interval_of_a_fold_is_that_of_the_other_folds_matched_distan
     """Slow: mean and 1.96 standard deviations, pair by pair, in the fold's own scale."""
     parts = calibrated_across([fold_part(fold(number), VoteRule(5, 0.2)) for number in range(3)])
     thresholds = fold_thresholds(parts, "normal")
-    for number, (judge, _) in enumerate(parts):
+    for number, (support, _) in enumerate(parts):
         others = [part for n, part in enumerate(parts) if n != number]
         calibration, matched = calibrate(others), []
         for other, unseen in others:
@@ -93,7 +93,9 @@ def test_the_normal_interval_of_a_fold_is_that_of_the_other_folds_matched_distan
                 if rating != 3 and (p[n] > 0.5) == (rating > 3):
                     matched += [d / scale for d in near[n][labels[n] == (rating > 3)]]
         wanted = np.mean(matched) + 1.96 * np.std(matched)
-        assert thresholds[number] == pytest.approx(embedding_scale(judge.embedding) * wanted, 1e-4)
+        assert thresholds[number] == pytest.approx(
+            embedding_scale(support.embedding) * wanted, 1e-4
+        )
     assert thresholds != fold_thresholds(parts)
 
 

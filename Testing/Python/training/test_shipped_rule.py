@@ -82,16 +82,16 @@ def test_the_answers_come_back_as_gate_fit_kept_them(known, tmp_path):
 
 
 def test_the_worth_of_each_group_is_measured_on_it_alone(run, known):
-    from contrastdiagnosis_training.evaluation.figures import fold_thresholds, judged_folds
-    from contrastdiagnosis_training.evaluation.judgements import judgements
+    from contrastdiagnosis_training.evaluation.confidences import confidence_of_nodules
+    from contrastdiagnosis_training.evaluation.figures import calibrated_folds, fold_thresholds
 
-    folds, parts = judged_folds(run(), "distance-weighted")
+    folds, parts = calibrated_folds(run(), "distance-weighted")
     thresholds, limits = fold_thresholds(parts), [fold_limits(f, known) for f in folds]
     figures = confidence_figures(parts, thresholds, (0.35, 0.65), limits)
     right: dict[str, list[bool]] = {"confident": [], "doubtful": []}
-    for (judge, unseen), threshold, limit in zip(parts, thresholds, limits, strict=True):
-        told = judgements(judge, unseen, threshold, (0.35, 0.65), limit)
-        p = judge.probability(unseen.embedding, unseen.patient_id)
+    for (support, unseen), threshold, limit in zip(parts, thresholds, limits, strict=True):
+        told = confidence_of_nodules(support, unseen, threshold, (0.35, 0.65), limit)
+        p = support.probability(unseen.embedding, unseen.patient_id)
         for n, verdict in enumerate(told):
             if unseen.malignancy[n] != 3 and verdict.judged:
                 group = "confident" if verdict.confident else "doubtful"

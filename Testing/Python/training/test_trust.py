@@ -11,9 +11,9 @@ from contrastdiagnosis.cases.case_folder import Nodule
 from contrastdiagnosis.cases.library import RATINGS
 from contrastdiagnosis.cases.vote import VoteRule
 from contrastdiagnosis.trust.facts import FACT_NAMES
-from contrastdiagnosis_training.evaluation.judge import Judge
-from contrastdiagnosis_training.evaluation.trial import Trial, ratings_of
+from contrastdiagnosis_training.evaluation.support_vote import SupportVote
 from contrastdiagnosis_training.evaluation.trust import confidence, rating_agreement
+from contrastdiagnosis_training.evaluation.unseen import UnseenNodules, ratings_of
 from contrastdiagnosis_training.runs.readings import Readings
 
 from training.conftest import sound_facts
@@ -28,7 +28,7 @@ def nodule(n, malignancy, margin):
     )  # fmt: skip
 
 
-def trial(threshold, queries=60, cases=200, seed=0):
+def unseen(threshold, queries=60, cases=200, seed=0):
     """One-dimensional embeddings: the position tells both ratings, with some noise."""
     random = np.random.default_rng(seed)
 
@@ -53,15 +53,15 @@ def trial(threshold, queries=60, cases=200, seed=0):
         trimmed_dice=blank, facts=sound_facts(queries),
     )  # fmt: skip
     ratings = ratings_of(case_rows)
-    judge = Judge(
+    support = SupportVote(
         z_cases, np.array([r.patient_id for r in case_rows]), ratings[:, MALIGNANCY],
         np.full(cases, 8.0), VoteRule(9, 0.5),
     )  # fmt: skip
-    return Trial("made", None, judge, ratings, rows, readings, threshold, (0.35, 0.65))
+    return UnseenNodules("made", None, support, ratings, rows, readings, threshold, (0.35, 0.65))
 
 
 def test_the_confident_are_better_than_the_rest():
-    figures = confidence([trial(threshold=99.0, queries=400)])
+    figures = confidence([unseen(threshold=99.0, queries=400)])
     sure, doubtful = figures["confident"], figures["doubtful"]
     assert sure["auc"] > doubtful["auc"] + 0.1
     assert sure["accuracy"] > doubtful["accuracy"]
@@ -71,7 +71,7 @@ def test_the_confident_are_better_than_the_rest():
 
 
 def test_what_has_no_verdict_is_neither_confident_nor_doubtful():
-    part = trial(threshold=99.0, queries=100)
+    part = unseen(threshold=99.0, queries=100)
     facts = part.readings.facts.copy()
     facts[:30, FACT_NAMES.index("volume_mm3")] = 0.0  # Nothing was outlined.
     before = confidence([part])
@@ -82,15 +82,15 @@ def test_what_has_no_verdict_is_neither_confident_nor_doubtful():
 
 
 def test_coverage_is_the_share_of_matched_pairs_within_the_threshold():
-    part = trial(threshold=0.05)
-    judge, readings = part.judge, part.readings
+    part = unseen(threshold=0.05)
+    support, readings = part.support, part.readings
     within = total = 0
     for z, rating in zip(readings.embedding, readings.malignancy, strict=True):
         if rating == 3:
             continue
-        distance = np.abs(judge.embedding[:, 0] - z[0])
+        distance = np.abs(support.embedding[:, 0] - z[0])
         near = np.argsort(distance, kind="stable")[:9]
-        votes = judge.malignancy[near] > 3
+        votes = support.malignancy[near] > 3
         weight = np.exp(-(distance[near] - distance[near].min()) / 0.5)
         if ((weight * votes).sum() / weight.sum() > 0.5) != (rating > 3):
             continue
@@ -99,12 +99,12 @@ def test_coverage_is_the_share_of_matched_pairs_within_the_threshold():
     figures = confidence([part])
     assert figures["matched_pairs"] == total
     assert figures["coverage"] == pytest.approx(within / total, abs=0.005)
-    assert confidence([trial(threshold=0.0)])["coverage"] < 0.05
-    assert confidence([trial(threshold=99.0)])["coverage"] == 1
+    assert confidence([unseen(threshold=0.0)])["coverage"] < 0.05
+    assert confidence([unseen(threshold=99.0)])["coverage"] == 1
 
 
 def test_neighbours_share_ratings_where_the_space_knows_them():
-    part = trial(threshold=1.0)
+    part = unseen(threshold=1.0)
     agreement = rating_agreement([part])
     assert set(agreement) == {"malignancy", "margin"}
     for figures in agreement.values():
@@ -112,15 +112,17 @@ def test_neighbours_share_ratings_where_the_space_knows_them():
     queries = ratings_of(part.rows)
     slow = []
     for n, z in enumerate(part.readings.embedding):
-        near = np.argsort(np.abs(part.judge.embedding[:, 0] - z[0]), kind="stable")[:6]
+        near = np.argsort(np.abs(part.support.embedding[:, 0] - z[0]), kind="stable")[:6]
         slow.append(np.abs(part.case_ratings[near, MARGIN] - queries[n, MARGIN]).mean())
     assert agreement["margin"]["neighbours"] == pytest.approx(np.mean(slow))
 
 
 def test_a_reader_is_compared_with_the_mean_of_the_others():
-    part = trial(threshold=1.0, queries=2)
+    part = unseen(threshold=1.0, queries=2)
     rows = [nodule(0, (1.0, 2.0, 5.0), (3.0, 3.0, 3.0)), nodule(1, (4.0, 4.0, 1.0), (2.0,))]
-    made = Trial("x", None, part.judge, part.case_ratings, rows, part.readings, 1.0, (0.35, 0.65))
+    made = UnseenNodules(
+        "x", None, part.support, part.case_ratings, rows, part.readings, 1.0, (0.35, 0.65)
+    )
     agreement = rating_agreement([made])
     assert agreement["malignancy"]["readers"] == pytest.approx(
         np.mean([np.mean([2.5, 1.0, 3.5]), np.mean([1.5, 1.5, 3.0])])
@@ -129,19 +131,21 @@ def test_a_reader_is_compared_with_the_mean_of_the_others():
 
 
 def test_the_own_patient_is_no_neighbour():
-    part = trial(threshold=1.0)
+    part = unseen(threshold=1.0)
     before = rating_agreement([part])["margin"]["neighbours"]
-    judge = part.judge
-    twin = Judge(
-        np.concatenate([judge.embedding, part.readings.embedding]),
-        np.concatenate([judge.patient_id, part.readings.patient_id]),
-        np.concatenate([judge.malignancy, part.readings.malignancy]),
-        np.full(260, 8.0), judge.vote,
+    support = part.support
+    twin = SupportVote(
+        np.concatenate([support.embedding, part.readings.embedding]),
+        np.concatenate([support.patient_id, part.readings.patient_id]),
+        np.concatenate([support.malignancy, part.readings.malignancy]),
+        np.full(260, 8.0), support.vote,
     )  # fmt: skip
     ratings = np.concatenate([part.case_ratings, ratings_of(part.rows)])
-    with_twins = Trial("x", None, twin, ratings, part.rows, part.readings, 1.0, (0.35, 0.65))
+    with_twins = UnseenNodules(
+        "x", None, twin, ratings, part.rows, part.readings, 1.0, (0.35, 0.65)
+    )
     # Every nodule is now among the cases; it may help others, but must not be its own neighbour.
     after = rating_agreement([with_twins])["margin"]["neighbours"]
     assert after > 0.75 * before
-    judge_distance = twin.distance(part.readings.embedding, part.readings.patient_id)
-    assert np.isinf(judge_distance[np.arange(60), 200 + np.arange(60)]).all()
+    support_distance = twin.distance(part.readings.embedding, part.readings.patient_id)
+    assert np.isinf(support_distance[np.arange(60), 200 + np.arange(60)]).all()

@@ -38,7 +38,7 @@ from contrastdiagnosis_training.evaluation.concepts.figures import (
 from contrastdiagnosis_training.evaluation.concepts.probe import (
     IGNORED,
     ConceptProbe,
-    HeadOnTrial,
+    EvaluatedHead,
     probe_concepts,
 )
 from contrastdiagnosis_training.evaluation.concepts.table import concept_table
@@ -112,7 +112,7 @@ class ConceptsEval:
             )
             for name in names
         ]
-        asked: list[tuple[HeadOnTrial, HeadOnTrial | None, list[Nodule]]] = []
+        asked: list[tuple[EvaluatedHead, EvaluatedHead | None, list[Nodule]]] = []
         fold: list[int] = []
         alive, removed = [], []
         for number, name in enumerate(names):
@@ -132,8 +132,8 @@ class ConceptsEval:
             refined = refined_head(head, train)
             asked.append(
                 (
-                    HeadOnTrial(network, head, concepts, calibration, self._corrected()),
-                    HeadOnTrial(network, refined, concepts, calibration),
+                    EvaluatedHead(network, head, concepts, calibration, self._corrected()),
+                    EvaluatedHead(network, refined, concepts, calibration),
                     [by_id[i] for i in scores.case_id[: self.nodules]],
                 )
             )
@@ -161,12 +161,12 @@ class ConceptsEval:
         if bundle.head is None:
             raise InputError(f"the bundle {bundle.info.name} has no concepts")
         network = bundle.network.to(choose_device(self.device))
-        trial = HeadOnTrial(
+        evaluated = EvaluatedHead(
             network, bundle.head, bundle.info.concepts, bundle.info.concept_calibration,
             self._corrected(),
         )  # fmt: skip
         known = {case.patient_id for case in bundle.library.cases}
-        figures = self._figures([(trial, None, list(rows)[: self.nodules])])
+        figures = self._figures([(evaluated, None, list(rows)[: self.nodules])])
         seen = sum(n.patient_id in known for n in list(rows)[: self.nodules])
         figures["printed_by"] = "contrastdiagnosis-train concepts-eval --bundle"
         figures["protocol"] = (
@@ -178,7 +178,7 @@ class ConceptsEval:
 
     def _figures(
         self,
-        asked: Sequence[tuple[HeadOnTrial, HeadOnTrial | None, list[Nodule]]],
+        asked: Sequence[tuple[EvaluatedHead, EvaluatedHead | None, list[Nodule]]],
         fold: NDArray[np.int64] | None = None,
     ) -> dict[str, Any]:
         random = np.random.default_rng(self.seed)
@@ -186,11 +186,13 @@ class ConceptsEval:
         rows: list[Nodule] = []
         shares: list[NDArray[np.float64]] = []
         diameter = []
-        for trial, refined, nodules in asked:
+        for evaluated, refined, nodules in asked:
             for nodule in Bar(nodules, leave=False):
                 scan = read_scan(nodule)
-                share = np.array(readers_shares(trial.concepts, nodule.ratings, scan.diameter_mm))
-                probes.append(probe_concepts(trial, refined, scan, share, random))
+                share = np.array(
+                    readers_shares(evaluated.concepts, nodule.ratings, scan.diameter_mm)
+                )
+                probes.append(probe_concepts(evaluated, refined, scan, share, random))
                 diameter.append(scan.diameter_mm)
                 shares.append(share)
             rows += nodules
@@ -201,7 +203,7 @@ class ConceptsEval:
 
 
 def probe_figures(
-    trial: HeadOnTrial,
+    evaluated: EvaluatedHead,
     probes: Sequence[ConceptProbe],
     rows: Sequence[Nodule],
     share: NDArray[np.float64],
@@ -210,7 +212,7 @@ def probe_figures(
     """The figures of all probes.
 
     Args:
-        trial: Names the concepts.
+        evaluated: Names the concepts.
         probes: One a nodule.
         rows: The nodules.
         share: (N, K) share of the readers who call each concept present.
@@ -220,8 +222,8 @@ def probe_figures(
     malignancy = np.array([n.mean_rating("malignancy") for n in rows])
     patient = np.array([n.patient_id for n in rows])
     probability = np.array([p.probability for p in probes])
-    concepts = concept_figures(trial.concepts, presence, share, rows)
-    rated = [concepts[c.name]["auroc"] for c in trial.concepts if c.rating in RATINGS]
+    concepts = concept_figures(evaluated.concepts, presence, share, rows)
+    rated = [concepts[c.name]["auroc"] for c in evaluated.concepts if c.rating in RATINGS]
     known = [auroc for auroc in rated if np.isfinite(auroc)]
     kept = RULES["exclude3"](malignancy)
     band = kept & (diameter_mm >= BAND_MM[0]) & (diameter_mm < BAND_MM[1])
@@ -237,7 +239,7 @@ def probe_figures(
         "auc_diameter": ranks(diameter_mm, kept),
         "auc_6_12mm": ranks(probability, band),
         "auc_diameter_6_12mm": ranks(diameter_mm, band),
-        "explanations_per_decision": len(trial.concepts),
+        "explanations_per_decision": len(evaluated.concepts),
         "mean_logits": mean_logits(presence, np.array([p.contribution for p in probes])),
         "pointing": pointing_figures(probes),
         "users": user_figures(probes, malignancy, patient),
@@ -339,8 +341,8 @@ def beside_the_vote(
     source = Path(settings["network"]).parent
     folds = [load_fold(source, n) for n in range(len(parts))]
     votes: dict[str, float] = {}
-    for judge, readings in calibrated_across([fold_part(fold) for fold in folds]):
-        p = judge.probability(readings.embedding, readings.patient_id)
+    for support, readings in calibrated_across([fold_part(fold) for fold in folds]):
+        p = support.probability(readings.embedding, readings.patient_id)
         votes |= dict(zip(readings.case_id.tolist(), p.tolist(), strict=True))
     ids = np.concatenate([s.case_id for _, s in parts])
     malignancy = np.concatenate([s.malignancy for _, s in parts])

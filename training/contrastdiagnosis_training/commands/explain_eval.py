@@ -22,12 +22,16 @@ from numpy.typing import NDArray
 
 from contrastdiagnosis_training.evaluation.figures import strict
 from contrastdiagnosis_training.evaluation.gate import read_answers
-from contrastdiagnosis_training.evaluation.judge import Judge
 from contrastdiagnosis_training.evaluation.maps.pair_parts import pair_parts
-from contrastdiagnosis_training.evaluation.maps.probe import Probe, Witness, probe_nodule
+from contrastdiagnosis_training.evaluation.maps.probe import Probe, ProbedNetwork, probe_nodule
 from contrastdiagnosis_training.evaluation.maps.report import render_explain_report, table
-from contrastdiagnosis_training.evaluation.trial import Trial, bundle_trial, crossfit_trials
+from contrastdiagnosis_training.evaluation.support_vote import SupportVote
 from contrastdiagnosis_training.evaluation.trust import confidence, rating_agreement
+from contrastdiagnosis_training.evaluation.unseen import (
+    UnseenNodules,
+    unseen_of_bundle,
+    unseen_of_crossfit,
+)
 from contrastdiagnosis_training.objectives.metrics import paired_p
 from contrastdiagnosis_training.progress import Bar
 from contrastdiagnosis_training.runs.run_folder import network_of_run
@@ -83,8 +87,8 @@ class ExplainEval:
             raise InputError(f"--nodules must not be negative, got {self.nodules}")
         rows = read_case_folder(self.cases)
         device = choose_device(self.device)
-        trials = self._trials(rows, device)
-        figures, probes = explain_figures(trials, self, device)
+        unseen_sets = self._unseen(rows, device)
+        figures, probes = explain_figures(unseen_sets, self, device)
         print(table(figures))
         if self.json:
             write_file(self.json, (json.dumps(strict(figures), indent=1) + "\n").encode())
@@ -93,56 +97,58 @@ class ExplainEval:
             write_file(self.html, render_explain_report(strict(figures), probes).encode())
             print(f"wrote {self.html}")
 
-    def _trials(self, rows: Sequence[Nodule], device: torch.device) -> list[Trial]:
+    def _unseen(self, rows: Sequence[Nodule], device: torch.device) -> list[UnseenNodules]:
         if not self.crossfit:
-            return [bundle_trial(self.bundle or default_bundle_folder(), rows, device)]
+            return [unseen_of_bundle(self.bundle or default_bundle_folder(), rows, device)]
         answers = read_answers(self.gate)
-        return crossfit_trials(self.crossfit, rows, self.folds, device, answers, self.concepts)
+        return unseen_of_crossfit(self.crossfit, rows, self.folds, device, answers, self.concepts)
 
 
 def explain_figures(
-    trials: Sequence[Trial], options: ExplainEval, device: torch.device
+    unseen_sets: Sequence[UnseenNodules], options: ExplainEval, device: torch.device
 ) -> tuple[dict[str, Any], list[Probe]]:
     """All figures, and the probes of the nodules that maps were made for."""
-    chosen = drawn_nodules(trials, options)
-    probes, patients = probe_trials(trials, chosen, options, device)
+    chosen = drawn_nodules(unseen_sets, options)
+    probes, patients = probe_unseen(unseen_sets, chosen, options, device)
     # A fold of which one patient was drawn has no random networks to compare with.
     names = dict.fromkeys(name for p in probes for name in p.figures)
     maps = {
         name: float(np.nanmean([p.figures.get(name, np.nan) for p in probes])) for name in names
     }
-    seen = sum(t.of_patients_in_cases for t in trials)
+    seen = sum(t.of_patients_in_cases for t in unseen_sets)
     return {
-        "protocol": ", ".join(t.name for t in trials)
+        "protocol": ", ".join(t.name for t in unseen_sets)
         + f" on {options.cases.name}; maps of {len(probes)} nodules, the rest on"
-        f" {sum(len(t.rows) for t in trials)}"
+        f" {sum(len(t.rows) for t in unseen_sets)}"
         + (f"; {seen} are of patients it was made from: no held-out figure" if seen else ""),
         "variant": asdict(options.map),
         "n_maps": len(probes),
-        "n": sum(len(t.rows) for t in trials),
+        "n": sum(len(t.rows) for t in unseen_sets),
         "maps": maps,
         "against": _against(probes, patients),
-        "parts": pair_parts(trials, chosen, device),
+        "parts": pair_parts(unseen_sets, chosen, device),
         "curves": {
             name: np.nanmean([p.curves[name] for p in probes], axis=0).tolist()
             for name in probes[0].curves
         },
-        "confidence": confidence(trials),
-        "ratings": rating_agreement(trials),
+        "confidence": confidence(unseen_sets),
+        "ratings": rating_agreement(unseen_sets),
     }, probes
 
 
-def drawn_nodules(trials: Sequence[Trial], options: ExplainEval) -> list[list[int]]:
-    """Positions of the drawn nodules in the rows of each trial."""
+def drawn_nodules(unseen_sets: Sequence[UnseenNodules], options: ExplainEval) -> list[list[int]]:
+    """Positions of the drawn nodules in the rows of each set."""
     random = np.random.default_rng(options.seed)
-    everyone = [(t, n) for t in range(len(trials)) for n in range(len(trials[t].rows))]
+    everyone = [(t, n) for t in range(len(unseen_sets)) for n in range(len(unseen_sets[t].rows))]
     count = min(options.nodules or len(everyone), len(everyone))
     chosen = sorted(random.choice(len(everyone), count, replace=False).tolist())
-    return [[everyone[c][1] for c in chosen if everyone[c][0] == t] for t in range(len(trials))]
+    return [
+        [everyone[c][1] for c in chosen if everyone[c][0] == t] for t in range(len(unseen_sets))
+    ]
 
 
-def probe_trials(
-    trials: Sequence[Trial],
+def probe_unseen(
+    unseen_sets: Sequence[UnseenNodules],
     chosen: Sequence[Sequence[int]],
     options: ExplainEval,
     device: torch.device,
@@ -150,14 +156,14 @@ def probe_trials(
     """Probes of the drawn nodules and the patient of each."""
     probes, patients = [], []
     with Bar(total=sum(map(len, chosen)), unit="nodule", leave=False) as bar:
-        for t, (trial, mine) in enumerate(zip(trials, chosen, strict=True)):
-            witness = Witness(trial.network, trial.judge, options.map)
-            strangers = _strangers(trial, mine, options, device)
+        for t, (unseen, mine) in enumerate(zip(unseen_sets, chosen, strict=True)):
+            probed = ProbedNetwork(unseen.network, unseen.support, options.map)
+            strangers = _strangers(unseen, mine, options, device)
             for n in mine:
-                row = trial.rows[n]
+                row = unseen.rows[n]
                 draws = np.random.default_rng([options.seed, t, n])
                 probes.append(
-                    probe_nodule(witness, strangers, read_scan(row), row.patient_id, draws)
+                    probe_nodule(probed, strangers, read_scan(row), row.patient_id, draws)
                 )
                 patients.append(row.patient_id)
                 bar.update()
@@ -167,26 +173,26 @@ def probe_trials(
 
 
 def _strangers(
-    trial: Trial, chosen: Sequence[int], options: ExplainEval, device: torch.device
-) -> dict[str, list[Witness]]:
+    unseen: UnseenNodules, chosen: Sequence[int], options: ExplainEval, device: torch.device
+) -> dict[str, list[ProbedNetwork]]:
     """Networks with random weights and, if there is one, from shuffled labels."""
-    networks = {"random_weights": [_untrained(trial.network, n) for n in range(RANDOM_NETWORKS)]}
+    networks = {"random_weights": [_untrained(unseen.network, n) for n in range(RANDOM_NETWORKS)]}
     if options.shuffled:
         networks["random_labels"] = [network_of_run(options.shuffled)]
-    if len({trial.rows[n].patient_id for n in chosen}) < 2:
+    if len({unseen.rows[n].patient_id for n in chosen}) < 2:
         return {}
-    scans = [read_scan(trial.rows[n]) for n in chosen]
+    scans = [read_scan(unseen.rows[n]) for n in chosen]
     patches = np.stack([crop_patch(s.volume, s.center_ras_mm).intensity for s in scans])
-    nodules = trial.readings[np.array(chosen)]
+    nodules = unseen.readings[np.array(chosen)]
 
-    def witness(network: NoduleNet) -> Witness:
+    def probed(network: NoduleNet) -> ProbedNetwork:
         network.to(device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
         nowhere = np.zeros((len(chosen), network.config.embedding), np.float32)
-        judge = Judge(nowhere, nodules.patient_id, nodules.malignancy, nodules.diameter_mm)
-        blind = Witness(network, judge, options.map)
-        return replace(blind, judge=replace(judge, embedding=blind.look(patches)[1]))
+        support = SupportVote(nowhere, nodules.patient_id, nodules.malignancy, nodules.diameter_mm)
+        blind = ProbedNetwork(network, support, options.map)
+        return replace(blind, support=replace(support, embedding=blind.look(patches)[1]))
 
-    return {name: [witness(n) for n in kind] for name, kind in networks.items()}
+    return {name: [probed(n) for n in kind] for name, kind in networks.items()}
 
 
 def _untrained(network: NoduleNet, seed: int) -> NoduleNet:

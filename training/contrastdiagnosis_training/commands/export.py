@@ -28,20 +28,20 @@ from contrastdiagnosis_training.bundle_export.concept_part import concept_part, 
 from contrastdiagnosis_training.data.concept_list import with_agreement
 from contrastdiagnosis_training.data.labels import RULES, is_malignant
 from contrastdiagnosis_training.data.splits import patient_folds
+from contrastdiagnosis_training.evaluation.confidences import limits_of
 from contrastdiagnosis_training.evaluation.figures import (
     calibrated_across,
     evaluate_crossfit,
     fold_part,
 )
 from contrastdiagnosis_training.evaluation.fold_groups import RECIPE_FOLDS
-from contrastdiagnosis_training.evaluation.judge import (
+from contrastdiagnosis_training.evaluation.support_vote import (
     calibrate,
     choose_vote,
     embedding_scale,
-    judge_of_readings,
     scaled_matched_distances,
+    support_of_readings,
 )
-from contrastdiagnosis_training.evaluation.judgements import limits_of
 from contrastdiagnosis_training.evaluation.table import table
 from contrastdiagnosis_training.runs.crossfit_run import folds_of_run, load_fold
 from contrastdiagnosis_training.runs.readings import read_nodules
@@ -101,7 +101,7 @@ class Export:
         scale = embedding_scale(library.embedding)
         folds = [load_fold(self.crossfit, fold) for fold in folds_of_run(self.crossfit)]
         choice = choose_vote(
-            [(judge_of_readings(fold["train"]), fold["validation"]) for fold in folds], self.vote
+            [(support_of_readings(fold["train"]), fold["validation"]) for fold in folds], self.vote
         )
         parts = [fold_part(fold, choice) for fold in folds]
         figures = evaluate_crossfit(

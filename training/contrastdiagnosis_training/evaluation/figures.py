@@ -19,15 +19,6 @@ from numpy.typing import NDArray
 from contrastdiagnosis_training.data.labels import RULES, is_malignant
 from contrastdiagnosis_training.evaluation.fold_groups import RECIPE_FOLDS, auc_by_fold_group
 from contrastdiagnosis_training.evaluation.gate import Answers
-from contrastdiagnosis_training.evaluation.judge import (
-    Judge,
-    calibrate,
-    choose_vote,
-    embedding_scale,
-    judge_of_bundle,
-    judge_of_readings,
-    scaled_matched_distances,
-)
 from contrastdiagnosis_training.evaluation.mask_measures import Control, control_of
 from contrastdiagnosis_training.evaluation.shipped_rule import (
     Part,
@@ -35,6 +26,15 @@ from contrastdiagnosis_training.evaluation.shipped_rule import (
     fold_limits,
     rule_in_words,
     with_size_factors,
+)
+from contrastdiagnosis_training.evaluation.support_vote import (
+    SupportVote,
+    calibrate,
+    choose_vote,
+    embedding_scale,
+    scaled_matched_distances,
+    support_of_bundle,
+    support_of_readings,
 )
 from contrastdiagnosis_training.objectives.metrics import (
     BAND_MM,
@@ -76,11 +76,11 @@ def evaluate_crossfit(
         chose: Folds that chose the recipe.
     """
     numbers = folds_of_run(run)
-    folds, parts = judged_folds(run, form)
+    folds, parts = calibrated_folds(run, form)
     figures = figures_of(parts, control_of_run(run), numbers, chose)
     others = [
-        (judge, fold["other"])
-        for (judge, _), fold in zip(parts, folds, strict=True)
+        (support, fold["other"])
+        for (support, _), fold in zip(parts, folds, strict=True)
         if "other" in fold
     ]
     figures |= context_figures(once_each([*others, *parts]))
@@ -94,12 +94,12 @@ def evaluate_crossfit(
     )
     if interval == "normal":
         figures["protocol"] += " A case is near within mean + 1.96 SD of the matched distances."
-    figures["k"] = [judge.vote.k for judge, _ in parts]
+    figures["k"] = [support.vote.k for support, _ in parts]
     return figures
 
 
-def judged_folds(run: Path, form: VoteForm) -> tuple[list[dict[str, Readings]], list[Part]]:
-    """The readings of every fold by role, and its test nodules with their calibrated judge."""
+def calibrated_folds(run: Path, form: VoteForm) -> tuple[list[dict[str, Readings]], list[Part]]:
+    """The readings of every fold by role, and its test nodules with their calibrated vote."""
     folds = [load_fold(run, fold) for fold in folds_of_run(run)]
     return folds, calibrated_across([fold_part(fold, form=form) for fold in folds])
 
@@ -120,7 +120,7 @@ def crossfit_confidence(
         answers: What the shipped limits and gate are fitted to, for each fold without its patients.
         concepts: Folder that `concepts` filled for the run.
     """
-    folds, parts = judged_folds(run, form)
+    folds, parts = calibrated_folds(run, form)
     thresholds = fold_thresholds(parts, interval)
     limits = [fold_limits(fold, answers) for fold in folds]
     told = with_size_factors(parts, concepts, folds_of_run(run)) if concepts else parts
@@ -131,9 +131,9 @@ def crossfit_confidence(
 def fold_thresholds(parts: Sequence[Part], interval: IntervalForm = "quantile") -> list[float]:
     """For every part the distance beyond which a case is unlike, measured on the other parts."""
     return [
-        embedding_scale(judge.embedding)
-        * nearness([p for p in parts if p[1] is not readings], judge.vote.k, interval)
-        for judge, readings in parts
+        embedding_scale(support.embedding)
+        * nearness([p for p in parts if p[1] is not readings], support.vote.k, interval)
+        for support, readings in parts
     ]
 
 
@@ -149,7 +149,7 @@ def control_of_run(run: Path) -> Control | None:
 def fold_part(
     fold: dict[str, Readings], choice: VoteRule | None = None, form: VoteForm = "distance-weighted"
 ) -> Part:
-    """A fold's test nodules and the judge made of its other nodules, not yet calibrated.
+    """A fold's test nodules and the support set of its other nodules, not yet calibrated.
 
     Args:
         fold: Readings by role.
@@ -158,19 +158,19 @@ def fold_part(
         form: Of the vote that is chosen.
     """
     if choice is None:
-        choice = choose_vote([(judge_of_readings(fold["train"]), fold["validation"])], form)
-    judge = judge_of_readings(fold["train"], fold["validation"])
-    return replace(judge, vote=choice.scaled(embedding_scale(judge.embedding))), fold["test"]
+        choice = choose_vote([(support_of_readings(fold["train"]), fold["validation"])], form)
+    support = support_of_readings(fold["train"], fold["validation"])
+    return replace(support, vote=choice.scaled(embedding_scale(support.embedding))), fold["test"]
 
 
 def calibrated_across(parts: Sequence[Part]) -> list[Part]:
-    """Every judge calibrated by the votes of all the other parts."""
+    """Every vote calibrated by the votes of all the other parts."""
     return [
         (
-            replace(judge, calibration=calibrate([p for p in parts if p[1] is not readings])),
+            replace(support, calibration=calibrate([p for p in parts if p[1] is not readings])),
             readings,
         )
-        for judge, readings in parts
+        for support, readings in parts
     ]
 
 
@@ -180,9 +180,9 @@ def evaluate_bundle(bundle: Bundle, cases: Path, device: str) -> dict[str, Any]:
     diagnoser = Diagnoser(bundle, chosen.type)
     nodules = read_case_folder(cases)
     readings = read_nodules(diagnoser.network, nodules, chosen, diagnoser)
-    judge = judge_of_bundle(bundle)
-    seen = int(np.isin(readings.patient_id, judge.patient_id).sum())
-    parts = [(judge, readings)]
+    support = support_of_bundle(bundle)
+    seen = int(np.isin(readings.patient_id, support.patient_id).sum())
+    parts = [(support, readings)]
     figures = figures_of(parts, control_of(nodules)) | context_figures(parts)
     rule = ([bundle.indicator.threshold], bundle.info.split_vote, [bundle.info.limits])
     figures["confidence"] = {"rule": "the bundle's own", **confidence_figures(parts, *rule)}
@@ -191,7 +191,7 @@ def evaluate_bundle(bundle: Bundle, cases: Path, device: str) -> dict[str, Any]:
     figures["protocol"] = (
         f"bundle {bundle.info.name} {bundle.info.version} on {len(readings)} nodules of"
         f" {cases.name}"
-        + (f", {judge.vote.text}" if judge.vote.majority else "")
+        + (f", {support.vote.text}" if support.vote.majority else "")
         + (f"; {seen} are of patients it was made from: no held-out figure" if seen else "")
     )
     return figures
@@ -206,7 +206,7 @@ def figures_of(
     """The figures of every label rule and of the masks, pooled over parts.
 
     Args:
-        parts: Judges and the nodules that are new to them.
+        parts: Support sets and the nodules that are new to them.
         control: Of these nodules; without it the forest's figures are None.
         folds: Number of each part, to tell apart which chose the recipe.
         chose: Those that did.
@@ -245,7 +245,7 @@ def rule_figures(
     chose: Sequence[int] = RECIPE_FOLDS,
 ) -> dict[str, Any]:
     """Malignancy and retrieval figures under one label rule; arguments as of `figures_of`."""
-    kept = [(judge, r[RULES[rule](r.malignancy)]) for judge, r in parts]
+    kept = [(support, r[RULES[rule](r.malignancy)]) for support, r in parts]
     probability = np.concatenate([j.probability(r.embedding, r.patient_id) for j, r in kept])
     size = np.concatenate([_size_probability(j, r, rule) for j, r in kept])
     patient = np.concatenate([r.patient_id for _, r in kept])
@@ -320,28 +320,28 @@ def _by_folds(
     return groups
 
 
-def _size_probability(judge: Judge, readings: Readings, rule: str) -> NDArray[np.float64]:
-    keep = RULES[rule](judge.malignancy)
-    label = is_malignant(judge.malignancy[keep])
-    return size_baseline(judge.diameter_mm[keep], label, readings.diameter_mm)
+def _size_probability(support: SupportVote, readings: Readings, rule: str) -> NDArray[np.float64]:
+    keep = RULES[rule](support.malignancy)
+    label = is_malignant(support.malignancy[keep])
+    return size_baseline(support.diameter_mm[keep], label, readings.diameter_mm)
 
 
-def _retrieval(judge: Judge, readings: Readings, rule: str) -> tuple[float, float]:
+def _retrieval(support: SupportVote, readings: Readings, rule: str) -> tuple[float, float]:
     """Precision at 1 and mAP among the cases that the rule keeps."""
-    keep = RULES[rule](judge.malignancy)
-    distance = judge.distance(readings.embedding, readings.patient_id)[:, keep]
-    label, truth = is_malignant(judge.malignancy[keep]), is_malignant(readings.malignancy)
+    keep = RULES[rule](support.malignancy)
+    distance = support.distance(readings.embedding, readings.patient_id)[:, keep]
+    label, truth = is_malignant(support.malignancy[keep]), is_malignant(readings.malignancy)
     return retrieval(distance, label[None] == truth[:, None], np.isfinite(distance))
 
 
 def context_figures(parts: Sequence[Part]) -> dict[str, Any]:
     """How far diagnosis and mask stay when a file is cut to the nodule's slices."""
     same, overlap = [], []
-    for judge, readings in parts:
+    for support, readings in parts:
         whole = readings[np.isfinite(readings.trimmed_dice)]
         if len(whole):
-            full = judge.probability(whole.embedding, whole.patient_id)
-            trimmed = judge.probability(whole.trimmed_embedding, whole.patient_id)
+            full = support.probability(whole.embedding, whole.patient_id)
+            trimmed = support.probability(whole.trimmed_embedding, whole.patient_id)
             same.append((full > 0.5) == (trimmed > 0.5))
             overlap.append(whole.trimmed_dice)
     if not same:
@@ -357,15 +357,15 @@ def nearness(parts: Sequence[Part], k: int, interval: IntervalForm = "quantile")
     """Distance, in embedding scales, within which 95 % of the correctly matched cases lie.
 
     Args:
-        parts: Judges and the nodules that are new to them.
+        parts: Support sets and the nodules that are new to them.
         k: How many of the nearest count: the more, the further away the last of them lie.
         interval: How the end of the 95 % is estimated.
     """
-    # Calibrated by themselves: the judges' own calibrations know the nodules that are left out.
+    # Calibrated by themselves: the votes' own calibrations know the nodules that are left out.
     calibration = calibrate(parts)
     alike = [
-        (replace(judge, vote=replace(judge.vote, k=k), calibration=calibration), readings)
-        for judge, readings in parts
+        (replace(support, vote=replace(support.vote, k=k), calibration=calibration), readings)
+        for support, readings in parts
     ]
     return interval_end(scaled_matched_distances(alike), BundleInfo.similarity_quantile, interval)
 
@@ -374,8 +374,8 @@ def once_each(parts: Sequence[Part]) -> list[Part]:
     """The parts without nodules that an earlier part holds already."""
     seen: set[str] = set()
     kept = []
-    for judge, readings in parts:
+    for support, readings in parts:
         new = np.array([case_id not in seen for case_id in readings.case_id], dtype=bool)
         seen.update(readings.case_id)
-        kept.append((judge, readings[new]))
+        kept.append((support, readings[new]))
     return kept

@@ -1,4 +1,4 @@
-"""The gate between nodules and normal tissue: fitted, and put on trial by leaving patients out."""
+"""The gate between nodules and normal tissue: fitted, and measured by leaving patients out."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from sklearn.preprocessing import StandardScaler
 
 from contrastdiagnosis_training.data.columns import load_columns
 from contrastdiagnosis_training.data.healthy_points import HealthyCt, draw_points
-from contrastdiagnosis_training.evaluation.judgements import limits_of
+from contrastdiagnosis_training.evaluation.confidences import limits_of
 from contrastdiagnosis_training.progress import Bar
 from contrastdiagnosis_training.runs.readings import nodule_slices
 
@@ -229,23 +229,23 @@ def fitted_limits(answers: Answers, without: ArrayLike = ()) -> CaseLimits:
 def left_out_confidences(
     answers: Answers, limits: CaseLimits, threshold: float, split_vote: tuple[float, float]
 ) -> list[Confidence]:
-    """The judgement of each point by a gate that was fitted without its patient."""
+    """The confidence of each point by a gate that was fitted without its patient."""
     told: list[Confidence | None] = [None] * len(answers)
     tissue = np.flatnonzero(~answers.is_nodule)
     for patient in np.unique(answers.patient_id[tissue]):
         mine = tissue[answers.patient_id[tissue] == patient]
-        _judge(told, answers, mine, np.isin(answers.patient_id, [patient]), limits, threshold,
+        _fill_in(told, answers, mine, np.isin(answers.patient_id, [patient]), limits, threshold,
                split_vote)  # fmt: skip
     nodules = np.flatnonzero(answers.is_nodule)
     parts = GroupKFold(FOLDS).split(nodules, groups=answers.patient_id[nodules])
     for _, held in parts:
         mine = nodules[held]
         away = np.isin(answers.patient_id, answers.patient_id[mine])
-        _judge(told, answers, mine, away, limits, threshold, split_vote)
+        _fill_in(told, answers, mine, away, limits, threshold, split_vote)
     return [c for c in told if c is not None]
 
 
-def _judge(
+def _fill_in(
     told: list[Confidence | None],
     answers: Answers,
     asked: NDArray[np.int64],
@@ -254,7 +254,7 @@ def _judge(
     threshold: float,
     split_vote: tuple[float, float],
 ) -> None:
-    """Fills in the judgements of some points by a gate of all that are not away."""
+    """Fills in the confidence of some points by a gate of all that are not away."""
     rest = answers[~away]
     gate = fit_gate(rest[rest.is_nodule], rest[~rest.is_nodule])
     judged = confidences(answers[asked], replace(limits, gate=gate), threshold, split_vote)
@@ -265,7 +265,7 @@ def _judge(
 def confidences(
     answers: Answers, limits: CaseLimits, threshold: float, split_vote: tuple[float, float]
 ) -> list[Confidence]:
-    """The judgement of each point under some limits."""
+    """The confidence of each point under some limits."""
     return [
         limits.confidence(
             facts_of_row(row), vote_doubts(nearest, threshold, p, split_vote), bool(whole)

@@ -23,14 +23,14 @@ from contrastdiagnosis_training.evaluation.concepts.figures import (
     calibrate_concepts,
     presence_score,
 )
+from contrastdiagnosis_training.evaluation.confidences import confidence_of_nodules, limits_of
 from contrastdiagnosis_training.evaluation.gate import Answers, fitted_limits
-from contrastdiagnosis_training.evaluation.judge import Judge
-from contrastdiagnosis_training.evaluation.judgements import judgements, limits_of
+from contrastdiagnosis_training.evaluation.support_vote import SupportVote
 from contrastdiagnosis_training.objectives.metrics import auc
 from contrastdiagnosis_training.runs.readings import Readings
 
-Part = tuple[Judge, Readings]
-"""Nodules, and a judge to whom they are new."""
+Part = tuple[SupportVote, Readings]
+"""Nodules, and a support set to which they are new."""
 
 
 def confidence_figures(
@@ -44,7 +44,7 @@ def confidence_figures(
     Nodules without a verdict are neither.
 
     Args:
-        parts: Judges and the nodules that are new to them.
+        parts: Support sets and the nodules that are new to them.
         thresholds: Distance of the nearest case, for each part, beyond which nothing is alike.
         split_vote: Probabilities between these are called split.
         limits: How far the cases go, for each part.
@@ -52,14 +52,14 @@ def confidence_figures(
     judged: list[NDArray[np.bool_]] = []
     sure: list[NDArray[np.bool_]] = []
     score, truth = [], []
-    for (judge, readings), threshold, limit in zip(parts, thresholds, limits, strict=True):
+    for (support, readings), threshold, limit in zip(parts, thresholds, limits, strict=True):
         kept = readings[RULES["exclude3"](readings.malignancy)]
         if not len(kept):
             continue
-        told = judgements(judge, kept, threshold, split_vote, limit)
+        told = confidence_of_nodules(support, kept, threshold, split_vote, limit)
         judged.append(np.array([c.judged for c in told]))
         sure.append(np.array([c.confident for c in told]))
-        score.append(judge.probability(kept.embedding, kept.patient_id))
+        score.append(support.probability(kept.embedding, kept.patient_id))
         truth.append(is_malignant(kept.malignancy))
     if not judged:
         return {}
@@ -133,7 +133,7 @@ def with_size_factors(parts: Sequence[Part], run: Path, folds: Sequence[int]) ->
     if len(scored) < 2:
         raise InputError(f"{run}: concepts are calibrated on other folds, got one alone")
     told = []
-    for number, ((judge, readings), (head, scores)) in enumerate(zip(parts, scored, strict=True)):
+    for number, ((support, readings), (head, scores)) in enumerate(zip(parts, scored, strict=True)):
         others = [part for n, part in enumerate(scored) if n != number]
         concepts, _ = calibrate_concepts(LIDC_CONCEPTS, others)
         raw = presence_score(head, scores.scores)
@@ -149,5 +149,5 @@ def with_size_factors(parts: Sequence[Part], run: Path, folds: Sequence[int]) ->
             size_factor(concepts, presence[row[case]], mm3)
             for case, mm3 in zip(readings.case_id.tolist(), volume, strict=True)
         ]
-        told.append((judge, replace(readings, facts=facts)))
+        told.append((support, replace(readings, facts=facts)))
     return told

@@ -12,30 +12,33 @@ from contrastdiagnosis.diagnosis.diagnoser import SHOWN_CASES
 from numpy.typing import NDArray
 
 from contrastdiagnosis_training.data.labels import RULES, is_malignant
-from contrastdiagnosis_training.evaluation.judge import embedding_scale, scaled_matched_distances
 from contrastdiagnosis_training.evaluation.shipped_rule import confidence_figures
-from contrastdiagnosis_training.evaluation.trial import Trial, ratings_of
+from contrastdiagnosis_training.evaluation.support_vote import (
+    embedding_scale,
+    scaled_matched_distances,
+)
+from contrastdiagnosis_training.evaluation.unseen import UnseenNodules, ratings_of
 
 
-def confidence(trials: Sequence[Trial]) -> dict[str, Any]:
+def confidence(unseen_sets: Sequence[UnseenNodules]) -> dict[str, Any]:
     """Coverage of the threshold, and what confidence by the shipped rule is worth (exclude3)."""
     within = []
-    for trial in trials:
-        kept = trial.readings[RULES["exclude3"](trial.readings.malignancy)]
+    for unseen in unseen_sets:
+        kept = unseen.readings[RULES["exclude3"](unseen.readings.malignancy)]
         if len(kept):
-            matched = scaled_matched_distances([(trial.judge, kept)])
-            within.append(embedding_scale(trial.judge.embedding) * matched <= trial.threshold)
+            matched = scaled_matched_distances([(unseen.support, kept)])
+            within.append(embedding_scale(unseen.support.embedding) * matched <= unseen.threshold)
     if not within:
         return {}
     inside = np.concatenate(within)
     worth = confidence_figures(
-        [(trial.judge, trial.readings) for trial in trials],
-        [trial.threshold for trial in trials],
-        trials[0].split_vote,
-        [trial.limits for trial in trials],
+        [(unseen.support, unseen.readings) for unseen in unseen_sets],
+        [unseen.threshold for unseen in unseen_sets],
+        unseen_sets[0].split_vote,
+        [unseen.limits for unseen in unseen_sets],
     )
     return {
-        "rule": trials[0].rule,
+        "rule": unseen_sets[0].rule,
         "coverage": float(inside.mean()) if len(inside) else None,
         "coverage_by_part": [float(w.mean()) if len(w) else None for w in within],
         "matched_pairs": len(inside),
@@ -44,24 +47,24 @@ def confidence(trials: Sequence[Trial]) -> dict[str, Any]:
     }
 
 
-def rating_agreement(trials: Sequence[Trial]) -> dict[str, dict[str, float]]:
+def rating_agreement(unseen_sets: Sequence[UnseenNodules]) -> dict[str, dict[str, float]]:
     """Mean absolute rating differences, by rating.
 
     To the nearest `SHOWN_CASES`, to all cases of the same label, and between a reader and the mean
     of the nodule's other readers.
     """
     near, same, readers = [], [], []
-    for trial in trials:
-        queries = ratings_of(trial.rows)
-        distance = trial.judge.distance(trial.readings.embedding, trial.readings.patient_id)
+    for unseen in unseen_sets:
+        queries = ratings_of(unseen.rows)
+        distance = unseen.support.distance(unseen.readings.embedding, unseen.readings.patient_id)
         order = np.argsort(distance, axis=1, kind="stable")[:, :SHOWN_CASES]
-        label = is_malignant(trial.judge.malignancy)
-        truth = is_malignant(trial.readings.malignancy)
+        label = is_malignant(unseen.support.malignancy)
+        truth = is_malignant(unseen.readings.malignancy)
         for n, query in enumerate(queries):
-            near.append(_mean_gap(query, trial.case_ratings[order[n]]))
+            near.append(_mean_gap(query, unseen.case_ratings[order[n]]))
             alike = np.isfinite(distance[n]) & (label == truth[n])
-            same.append(_mean_gap(query, trial.case_ratings[alike]))
-            readers.append([_reader_gap(trial.rows[n], name) for name in RATINGS])
+            same.append(_mean_gap(query, unseen.case_ratings[alike]))
+            readers.append([_reader_gap(unseen.rows[n], name) for name in RATINGS])
     table: dict[str, dict[str, float]] = {}
     for r, name in enumerate(RATINGS):
         columns = [np.array(x, dtype=np.float64)[:, r] for x in (near, same, readers)]

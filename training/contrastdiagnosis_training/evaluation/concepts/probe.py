@@ -51,7 +51,7 @@ IGNORED = 2
 
 
 @dataclass(frozen=True, eq=False)
-class HeadOnTrial:
+class EvaluatedHead:
     """A network and a head, new to the nodules that they are asked about.
 
     Attributes:
@@ -113,8 +113,8 @@ class ConceptProbe:
 
 
 def probe_concepts(
-    trial: HeadOnTrial,
-    refined: HeadOnTrial | None,
+    evaluated: EvaluatedHead,
+    refined: EvaluatedHead | None,
     scan: NoduleScan,
     share: NDArray[np.float64],
     random: np.random.Generator,
@@ -122,24 +122,24 @@ def probe_concepts(
     """Asks everything about the concepts of one nodule.
 
     Args:
-        trial: Network and head.
+        evaluated: Network and head.
         refined: The same network with the head after pruning, if there is one.
         scan: The nodule.
         share: (K,) share of the readers who call each concept present.
         random: Draws crops and mistakes.
     """
-    centred = trial.encode(crop_patch(scan.volume, scan.center_ras_mm))
-    off = trial.encode(crop_patch(scan.volume, scan.center_ras_mm + off_centre_mm(random)))
-    reading = trial.read(centred)
+    centred = evaluated.encode(crop_patch(scan.volume, scan.center_ras_mm))
+    off = evaluated.encode(crop_patch(scan.volume, scan.center_ras_mm + off_centre_mm(random)))
+    reading = evaluated.read(centred)
     pointing = {
-        **point(trial, centred, scan, share, "centred"),
-        **point(trial, off, scan, share, "off centre"),
+        **point(evaluated, centred, scan, share, "centred"),
+        **point(evaluated, off, scan, share, "off centre"),
         **(point(refined, off, scan, share, "off centre, refined") if refined else {}),
     }
     mask = consensus_on(scan, centred.patch)
     truth = Truth(share, mask, touched_cells(mask, centred.grid.shape))
-    again = partial(trial.read, centred)
-    revised, actions = _users(again, reading, truth, centred.grid, trial.corrected, random)
+    again = partial(evaluated.read, centred)
+    revised, actions = _users(again, reading, truth, centred.grid, evaluated.corrected, random)
     wanted = perfect_actions(reading, truth, centred.grid, USERS["both"][0], again)
     corrected = {
         way: again(revision_of(wanted, as_told)).probability if wanted else reading.probability
@@ -170,19 +170,19 @@ def rise_by_ignoring(
 
 
 def point(
-    trial: HeadOnTrial, encoding: Encoding, scan: NoduleScan, share: NDArray, where: str
+    evaluated: EvaluatedHead, encoding: Encoding, scan: NoduleScan, share: NDArray, where: str
 ) -> dict[tuple[str, str, str], list[float]]:
     """Whether the strongest cell of each present concept's map lies where it should.
 
     A pointer hits if its cell's centre lies in the region widened by half a cell, which is if the
     cell touches the region. Controls: the middle of the patch, any cell, any cell of the mask.
     """
-    reading, grid = trial.read(encoding), encoding.grid
+    reading, grid = evaluated.read(encoding), encoding.grid
     mask = consensus_on(scan, encoding.patch)
     found = touched_cells(encoding.probability >= 0.5, grid.shape)
     hits: dict[tuple[str, str, str], list[float]] = {}
     maps = reading.maps
-    for k, concept in enumerate(trial.concepts):
+    for k, concept in enumerate(evaluated.concepts):
         if not share[k] >= 0.5:
             continue
         regions = {"nodule": mask}

@@ -13,25 +13,25 @@ from contrastdiagnosis.imaging.patch import crop_patch
 from contrastdiagnosis.maps.distance_parts import patch_statistics, statistics_share
 from numpy.typing import NDArray
 
-from contrastdiagnosis_training.evaluation.trial import Trial
+from contrastdiagnosis_training.evaluation.unseen import UnseenNodules
 
 
 def pair_parts(
-    trials: Sequence[Trial], chosen: Sequence[Sequence[int]], device: torch.device
+    unseen_sets: Sequence[UnseenNodules], chosen: Sequence[Sequence[int]], device: torch.device
 ) -> dict[str, Any]:
     """Figures of the share over `all` pairs, and over each nodule with its `nearest` few.
 
-    Pairs are of the chosen nodules of one trial, and of two patients.
+    Pairs are of the chosen nodules of one set, and of two patients.
 
     Args:
-        trials: Networks and nodules.
-        chosen: Positions in each trial's rows.
+        unseen_sets: Networks and nodules.
+        chosen: Positions in each set's rows.
         device: Where the networks are.
     """
     shares, distances = [], []
-    for trial, mine in zip(trials, chosen, strict=True):
+    for unseen, mine in zip(unseen_sets, chosen, strict=True):
         if len(mine):
-            share, distance = _matrices(trial, np.array(mine), device)
+            share, distance = _matrices(unseen, np.array(mine), device)
             shares.append(share)
             distances.append(distance)
     pairs = [s[np.triu(np.isfinite(s))] for s in shares]
@@ -45,14 +45,14 @@ def pair_parts(
 
 
 def _matrices(
-    trial: Trial, chosen: NDArray[np.int64], device: torch.device
+    unseen: UnseenNodules, chosen: NDArray[np.int64], device: torch.device
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """(N, N) shares, NaN of pairs that do not count, and distances."""
-    network = trial.network
-    scans = (read_scan(trial.rows[n]) for n in chosen)
+    network = unseen.network
+    scans = (read_scan(unseen.rows[n]) for n in chosen)
     patches = (crop_patch(s.volume, s.center_ras_mm).intensity for s in scans)
     statistics = np.concatenate([patch_statistics(network, p[None], device) for p in patches])
-    embedding, patient = trial.readings.embedding[chosen], trial.readings.patient_id[chosen]
+    embedding, patient = unseen.readings.embedding[chosen], unseen.readings.patient_id[chosen]
     share = np.full((len(chosen), len(chosen)), np.nan)
     distance = np.full_like(share, np.nan)
     for n in range(len(chosen)):

@@ -15,7 +15,6 @@ from contrastdiagnosis.protocol.map_variant import SIGNS, LocalCam
 from numpy.typing import NDArray
 
 from contrastdiagnosis_training.data.labels import is_malignant
-from contrastdiagnosis_training.evaluation.judge import Judge
 from contrastdiagnosis_training.evaluation.maps.faithfulness import (
     centre_gaussian,
     closeness,
@@ -27,6 +26,7 @@ from contrastdiagnosis_training.evaluation.maps.faithfulness import (
     rank_correlation,
     widened,
 )
+from contrastdiagnosis_training.evaluation.support_vote import SupportVote
 
 OFF_CENTRE_VOXELS = 16
 """In plane, along both axes; along the slices half a patch is 16 voxels already."""
@@ -39,17 +39,17 @@ Curves = dict[str, NDArray[np.float64]]
 
 
 @dataclass(frozen=True, eq=False)
-class Witness:
+class ProbedNetwork:
     """A network and the cases it compares with.
 
     Attributes:
         network: In eval mode, on its device.
-        judge: Cases in the network's own space; the nodules that are asked about are new to it.
+        support: Cases in the network's own space; the nodules that are asked about are new to it.
         options: The variant of the maps.
     """
 
     network: NoduleNet
-    judge: Judge
+    support: SupportVote
     options: LocalCam
 
     @property
@@ -70,22 +70,22 @@ class Witness:
 
     def nearest(self, embedding: NDArray[np.float32], patient_id: str) -> int:
         """Position of the nearest case of another patient."""
-        return int(self.judge.distance(embedding[None], np.array([patient_id]))[0].argmin())
+        return int(self.support.distance(embedding[None], np.array([patient_id]))[0].argmin())
 
     def maps(self, intensity: NDArray[np.float32], case: int) -> dict[str, NDArray[np.float32]]:
         """Both signs on the nodule's side of a pair, (D, H, W)."""
         side = pair_maps(
             self.network,
             torch.from_numpy(intensity).to(self.device),
-            torch.from_numpy(self.judge.embedding[case][None]).to(self.device),
+            torch.from_numpy(self.support.embedding[case][None]).to(self.device),
             options=self.options,
         ).query
         return {sign: getattr(side, sign)[0].cpu().numpy() for sign in SIGNS}
 
 
 @dataclass(frozen=True, eq=False)
-class Exhibit:
-    """A patch, and what a witness says of it.
+class ProbedPatch:
+    """A patch, and what a probed network says of it.
 
     Attributes:
         patch: The patch.
@@ -102,11 +102,11 @@ class Exhibit:
     patient_id: str
 
 
-def exhibit(witness: Witness, patch: Patch, patient_id: str) -> Exhibit:
-    """Shows a patch to a witness."""
-    mask, embedding = witness.look(patch.intensity[None])
-    case = witness.nearest(embedding[0], patient_id)
-    return Exhibit(patch, mask[0], case, witness.maps(patch.intensity, case), patient_id)
+def probe_patch(probed: ProbedNetwork, patch: Patch, patient_id: str) -> ProbedPatch:
+    """Shows a patch to a probed network."""
+    mask, embedding = probed.look(patch.intensity[None])
+    case = probed.nearest(embedding[0], patient_id)
+    return ProbedPatch(patch, mask[0], case, probed.maps(patch.intensity, case), patient_id)
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,8 +125,8 @@ class Probe:
 
 
 def probe_nodule(
-    witness: Witness,
-    strangers: dict[str, list[Witness]],
+    probed: ProbedNetwork,
+    strangers: dict[str, list[ProbedNetwork]],
     scan: NoduleScan,
     patient_id: str,
     random: np.random.Generator,
@@ -134,27 +134,27 @@ def probe_nodule(
     """Asks everything about the maps of one nodule and its nearest case.
 
     Args:
-        witness: The network that is on trial.
+        probed: The network whose maps are measured.
         strangers: Networks whose maps must look different, by what was randomised; figures are
             means over those of a kind.
         scan: The nodule.
         patient_id: Its cases are left out.
         random: Draws crops, noise and the random control.
     """
-    centred = exhibit(witness, crop_patch(scan.volume, scan.center_ras_mm), patient_id)
+    centred = probe_patch(probed, crop_patch(scan.volume, scan.center_ras_mm), patient_id)
     off_point = scan.center_ras_mm + off_centre_mm(random)
-    off = exhibit(witness, crop_patch(scan.volume, off_point), patient_id)
-    figures, curves = _deletion(witness, centred, random)
-    off_figures, off_curves = _deletion(witness, off, random)
+    off = probe_patch(probed, crop_patch(scan.volume, off_point), patient_id)
+    figures, curves = _deletion(probed, centred, random)
+    off_figures, off_curves = _deletion(probed, off, random)
     figures |= {f"off_centre_{name}": value for name, value in off_figures.items()}
     curves |= {f"off_centre_{name}": value for name, value in off_curves.items()}
     figures |= _localisation("centred", centred, scan) | _localisation("off_centre", off, scan)
-    figures |= _stability(witness, centred, scan, random)
+    figures |= _stability(probed, centred, scan, random)
     for name, others in strangers.items():
-        theirs = [exhibit(other, centred.patch, patient_id).maps["similar"] for other in others]
+        theirs = [probe_patch(other, centred.patch, patient_id).maps["similar"] for other in others]
         correlation = [rank_correlation(centred.maps["similar"], values) for values in theirs]
         figures[f"spearman_{name}"] = float(np.mean(correlation))
-    labels = is_malignant(witness.judge.malignancy[[centred.case, off.case]])
+    labels = is_malignant(probed.support.malignancy[[centred.case, off.case]])
     figures["same_nearest_label_off_centre"] = float(labels[0] == labels[1])
     picture = (off.patch.intensity, consensus_on(scan, off.patch), off.maps["similar"])
     return Probe(figures, curves, picture)
@@ -167,7 +167,7 @@ def off_centre_mm(random: np.random.Generator) -> NDArray[np.float64]:
 
 
 def _deletion(
-    witness: Witness, shown: Exhibit, random: np.random.Generator
+    probed: ProbedNetwork, shown: ProbedPatch, random: np.random.Generator
 ) -> tuple[Figures, Curves]:
     intensity = shown.patch.intensity
     fill = local_lung_mean(intensity, shown.patch.valid)
@@ -180,10 +180,10 @@ def _deletion(
     }
     ways = [(name, insert) for name in compared for insert in (False, True)]
     patches = [perturbed(intensity, fill, compared[n], insert, random) for n, insert in ways]
-    _, embedding = witness.look(np.concatenate([intensity[None], fill[None], *patches]))
-    distance = np.linalg.norm(embedding - witness.judge.embedding[shown.case], axis=1)
+    _, embedding = probed.look(np.concatenate([intensity[None], fill[None], *patches]))
+    distance = np.linalg.norm(embedding - probed.support.embedding[shown.case], axis=1)
     patient = np.full(len(embedding), shown.patient_id)
-    probability = witness.judge.probability(embedding, patient)
+    probability = probed.support.probability(embedding, patient)
     # The diagnosis that was given is what is to be explained, whichever it was.
     given = probability if probability[0] > 0.5 else 1 - probability
     figures, curves = {}, {}
@@ -201,7 +201,7 @@ def _deletion(
     return figures, curves
 
 
-def _localisation(where: str, shown: Exhibit, scan: NoduleScan) -> Figures:
+def _localisation(where: str, shown: ProbedPatch, scan: NoduleScan) -> Figures:
     near = widened(consensus_on(scan, shown.patch))
     controls: dict[str, NDArray] = {
         "map": shown.maps["similar"],
@@ -217,14 +217,14 @@ def _localisation(where: str, shown: Exhibit, scan: NoduleScan) -> Figures:
 
 
 def _stability(
-    witness: Witness, shown: Exhibit, scan: NoduleScan, random: np.random.Generator
+    probed: ProbedNetwork, shown: ProbedPatch, scan: NoduleScan, random: np.random.Generator
 ) -> Figures:
     """Correlation of the map with that of the patch moved by a voxel, and of a noisy one."""
     patch, values = shown.patch, shown.maps["similar"]
     step = random.choice([-1, 1], 3)
     moved_mm = patch.ijk_to_ras[:3, :3] @ step.astype(np.float64)
     moved = crop_patch(scan.volume, scan.center_ras_mm + moved_mm)
-    there = witness.maps(moved.intensity, shown.case)["similar"]
+    there = probed.maps(moved.intensity, shown.case)["similar"]
     # A voxel of the moved patch lies `step` further on the grid of the first one.
     back = np.roll(there, step[::-1], axis=(0, 1, 2))
     inner = (slice(1, -1),) * 3
@@ -233,5 +233,5 @@ def _stability(
     noisy = np.clip(patch.intensity + noise * patch.valid, 0, 1)
     return {
         "stability_shift": rank_correlation(values[inner], back[inner]),
-        "stability_noise": rank_correlation(values, witness.maps(noisy, shown.case)["similar"]),
+        "stability_noise": rank_correlation(values, probed.maps(noisy, shown.case)["similar"]),
     }

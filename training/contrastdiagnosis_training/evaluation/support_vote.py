@@ -1,4 +1,4 @@
-"""`Judge`: a support set, its vote and its calibration, applied to many unseen nodules at once."""
+"""`SupportVote`: a support set with its vote and calibration, for many unseen nodules at once."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TEMPERATURE_CHOICES = (0.05, 0.1, 0.2, 0.4)
 
 
 @dataclass(frozen=True, eq=False)
-class Judge:
+class SupportVote:
     """Cases that vote on nodules read by the same network.
 
     Attributes:
@@ -66,21 +66,21 @@ class Judge:
         return self.calibration.probability(self.score(embedding, patient_id))
 
 
-def judge_of_readings(*readings: Readings) -> Judge:
-    """A judge whose cases are these nodules, with the default vote."""
+def support_of_readings(*readings: Readings) -> SupportVote:
+    """A support set whose cases are these nodules, with the default vote."""
 
     def column(name: str) -> NDArray:
         return np.concatenate([getattr(r, name) for r in readings])
 
-    return Judge(
+    return SupportVote(
         column("embedding"), column("patient_id"), column("malignancy"), column("diameter_mm")
     )
 
 
-def judge_of_bundle(bundle: Bundle) -> Judge:
-    """The judge that a bundle ships."""
+def support_of_bundle(bundle: Bundle) -> SupportVote:
+    """The support set that a bundle ships."""
     cases = bundle.library.cases
-    return Judge(
+    return SupportVote(
         bundle.library.embedding,
         np.array([case.patient_id for case in cases]),
         np.array([case.ratings.get("malignancy", np.nan) for case in cases]),
@@ -96,54 +96,54 @@ def embedding_scale(embedding: NDArray) -> float:
 
 
 def choose_vote(
-    validation: Sequence[tuple[Judge, Readings]], form: VoteForm = "distance-weighted"
+    validation: Sequence[tuple[SupportVote, Readings]], form: VoteForm = "distance-weighted"
 ) -> VoteRule:
     """The vote with the best mean AUC (rule exclude3), its temperature in embedding scales.
 
     Args:
-        validation: Judges of training cases only, each with the validation nodules of its network.
+        validation: Training cases only, each set with the validation nodules of its network.
         form: Of the vote; a majority vote leaves k alone to choose.
     """
     temperatures = TEMPERATURE_CHOICES if form == "distance-weighted" else (None,)
     rules = [VoteRule(k, t, form) for k in K_CHOICES for t in temperatures]
     figures: dict[VoteRule, list[float]] = {}
-    for judge, readings in validation:
+    for support, readings in validation:
         kept = readings[RULES["exclude3"](readings.malignancy)]
         truth = is_malignant(kept.malignancy)
-        distance = judge.distance(kept.embedding, kept.patient_id)
+        distance = support.distance(kept.embedding, kept.patient_id)
         order = np.argsort(distance, axis=1, kind="stable")[:, : max(K_CHOICES)]
         near = np.take_along_axis(distance, order, axis=1)
-        label = is_malignant(judge.malignancy)[order]
-        scale = embedding_scale(judge.embedding)
+        label = is_malignant(support.malignancy)[order]
+        scale = embedding_scale(support.embedding)
         for rule in rules:
             score = rule.scaled(scale).score(near[:, : rule.k], label[:, : rule.k])
             figures.setdefault(rule, []).append(auc(score, truth))
     return max(figures, key=lambda rule: float(np.mean(figures[rule])))
 
 
-def calibrate(judged: Sequence[tuple[Judge, Readings]]) -> Calibration:
+def calibrate(judged: Sequence[tuple[SupportVote, Readings]]) -> Calibration:
     """Platt scaling of votes on unseen nodules (rule exclude3).
 
     A majority decides at one half, as published; its calibration keeps the decision there.
     """
     scores, truths = [], []
-    for judge, readings in judged:
+    for support, readings in judged:
         kept = readings[RULES["exclude3"](readings.malignancy)]
-        scores.append(judge.score(kept.embedding, kept.patient_id))
+        scores.append(support.score(kept.embedding, kept.patient_id))
         truths.append(is_malignant(kept.malignancy))
-    majority = all(judge.vote.majority for judge, _ in judged)
+    majority = all(support.vote.majority for support, _ in judged)
     return fit_calibration(np.concatenate(scores), np.concatenate(truths), through_half=majority)
 
 
-def scaled_matched_distances(parts: Sequence[tuple[Judge, Readings]]) -> NDArray[np.float64]:
+def scaled_matched_distances(parts: Sequence[tuple[SupportVote, Readings]]) -> NDArray[np.float64]:
     """Distances of correctly matched pairs of unseen nodules and cases, in embedding scales."""
     matched = []
-    for judge, readings in parts:
+    for support, readings in parts:
         kept = readings[RULES["exclude3"](readings.malignancy)]
         truth = is_malignant(kept.malignancy)
-        distance, label = judge.voters(kept.embedding, kept.patient_id)
-        correct = (judge.probability(kept.embedding, kept.patient_id) > 0.5) == truth
+        distance, label = support.voters(kept.embedding, kept.patient_id)
+        correct = (support.probability(kept.embedding, kept.patient_id) > 0.5) == truth
         matched.append(
-            matched_distances(distance, label, truth, correct) / embedding_scale(judge.embedding)
+            matched_distances(distance, label, truth, correct) / embedding_scale(support.embedding)
         )
     return np.concatenate(matched)

@@ -12,8 +12,8 @@ from contrastdiagnosis.cases.case_folder import read_case_folder, read_scan
 from contrastdiagnosis.diagnosis.diagnoser import Diagnoser
 from contrastdiagnosis.trust.case_limits import CaseLimits, NoduleGate
 from contrastdiagnosis.trust.facts import FACT_NAMES
-from contrastdiagnosis_training.evaluation.judge import judge_of_bundle
-from contrastdiagnosis_training.evaluation.judgements import judgements, limits_of
+from contrastdiagnosis_training.evaluation.confidences import confidence_of_nodules, limits_of
+from contrastdiagnosis_training.evaluation.support_vote import support_of_bundle
 from contrastdiagnosis_training.runs.readings import read_nodules
 from engine.conftest import write_tiny_bundle
 
@@ -37,7 +37,7 @@ def test_evaluation_and_product_judge_alike(bundle, tmp_path, context):
     diagnoser = Diagnoser(bundle, "cpu")
     readings = read_nodules(bundle.network, rows, torch.device("cpu"), diagnoser)
     rule = (bundle.indicator.threshold, bundle.info.split_vote, bundle.info.limits)
-    told = judgements(judge_of_bundle(bundle), readings, *rule)
+    told = confidence_of_nodules(support_of_bundle(bundle), readings, *rule)
     for n, (row, confidence) in enumerate(zip(rows, told, strict=True)):
         scan = read_scan(row)
         product = diagnoser.diagnose(scan.volume, scan.center_ras_mm, row.patient_id)
@@ -57,7 +57,7 @@ def test_no_nodules_have_no_judgements(bundle, tmp_path):
     readings = read_nodules(bundle.network, rows, torch.device("cpu"))
     nobody = readings[np.zeros(len(readings), bool)]
     rule = (bundle.indicator.threshold, bundle.info.split_vote, bundle.info.limits)
-    assert judgements(judge_of_bundle(bundle), nobody, *rule) == []
+    assert confidence_of_nodules(support_of_bundle(bundle), nobody, *rule) == []
 
 
 def test_limits_let_their_own_nodules_through(bundle, tmp_path):

@@ -1,4 +1,4 @@
-"""`Trial`: nodules, and a network and cases to which they are new."""
+"""`UnseenNodules`: nodules, and a network and cases to which they are new."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ from contrastdiagnosis.model.network import NoduleNet
 from contrastdiagnosis.trust.case_limits import CaseLimits
 from numpy.typing import NDArray
 
-from contrastdiagnosis_training.evaluation.figures import fold_thresholds, judged_folds
+from contrastdiagnosis_training.evaluation.figures import calibrated_folds, fold_thresholds
 from contrastdiagnosis_training.evaluation.gate import Answers
-from contrastdiagnosis_training.evaluation.judge import Judge, judge_of_bundle
 from contrastdiagnosis_training.evaluation.shipped_rule import (
     fold_limits,
     rule_in_words,
     with_size_factors,
 )
+from contrastdiagnosis_training.evaluation.support_vote import SupportVote, support_of_bundle
 from contrastdiagnosis_training.runs.crossfit_run import folds_of_run
 from contrastdiagnosis_training.runs.readings import Readings, read_nodules
 from contrastdiagnosis_training.runs.run_folder import network_of_run
 
 
 @dataclass(frozen=True, eq=False)
-class Trial:
+class UnseenNodules:
     """Nodules, and a network and cases to which they are new.
 
     Attributes:
         name: Of the bundle or the fold.
         network: In eval mode, on its device.
-        judge: The cases.
+        support: The cases.
         case_ratings: (M, 9) mean ratings of the cases, NaN where unknown.
         rows: The nodules.
         readings: What the network says of them, in the same order.
@@ -51,7 +51,7 @@ class Trial:
 
     name: str
     network: NoduleNet
-    judge: Judge
+    support: SupportVote
     case_ratings: NDArray[np.float64]
     rows: Sequence[Nodule]
     readings: Readings
@@ -62,15 +62,15 @@ class Trial:
     of_patients_in_cases: int = 0
 
 
-def crossfit_trials(
+def unseen_of_crossfit(
     run: Path,
     rows: Sequence[Nodule],
     only: Sequence[int] | None,
     device: torch.device,
     answers: Answers | None = None,
     concepts: Path | None = None,
-) -> list[Trial]:
-    """One trial a fold; thresholds and calibration come from the other folds.
+) -> list[UnseenNodules]:
+    """One set a fold; thresholds and calibration come from the other folds.
 
     Args:
         run: Folder that `crossfit` filled.
@@ -87,13 +87,13 @@ def crossfit_trials(
     numbers = folds_of_run(run)
     if only and not set(only) <= set(numbers):
         raise InputError(f"{run} holds the folds {numbers}, got --folds {sorted(only)}")
-    folds, parts = judged_folds(run, "distance-weighted")
+    folds, parts = calibrated_folds(run, "distance-weighted")
     thresholds = fold_thresholds(parts)
     if concepts:
         parts = with_size_factors(parts, concepts, numbers)
-    trials = []
+    unseen_sets = []
     rule = rule_in_words(answers, concepts)
-    for number, fold, (judge, readings), threshold in zip(
+    for number, fold, (support, readings), threshold in zip(
         numbers, folds, parts, thresholds, strict=True
     ):
         if only and number not in only:
@@ -102,11 +102,11 @@ def crossfit_trials(
         absent = [i for i in [*ids, *readings.case_id] if i not in by_id]
         if absent:
             raise InputError(f"the case folder lacks {len(absent)} nodules of {run}: {absent[0]}")
-        trials.append(
-            Trial(
+        unseen_sets.append(
+            UnseenNodules(
                 name=f"fold {number}",
                 network=network_of_run(run / f"fold{number}").to(device),
-                judge=judge,
+                support=support,
                 case_ratings=ratings_of([by_id[i] for i in ids]),
                 rows=[by_id[i] for i in readings.case_id],
                 readings=readings,
@@ -116,10 +116,10 @@ def crossfit_trials(
                 rule=rule,
             )
         )
-    return trials
+    return unseen_sets
 
 
-def bundle_trial(folder: Path, rows: Sequence[Nodule], device: torch.device) -> Trial:
+def unseen_of_bundle(folder: Path, rows: Sequence[Nodule], device: torch.device) -> UnseenNodules:
     """A bundle on any nodules; cases of a nodule's own patient take no part."""
     bundle = load_bundle(folder)
     diagnoser = Diagnoser(bundle, device.type)
@@ -127,12 +127,12 @@ def bundle_trial(folder: Path, rows: Sequence[Nodule], device: torch.device) -> 
     rated = [n for n in rows if np.isfinite(n.mean_rating("malignancy"))]
     if not rated:
         raise InputError("no nodule of the case folder has a malignancy rating")
-    judge = judge_of_bundle(bundle)
+    support = support_of_bundle(bundle)
     readings = read_nodules(network, rated, device, diagnoser)
-    return Trial(
+    return UnseenNodules(
         name=f"bundle {bundle.info.name} {bundle.info.version}",
         network=network,
-        judge=judge,
+        support=support,
         case_ratings=np.array(
             [[c.ratings.get(name, np.nan) for name in RATINGS] for c in bundle.library.cases]
         ),
@@ -142,7 +142,7 @@ def bundle_trial(folder: Path, rows: Sequence[Nodule], device: torch.device) -> 
         split_vote=bundle.info.split_vote,
         limits=bundle.info.limits,
         rule="the bundle's own",
-        of_patients_in_cases=int(np.isin(readings.patient_id, judge.patient_id).sum()),
+        of_patients_in_cases=int(np.isin(readings.patient_id, support.patient_id).sum()),
     )
 
 

@@ -1,4 +1,4 @@
-"""`Judge`: unseen nodules are voted on as the engine would (docs/methods.md 7.7: G1, A8)."""
+"""`SupportVote`: unseen nodules are voted on as the engine would (docs/methods.md 7.7: G1, A8)."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import pytest
 from contrastdiagnosis.cases.library import Case, CaseLibrary
 from contrastdiagnosis.cases.vote import Calibration, VoteRule
 from contrastdiagnosis_training.data.columns import load_columns, save_columns
-from contrastdiagnosis_training.evaluation.judge import (
+from contrastdiagnosis_training.evaluation.support_vote import (
     K_CHOICES,
     TEMPERATURE_CHOICES,
     calibrate,
     choose_vote,
     embedding_scale,
-    judge_of_readings,
+    support_of_readings,
 )
 from contrastdiagnosis_training.runs.readings import Readings
 
@@ -47,8 +47,8 @@ def readings(count=80, seed=0, separation=1.5, first_patient=0):
 
 def test_distances_equal_the_loop_and_the_own_patient_is_infinitely_far():
     cases = readings()
-    judge, queries = judge_of_readings(cases), cases[np.arange(10)]
-    distance = judge.distance(queries.embedding, queries.patient_id)
+    support, queries = support_of_readings(cases), cases[np.arange(10)]
+    distance = support.distance(queries.embedding, queries.patient_id)
     for q in range(10):
         for c in range(80):
             gap = queries.embedding[q].astype(np.float64) - cases.embedding[c]
@@ -58,19 +58,19 @@ def test_distances_equal_the_loop_and_the_own_patient_is_infinitely_far():
 
 def test_g1_a_case_never_votes_for_its_own_patient():
     cases = readings()
-    judge = replace(judge_of_readings(cases), vote=VoteRule(5, 1.0))
-    distance, _ = judge.voters(cases.embedding, cases.patient_id)
+    support = replace(support_of_readings(cases), vote=VoteRule(5, 1.0))
+    distance, _ = support.voters(cases.embedding, cases.patient_id)
     assert (distance > 0).all()
-    blind, _ = judge.voters(cases.embedding, np.full(80, "stranger"))
+    blind, _ = support.voters(cases.embedding, np.full(80, "stranger"))
     assert (blind[:, 0] == 0).all()
 
 
 def test_a8_with_itself_among_the_cases_every_nodule_would_be_voted_right():
     cases = readings(separation=0.0)
-    judge = replace(judge_of_readings(cases), vote=VoteRule(1, 1.0))
+    support = replace(support_of_readings(cases), vote=VoteRule(1, 1.0))
     truth = cases.malignancy > 3
-    leaky = judge.score(cases.embedding, np.full(80, "stranger")) > 0.5
-    honest = judge.score(cases.embedding, cases.patient_id) > 0.5
+    leaky = support.score(cases.embedding, np.full(80, "stranger")) > 0.5
+    honest = support.score(cases.embedding, cases.patient_id) > 0.5
     assert (leaky == truth).all()
     assert (honest == truth).mean() < 0.75
 
@@ -78,7 +78,7 @@ def test_a8_with_itself_among_the_cases_every_nodule_would_be_voted_right():
 def test_the_vote_is_the_engines():
     cases, queries = readings(), readings(12, seed=3, first_patient=20)
     rule, calibration = VoteRule(7, 0.8), Calibration(1.4, -0.3)
-    judge = replace(judge_of_readings(cases), vote=rule, calibration=calibration)
+    support = replace(support_of_readings(cases), vote=rule, calibration=calibration)
     library = CaseLibrary(
         [
             Case(i, p, bool(m > 3), 5.0, {})
@@ -86,7 +86,7 @@ def test_the_vote_is_the_engines():
         ],
         cases.embedding,
     )
-    probability = judge.probability(queries.embedding, queries.patient_id)
+    probability = support.probability(queries.embedding, queries.patient_id)
     for q in range(12):
         near = library.nearest(queries.embedding[q], 7, exclude_patient=queries.patient_id[q])
         score = rule.score([n.distance for n in near], [n.case.malignant for n in near])
@@ -95,9 +95,9 @@ def test_the_vote_is_the_engines():
 
 def test_a_judge_of_several_readings_holds_the_cases_of_all():
     first, second = readings(10), readings(6, seed=1, first_patient=50)
-    judge = judge_of_readings(first, second)
-    np.testing.assert_array_equal(judge.embedding[10:], second.embedding)
-    np.testing.assert_array_equal(judge.malignancy[:10], first.malignancy)
+    support = support_of_readings(first, second)
+    np.testing.assert_array_equal(support.embedding[10:], second.embedding)
+    np.testing.assert_array_equal(support.malignancy[:10], first.malignancy)
 
 
 def test_the_embedding_scale_is_the_root_mean_square_distance():
@@ -108,25 +108,25 @@ def test_the_embedding_scale_is_the_root_mean_square_distance():
 
 
 def test_the_chosen_vote_is_the_best_on_the_validation_nodules():
-    """Against trying every choice, one judge at a time."""
-    judge, unseen = judge_of_readings(readings(200)), readings(60, seed=1, first_patient=500)
+    """Against trying every choice, one support set at a time."""
+    support, unseen = support_of_readings(readings(200)), readings(60, seed=1, first_patient=500)
     kept = unseen[unseen.malignancy != 3]
     truth = kept.malignancy > 3
 
     def slow_auc(k, temperature):
-        rule = VoteRule(k, temperature * embedding_scale(judge.embedding))
-        score = replace(judge, vote=rule).score(kept.embedding, kept.patient_id)
+        rule = VoteRule(k, temperature * embedding_scale(support.embedding))
+        score = replace(support, vote=rule).score(kept.embedding, kept.patient_id)
         pairs = score[truth][:, None] - score[~truth][None]
         return ((pairs > 0) + 0.5 * (pairs == 0)).mean()
 
     best = max(slow_auc(k, t) for k in K_CHOICES for t in TEMPERATURE_CHOICES)
-    chosen = choose_vote([(judge, unseen)])
+    chosen = choose_vote([(support, unseen)])
     assert slow_auc(chosen.k, chosen.temperature) == pytest.approx(best)
 
 
 def test_the_chosen_majority_vote_is_the_best_on_the_validation_nodules():
     cases, unseen = readings(200, separation=0.3), readings(60, 1, 0.3, first_patient=500)
-    judge, kept = judge_of_readings(cases), unseen[unseen.malignancy != 3]
+    support, kept = support_of_readings(cases), unseen[unseen.malignancy != 3]
     truth = kept.malignancy > 3
     distance = np.linalg.norm(kept.embedding[:, None] - cases.embedding[None], axis=2)
     votes = (cases.malignancy > 3)[distance.argsort(axis=1, kind="stable")]
@@ -135,7 +135,7 @@ def test_the_chosen_majority_vote_is_the_best_on_the_validation_nodules():
         share = votes[:, :k].mean(axis=1)
         pairs = share[truth][:, None] - share[~truth][None]
         areas[k] = ((pairs > 1e-9) + 0.5 * (abs(pairs) < 1e-9)).mean()
-    chosen = choose_vote([(judge, unseen)], "majority")
+    chosen = choose_vote([(support, unseen)], "majority")
     assert chosen == VoteRule(max(areas, key=areas.get), form="majority")
     # So that the choice is one: the weighted vote would have taken another k.
     assert len(set(areas.values())) > 1
@@ -144,8 +144,8 @@ def test_the_chosen_majority_vote_is_the_best_on_the_validation_nodules():
 def test_a_case_of_the_own_patient_has_no_say_in_a_majority():
     """More voters than cases of others: what is left decides."""
     cases = readings(6)
-    judge = replace(judge_of_readings(cases), vote=VoteRule(5, form="majority"))
-    score = judge.score(cases.embedding, cases.patient_id)
+    support = replace(support_of_readings(cases), vote=VoteRule(5, form="majority"))
+    score = support.score(cases.embedding, cases.patient_id)
     for n, patient in enumerate(cases.patient_id):
         others = cases.malignancy[cases.patient_id != patient] > 3
         assert len(others) == 4 and score[n] == others.mean()
@@ -156,9 +156,9 @@ def test_a_calibrated_majority_still_decides_at_one_half():
     cases, unseen = readings(200, separation=0.5), readings(200, 1, 0.5, first_patient=500)
     unseen = replace(unseen, malignancy=np.where(unseen.malignancy == 4, 2, unseen.malignancy))
     for form, kept in (("majority", True), ("distance-weighted", False)):
-        judge = replace(judge_of_readings(cases), vote=VoteRule(15, 1.0, form))
-        calibrated = replace(judge, calibration=calibrate([(judge, unseen)]))
-        score = judge.score(unseen.embedding, unseen.patient_id)
+        support = replace(support_of_readings(cases), vote=VoteRule(15, 1.0, form))
+        calibrated = replace(support, calibration=calibrate([(support, unseen)]))
+        score = support.score(unseen.embedding, unseen.patient_id)
         probability = calibrated.probability(unseen.embedding, unseen.patient_id)
         assert bool(((probability > 0.5) == (score > 0.5)).all()) == kept
 
@@ -166,18 +166,18 @@ def test_a_calibrated_majority_still_decides_at_one_half():
 def test_the_choice_does_not_depend_on_the_scale_of_the_network():
     cases, unseen = readings(200), readings(60, seed=1, first_patient=500)
     larger = [replace(r, embedding=9 * r.embedding) for r in (cases, unseen)]
-    assert choose_vote([(judge_of_readings(cases), unseen)]) == choose_vote(
-        [(judge_of_readings(larger[0]), larger[1])]
+    assert choose_vote([(support_of_readings(cases), unseen)]) == choose_vote(
+        [(support_of_readings(larger[0]), larger[1])]
     )
 
 
 def test_calibration_pulls_overconfident_votes_in():
     """Neighbours that tell nothing: whatever they say, about half are malignant."""
-    judge = replace(judge_of_readings(readings(200, separation=0.0)), vote=VoteRule(3, 0.1))
+    support = replace(support_of_readings(readings(200, separation=0.0)), vote=VoteRule(3, 0.1))
     unseen = readings(300, seed=1, separation=0.0, first_patient=500)
-    calibrated = replace(judge, calibration=calibrate([(judge, unseen)]))
+    calibrated = replace(support, calibration=calibrate([(support, unseen)]))
     before, after = (
-        j.probability(unseen.embedding, unseen.patient_id) for j in (judge, calibrated)
+        j.probability(unseen.embedding, unseen.patient_id) for j in (support, calibrated)
     )
     assert np.abs(before - 0.5).mean() > 0.2
     assert np.abs(after - 0.5).mean() < 0.1

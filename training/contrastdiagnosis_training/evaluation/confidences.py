@@ -8,7 +8,7 @@ from contrastdiagnosis.trust.confidence import Confidence, vote_doubts
 from contrastdiagnosis.trust.facts import FACT_NAMES, facts_of_row
 from numpy.typing import NDArray
 
-from contrastdiagnosis_training.evaluation.judge import Judge
+from contrastdiagnosis_training.evaluation.support_vote import SupportVote
 from contrastdiagnosis_training.runs.readings import Readings
 
 LEAST_COVERED_SHARE = 0.3
@@ -24,8 +24,8 @@ their diagnosis down to half of the patch, and the probability moves by more tha
 twenty; below that by .16 and more (training/LOG.md, 2026-11-28)."""
 
 
-def judgements(
-    judge: Judge,
+def confidence_of_nodules(
+    support: SupportVote,
     readings: Readings,
     threshold: float,
     split_vote: tuple[float, float],
@@ -36,7 +36,7 @@ def judgements(
     Files that end with the nodule's slices are not doubted for it: they were cut on purpose.
 
     Args:
-        judge: The cases.
+        support: The cases.
         readings: N nodules that are new to them.
         threshold: Distance beyond which even the nearest case is unlike.
         split_vote: Probabilities between these are split.
@@ -44,8 +44,8 @@ def judgements(
     """
     if not len(readings):
         return []
-    distance, _ = judge.voters(readings.embedding, readings.patient_id)
-    probability = judge.probability(readings.embedding, readings.patient_id)
+    distance, _ = support.voters(readings.embedding, readings.patient_id)
+    probability = support.probability(readings.embedding, readings.patient_id)
     rows = zip(
         readings.facts, distance[:, 0].tolist(), probability.tolist(), readings.trimmed_dice,
         strict=True,
