@@ -7,6 +7,7 @@ from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.special import expit
 
 VoteForm = Literal["distance-weighted", "majority"]
 """The majority vote is that of arXiv:2403.05280: every one of the k nearest counts alike."""
@@ -85,7 +86,7 @@ class Calibration:
 
     def probability(self, score: ArrayLike) -> NDArray[np.float64]:
         """Calibrated probability of scores in [0, 1], elementwise."""
-        return sigmoid(self.slope * logit(score) + self.intercept)
+        return expit(self.slope * logit(score) + self.intercept)
 
 
 def fit_calibration(score: ArrayLike, share: ArrayLike, through_half: bool = False) -> Calibration:
@@ -111,8 +112,3 @@ def logit(score: ArrayLike) -> NDArray[np.float64]:
     """Log odds of scores in [0, 1], held within `SCORE_MARGIN` of the ends."""
     inner = np.clip(np.asarray(score, dtype=np.float64), SCORE_MARGIN, 1 - SCORE_MARGIN)
     return np.log(inner / (1 - inner))
-
-
-def sigmoid(log_odds: ArrayLike) -> NDArray[np.float64]:
-    """Probability of log odds, elementwise; of any finite ones without overflow."""
-    return 1 / (1 + np.exp(-np.clip(np.asarray(log_odds, dtype=np.float64), -500, 500)))

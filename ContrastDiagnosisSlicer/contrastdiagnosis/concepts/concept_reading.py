@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.special import expit
 
-from contrastdiagnosis.cases.vote import Calibration, sigmoid
+from contrastdiagnosis.cases.vote import Calibration
 from contrastdiagnosis.concepts.boxes import CellGrid, importance
 from contrastdiagnosis.concepts.head import Concept, ConceptHead
 from contrastdiagnosis.errors import InputError
@@ -111,7 +112,7 @@ def read_concepts(
     baseline = calibration.slope * nothing + calibration.intercept
     presence = np.array(
         [
-            np.nan if name in revision.rejected else c.calibration.probability(sigmoid(x))
+            np.nan if name in revision.rejected else c.calibration.probability(expit(x))
             for name, c, x in zip(names, concepts, presence_logit, strict=True)
         ]
     )
@@ -124,7 +125,7 @@ def read_concepts(
         contribution=contribution,
         shown=shown_prototypes(head, seen[0].numpy(), calibration.slope),
         baseline=baseline,
-        probability=float(sigmoid(logit)),
+        probability=float(expit(logit)),
         revision=revision,
         remarks=remarks,
     )

@@ -10,8 +10,8 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from scipy.linalg import block_diag
 from scipy.optimize import minimize
+from scipy.special import expit
 
-from contrastdiagnosis.cases.vote import sigmoid
 from contrastdiagnosis.concepts.head import ConceptHead
 
 PRESENCE_PENALTY = 3.0
@@ -244,7 +244,7 @@ def _logistic(
             w, b = parameters[:-1], parameters[-1]
             logit = z @ w + b
             loss = (np.logaddexp(0, logit) - target * logit).sum() / repeats + w @ curvature @ w / 2
-            error = (sigmoid(logit) - target) / repeats
+            error = (expit(logit) - target) / repeats
             return float(loss), np.append(z.T @ error + curvature @ w, error.sum())
 
         return cost

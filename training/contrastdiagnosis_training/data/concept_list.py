@@ -10,6 +10,7 @@ import torch
 from contrastdiagnosis.cases.case_folder import Nodule
 from contrastdiagnosis.concepts.head import DIAMETER, Concept, readers_shares
 from numpy.typing import NDArray
+from sklearn.metrics import cohen_kappa_score
 from torch import Tensor
 
 LIDC_CONCEPTS = (
@@ -53,10 +54,9 @@ def cohen_kappa(pairs: NDArray[np.bool_]) -> float:
 
     With two values quadratic weights change nothing.
     """
-    observed = (pairs[:, 0] == pairs[:, 1]).mean() if len(pairs) else np.nan
-    first, second = pairs.mean(axis=0) if len(pairs) else (np.nan, np.nan)
-    chance = first * second + (1 - first) * (1 - second)
-    return float((observed - chance) / (1 - chance)) if chance < 1 else float("nan")
+    if not len(pairs) or pairs.all() or not pairs.any():
+        return float("nan")
+    return float(cohen_kappa_score(pairs[:, 0], pairs[:, 1]))
 
 
 def with_agreement(concepts: Sequence[Concept], nodules: Sequence[Nodule]) -> tuple[Concept, ...]:
