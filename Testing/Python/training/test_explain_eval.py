@@ -24,6 +24,7 @@ from contrastdiagnosis_training.commands.explain_eval import ExplainEval
 from contrastdiagnosis_training.commands.export import Export
 from contrastdiagnosis_training.commands.fit import Fit, train
 from contrastdiagnosis_training.evaluation.maps.faithfulness import SHARES
+from contrastdiagnosis_training.evaluation.maps.measure import Measure, of_records
 from contrastdiagnosis_training.evaluation.maps.pair_parts import pair_parts, parts_lines
 from contrastdiagnosis_training.evaluation.maps.probe import (
     ProbedNetwork,
@@ -70,15 +71,19 @@ def evaluated(runs, folder):
 
 def assert_complete(figures, maps, n):
     assert (figures["n_maps"], figures["n"]) == (maps, n)
-    for way in ("deletion", "insertion", "off_centre_deletion"):
-        for score in ("distance", "vote", "raw_distance"):
+    curves, told = of_records(figures["curves"], "values"), of_records(figures["maps"])
+    for way in ("deletion", "insertion"):
+        for score in ("distance", "vote", "raw distance"):
             for name in (*CONTROLS, "different"):
-                assert len(figures["curves"][f"{way}_{score}_{name}"]) == len(SHARES)
+                for place in ("centred", "off-centre"):
+                    assert len(curves[Measure(way, name, place, score)]) == len(SHARES)
     for kind in ("energy", "pointing"):
-        for where in ("centred", "off_centre"):
+        for where in ("centred", "off-centre"):
             for name in CONTROLS:
-                assert 0 <= figures["maps"][f"{kind}_{where}_{name}"] <= 1
-    assert {"gain", "relative", "p"} == set(figures["against"]["deletion_vote_over_gaussian"])
+                assert 0 <= told[Measure(kind, name, where)] <= 1
+    compared = {(r["what"], r["score"], r["place"], r["over"]): r for r in figures["against"]}
+    row = compared["deletion", "vote", "centred", "gaussian"]
+    assert row.keys() >= {"gain", "relative", "p"}
     assert 0 <= figures["confidence"]["confident"]["share"] <= 1
     assert set(figures["ratings"]) == {"texture", "malignancy"}
 
@@ -87,8 +92,8 @@ def test_every_figure_of_the_cross_fit_run_is_there(evaluated):
     figures, _ = evaluated
     assert_complete(figures, maps=6, n=36)
     assert "fold 0, fold 1, fold 2 on stacks" in figures["protocol"]
-    for name in ("random_weights", "random_labels"):
-        assert -1 <= figures["maps"][f"spearman_{name}"] <= 1
+    for name in ("random weights", "random labels"):
+        assert -1 <= of_records(figures["maps"])[Measure("correlation", name)] <= 1
     for rating in figures["ratings"].values():
         assert min(rating.values()) >= 0
 
@@ -130,11 +135,12 @@ def test_an_exported_bundle_has_the_statistics_of_its_cases(runs, folder):
 
 
 def test_curves_start_with_the_whole_patch_or_with_nothing(evaluated):
-    curves = evaluated[0]["curves"]
+    curves = of_records(evaluated[0]["curves"], "values")
     for name in (*CONTROLS, "different"):
-        assert curves[f"deletion_distance_{name}"][0] == pytest.approx(1, abs=1e-6)
-        assert curves[f"insertion_distance_{name}"][0] == pytest.approx(0, abs=1e-6)
-        assert curves[f"deletion_vote_{name}"][0] >= 0.5
+        deletion = Measure("deletion", name, score="distance")
+        assert curves[deletion][0] == pytest.approx(1, abs=1e-6)
+        assert curves[deletion._replace(what="insertion")][0] == pytest.approx(0, abs=1e-6)
+        assert curves[deletion._replace(score="vote")][0] >= 0.5
 
 
 def test_figures_that_cannot_be_had_are_left_out_of_the_table(evaluated):
@@ -181,7 +187,7 @@ def test_the_bundle_is_judged_on_any_folder(runs, folder, tmp_path, capsys):
         "outside": 0.001,
     }  # fmt: skip
     printed = capsys.readouterr().out
-    for text in ("deletion AUC on the distance", "pointing game, off-centre", "stability shift"):
+    for text in ("deletion AUC on the distance", "pointing game, off-centre", "under shift"):
         assert text in printed
 
 
@@ -228,15 +234,18 @@ def test_a_map_of_the_evidence_beats_the_controls_where_the_truth_is_known(conte
         ).figures
         for r in (True, False)
     )  # fmt: skip
-    assert right["deletion_distance_map"] < right["deletion_distance_gaussian"]
-    assert right["deletion_distance_map"] < 0.5 * wrong["deletion_distance_map"]
-    off_centre = "off_centre_deletion_distance"
-    assert right[f"{off_centre}_map"] < 0.5 * right[f"{off_centre}_gaussian"]
-    assert right["insertion_distance_map"] > wrong["insertion_distance_map"] + 0.3
-    assert right["energy_off_centre_map"] > 0.95 and right["pointing_off_centre_map"] == 1
-    assert wrong["energy_off_centre_map"] < 0.05 and wrong["pointing_off_centre_map"] == 0
-    assert right["energy_off_centre_gaussian"] < 0.3
-    assert right["stability_shift"] > 0.8
+    deletion = Measure("deletion", score="distance")
+    assert right[deletion] < right[deletion._replace(of="gaussian")]
+    assert right[deletion] < 0.5 * wrong[deletion]
+    beside = deletion._replace(place="off-centre")
+    assert right[beside] < 0.5 * right[beside._replace(of="gaussian")]
+    insertion = deletion._replace(what="insertion")
+    assert right[insertion] > wrong[insertion] + 0.3
+    energy, pointing = (Measure(what, place="off-centre") for what in ("energy", "pointing"))
+    assert right[energy] > 0.95 and right[pointing] == 1
+    assert wrong[energy] < 0.05 and wrong[pointing] == 0
+    assert right[energy._replace(of="gaussian")] < 0.3
+    assert right[Measure("stability", "shift")] > 0.8
 
 
 def test_off_centre_is_16_voxels_along_both_axes_of_the_plane():

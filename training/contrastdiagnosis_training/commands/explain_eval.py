@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from contrastdiagnosis_training.evaluation.figures import strict
 from contrastdiagnosis_training.evaluation.gate import read_answers
+from contrastdiagnosis_training.evaluation.maps.measure import CONTROLS, as_records
 from contrastdiagnosis_training.evaluation.maps.pair_parts import pair_parts
 from contrastdiagnosis_training.evaluation.maps.probe import Probe, ProbedNetwork, probe_nodule
 from contrastdiagnosis_training.evaluation.maps.report import render_explain_report, table
@@ -111,9 +112,10 @@ def explain_figures(
     chosen = drawn_nodules(unseen_sets, options)
     probes, patients = probe_unseen(unseen_sets, chosen, options, device)
     # A fold of which one patient was drawn has no random networks to compare with.
-    names = dict.fromkeys(name for p in probes for name in p.figures)
-    maps = {
-        name: float(np.nanmean([p.figures.get(name, np.nan) for p in probes])) for name in names
+    measures = dict.fromkeys(measure for p in probes for measure in p.figures)
+    maps = {m: float(np.nanmean([p.figures.get(m, np.nan) for p in probes])) for m in measures}
+    curves = {
+        m: np.nanmean([p.curves[m] for p in probes], axis=0).tolist() for m in probes[0].curves
     }
     seen = sum(t.of_patients_in_cases for t in unseen_sets)
     return {
@@ -124,13 +126,10 @@ def explain_figures(
         "variant": asdict(options.map),
         "n_maps": len(probes),
         "n": sum(len(t.rows) for t in unseen_sets),
-        "maps": maps,
+        "maps": as_records(maps),
         "against": _against(probes, patients),
         "parts": pair_parts(unseen_sets, chosen, device),
-        "curves": {
-            name: np.nanmean([p.curves[name] for p in probes], axis=0).tolist()
-            for name in probes[0].curves
-        },
+        "curves": as_records(curves, "values"),
         "confidence": confidence(unseen_sets),
         "ratings": rating_agreement(unseen_sets),
     }, probes
@@ -176,9 +175,9 @@ def _strangers(
     unseen: UnseenNodules, chosen: Sequence[int], options: ExplainEval, device: torch.device
 ) -> dict[str, list[ProbedNetwork]]:
     """Networks with random weights and, if there is one, from shuffled labels."""
-    networks = {"random_weights": [_untrained(unseen.network, n) for n in range(RANDOM_NETWORKS)]}
+    networks = {"random weights": [_untrained(unseen.network, n) for n in range(RANDOM_NETWORKS)]}
     if options.shuffled:
-        networks["random_labels"] = [network_of_run(options.shuffled)]
+        networks["random labels"] = [network_of_run(options.shuffled)]
     if len({unseen.rows[n].patient_id for n in chosen}) < 2:
         return {}
     scans = [read_scan(unseen.rows[n]) for n in chosen]
@@ -200,31 +199,32 @@ def _untrained(network: NoduleNet, seed: int) -> NoduleNet:
     return NoduleNet(network.config).eval().requires_grad_(False)
 
 
-def _against(probes: Sequence[Probe], patients: NDArray) -> dict[str, Any]:
+def _against(probes: Sequence[Probe], patients: NDArray) -> list[dict[str, Any]]:
     """Paired differences of the map from each control, as better minus worse."""
-    compared = {}
-    for name in probes[0].figures:
-        kind = name.removesuffix("_map")
-        measure = kind.removeprefix("off_centre_")
-        if kind == name or not measure.startswith(("deletion", "insertion", "energy")):
+    compared = []
+    for measure in probes[0].figures:
+        if measure.of != "map" or measure.what not in ("deletion", "insertion", "energy"):
             continue
-        for control in ("gaussian", "mask", "random"):
+        for control in CONTROLS:
             ours, theirs = (
-                np.array([p.figures[f"{kind}_{n}"] for p in probes]) for n in ("map", control)
+                np.array([p.figures[measure._replace(of=of)] for p in probes])
+                for of in ("map", control)
             )
             known = np.isfinite(ours) & np.isfinite(theirs)
-            lower_is_better = measure in (
-                "deletion_distance",
-                "deletion_vote",
-                "insertion_raw_distance",
-            )
-            gain = (theirs - ours if lower_is_better else ours - theirs)[known]
-            if len(gain):
-                scale = abs(float(theirs[known].mean()))
-                compared[f"{kind}_over_{control}"] = {
+            gain = (theirs - ours if measure.lower_is_better else ours - theirs)[known]
+            if not len(gain):
+                continue
+            scale = abs(float(theirs[known].mean()))
+            compared.append(
+                {
+                    "what": measure.what,
+                    "place": measure.place,
+                    "score": measure.score,
+                    "over": control,
                     "gain": float(gain.mean()),
                     # A control that reaches 0 throughout, as on very few nodules, is no measure.
                     "relative": float(gain.mean()) / scale if scale else None,
                     "p": paired_p(gain, patients[known]),
                 }
+            )
     return compared

@@ -26,6 +26,7 @@ from contrastdiagnosis_training.evaluation.maps.faithfulness import (
     rank_correlation,
     widened,
 )
+from contrastdiagnosis_training.evaluation.maps.measure import Measure, Place, Score, What
 from contrastdiagnosis_training.evaluation.support_vote import SupportVote
 
 OFF_CENTRE_VOXELS = 16
@@ -34,8 +35,8 @@ OFF_CENTRE_VOXELS = 16
 NOISE_HU = 20.0
 BATCH = 16
 
-Figures = dict[str, float]
-Curves = dict[str, NDArray[np.float64]]
+Figures = dict[Measure, float]
+Curves = dict[Measure, NDArray[np.float64]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,8 +115,8 @@ class Probe:
     """The figures of one nodule.
 
     Attributes:
-        figures: By name.
-        curves: (len(SHARES),) by name.
+        figures: By what they say.
+        curves: (len(SHARES),) likewise.
         picture: Off-centre intensity, mask and map, each (D, H, W).
     """
 
@@ -144,18 +145,22 @@ def probe_nodule(
     centred = probe_patch(probed, crop_patch(scan.volume, scan.center_ras_mm), patient_id)
     off_point = scan.center_ras_mm + off_centre_mm(random)
     off = probe_patch(probed, crop_patch(scan.volume, off_point), patient_id)
-    figures, curves = _deletion(probed, centred, random)
-    off_figures, off_curves = _deletion(probed, off, random)
-    figures |= {f"off_centre_{name}": value for name, value in off_figures.items()}
-    curves |= {f"off_centre_{name}": value for name, value in off_curves.items()}
-    figures |= _localisation("centred", centred, scan) | _localisation("off_centre", off, scan)
+    figures: Figures = {}
+    curves: Curves = {}
+    shown: dict[Place, ProbedPatch] = {"centred": centred, "off-centre": off}
+    for place, patch in shown.items():
+        areas, ways = _deletion(probed, patch, place, random)
+        figures |= areas
+        curves |= ways
+    for place, patch in shown.items():
+        figures |= _localisation(place, patch, scan)
     figures |= _stability(probed, centred, scan, random)
     for name, others in strangers.items():
         theirs = [probe_patch(other, centred.patch, patient_id).maps["similar"] for other in others]
         correlation = [rank_correlation(centred.maps["similar"], values) for values in theirs]
-        figures[f"spearman_{name}"] = float(np.mean(correlation))
+        figures[Measure("correlation", name)] = float(np.mean(correlation))
     labels = is_malignant(probed.support.malignancy[[centred.case, off.case]])
-    figures["same_nearest_label_off_centre"] = float(labels[0] == labels[1])
+    figures[Measure("same label", place="off-centre")] = float(labels[0] == labels[1])
     picture = (off.patch.intensity, consensus_on(scan, off.patch), off.maps["similar"])
     return Probe(figures, curves, picture)
 
@@ -167,7 +172,7 @@ def off_centre_mm(random: np.random.Generator) -> NDArray[np.float64]:
 
 
 def _deletion(
-    probed: ProbedNetwork, shown: ProbedPatch, random: np.random.Generator
+    probed: ProbedNetwork, shown: ProbedPatch, place: Place, random: np.random.Generator
 ) -> tuple[Figures, Curves]:
     intensity = shown.patch.intensity
     fill = local_lung_mean(intensity, shown.patch.valid)
@@ -186,22 +191,21 @@ def _deletion(
     probability = probed.support.probability(embedding, patient)
     # The diagnosis that was given is what is to be explained, whichever it was.
     given = probability if probability[0] > 0.5 else 1 - probability
-    figures, curves = {}, {}
+    curves: Curves = {}
     parts = np.split(np.arange(2, len(embedding)), len(ways))
     for (name, insert), part in zip(ways, parts, strict=True):
         index = np.concatenate([[1 if insert else 0], part])
-        way = "insertion" if insert else "deletion"
-        for score, values in {
+        way: What = "insertion" if insert else "deletion"
+        watched: dict[Score, NDArray[np.float64]] = {
             "distance": closeness(distance[index], distance[0], distance[1]),
             "vote": given[index],
-            "raw_distance": distance[index] / distance[1],
-        }.items():
-            curves[f"{way}_{score}_{name}"] = values
-            figures[f"{way}_{score}_{name}"] = float(curve_area(values))
-    return figures, curves
+            "raw distance": distance[index] / distance[1],
+        }
+        curves |= {Measure(way, name, place, score): watched[score] for score in watched}
+    return {measure: float(curve_area(values)) for measure, values in curves.items()}, curves
 
 
-def _localisation(where: str, shown: ProbedPatch, scan: NoduleScan) -> Figures:
+def _localisation(place: Place, shown: ProbedPatch, scan: NoduleScan) -> Figures:
     near = widened(consensus_on(scan, shown.patch))
     controls: dict[str, NDArray] = {
         "map": shown.maps["similar"],
@@ -211,8 +215,8 @@ def _localisation(where: str, shown: ProbedPatch, scan: NoduleScan) -> Figures:
     }
     figures = {}
     for name, control in controls.items():
-        figures[f"energy_{where}_{name}"] = energy_inside(control, near)
-        figures[f"pointing_{where}_{name}"] = points_inside(control, near)
+        figures[Measure("energy", name, place)] = energy_inside(control, near)
+        figures[Measure("pointing", name, place)] = points_inside(control, near)
     return figures
 
 
@@ -232,6 +236,8 @@ def _stability(
     noise = random.normal(0, NOISE_HU / (high - low), values.shape).astype(np.float32)
     noisy = np.clip(patch.intensity + noise * patch.valid, 0, 1)
     return {
-        "stability_shift": rank_correlation(values[inner], back[inner]),
-        "stability_noise": rank_correlation(values, probed.maps(noisy, shown.case)["similar"]),
+        Measure("stability", "shift"): rank_correlation(values[inner], back[inner]),
+        Measure("stability", "noise"): rank_correlation(
+            values, probed.maps(noisy, shown.case)["similar"]
+        ),
     }

@@ -14,10 +14,19 @@ from contrastdiagnosis.report.pictures import Picture, evidence_picture
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
 from contrastdiagnosis_training.evaluation.maps.faithfulness import SHARES
+from contrastdiagnosis_training.evaluation.maps.measure import (
+    CONTROLS,
+    Measure,
+    Place,
+    Score,
+    What,
+    of_records,
+)
 from contrastdiagnosis_training.evaluation.maps.pair_parts import parts_lines
 from contrastdiagnosis_training.evaluation.maps.probe import Probe
 from contrastdiagnosis_training.evaluation.table import confidence_table
 
+SEEN = Measure("energy", place="off-centre")
 SHOWN = 6
 """Pictures of each kind: the first ones drawn, and those where the map misses most."""
 
@@ -28,6 +37,24 @@ COLOURS = {
     "mask": ("segmentation alone", "#8a5a00"),
     "random": ("random", "#98a2b0"),
 }
+
+
+TOLD = (
+    Measure("deletion", score="distance"),
+    Measure("insertion", score="distance"),
+    Measure("deletion", score="vote"),
+    Measure("insertion", score="vote"),
+    Measure("deletion", score="raw distance"),
+    Measure("deletion", place="off-centre", score="distance"),
+    Measure("insertion", place="off-centre", score="distance"),
+    Measure("deletion", place="off-centre", score="vote"),
+    Measure("deletion", place="off-centre", score="raw distance"),
+    Measure("energy"),
+    Measure("pointing"),
+    Measure("energy", place="off-centre"),
+    Measure("pointing", place="off-centre"),
+)
+"""Lines of the table, each of the map and its controls."""
 
 
 class Row(NamedTuple):
@@ -44,43 +71,42 @@ class Row(NamedTuple):
 
 def target_rows(figures: dict[str, Any]) -> list[Row]:
     """The targets, with the controls that each must be read beside."""
-    maps, against = figures["maps"], figures["against"]
+    maps = of_records(figures["maps"])
+    against = {(row["over"], row["place"]): row for row in figures["against"] if _is_main(row)}
     rows = []
-    for place, where in (("", "centred on the readers' mask"), ("off_centre_", "off-centre")):
-        kind = f"{place}deletion_distance"
-        gaussian, mask = (against.get(f"{kind}_over_{name}") for name in ("gaussian", "mask"))
+    places: dict[Place, str] = {
+        "centred": "centred on the readers' mask",
+        "off-centre": "off-centre",
+    }
+    for place, where in places.items():
+        gaussian, mask = (against.get((name, place)) for name in ("gaussian", "mask"))
         if gaussian and mask:
+            value = {n: maps[Measure("deletion", n, place, "distance")] for n in COLOURS}
             rows.append(
                 Row(
                     f"deletion AUC on the distance, {where}",
-                    f"{maps[f'{kind}_map']:.3f}, Gaussian {maps[f'{kind}_gaussian']:.3f}"
-                    f" (p {gaussian['p']:.3f})",
+                    f"{value['map']:.3f}, Gaussian {value['gaussian']:.3f} (p {gaussian['p']:.3f})",
                     "lower than the centre Gaussian, p < .05",
-                    f"20 % lower, and lower than the mask alone ({maps[f'{kind}_mask']:.3f})",
+                    f"20 % lower, and lower than the mask alone ({value['mask']:.3f})",
                     gaussian["gain"] > 0 and gaussian["p"] < 0.05,
                     (gaussian["relative"] or 0) >= 0.2 and mask["gain"] > 0,
                 )
             )
-    rows += [
-        _at_least(
-            "energy inside the mask, off-centre", maps["energy_off_centre_map"], 0.5, 0.7,
-            f"random {maps['energy_off_centre_random']:.3f},"
-            f" centre {maps['energy_off_centre_gaussian']:.3f}",
-        ),
-        _at_least(
-            "pointing game, off-centre", maps["pointing_off_centre_map"], 0.75, 0.9,
-            f"random {maps['pointing_off_centre_random']:.3f},"
-            f" centre {maps['pointing_off_centre_gaussian']:.3f}",
-        ),
-    ]  # fmt: skip
-    for name, title in (("random_weights", "weights"), ("random_labels", "labels")):
-        value = maps.get(f"spearman_{name}")
-        if value is not None:
-            text = f"{value:.3f}"
+    asked: tuple[tuple[What, str, float, float], ...] = (
+        ("energy", "energy inside the mask, off-centre", 0.5, 0.7),
+        ("pointing", "pointing game, off-centre", 0.75, 0.9),
+    )
+    for what, title, must, aim in asked:
+        value = {n: maps[Measure(what, n, "off-centre")] for n in ("map", *CONTROLS)}
+        beside = f"random {value['random']:.3f}, centre {value['gaussian']:.3f}"
+        rows.append(_at_least(title, value["map"], must, aim, beside))
+    for name in ("random weights", "random labels"):
+        correlation = maps.get(Measure("correlation", name))
+        if correlation is not None:
             rows.append(
                 Row(
-                    f"Spearman with a network of random {title}", text, "<= 0.5", "<= 0.3",
-                    value <= 0.5, value <= 0.3,
+                    f"Spearman with a network of {name}", f"{correlation:.3f}", "<= 0.5", "<= 0.3",
+                    correlation <= 0.5, correlation <= 0.3,
                 )
             )  # fmt: skip
     trust = figures["confidence"]
@@ -120,6 +146,10 @@ def target_rows(figures: dict[str, Any]) -> list[Row]:
     return rows
 
 
+def _is_main(row: dict[str, Any]) -> bool:
+    return (row["what"], row["score"]) == ("deletion", "distance")
+
+
 def _worth(trust: dict[str, Any], group: str) -> str:
     told = trust[group]
     return (
@@ -153,37 +183,38 @@ def table(figures: dict[str, Any]) -> str:
         readers = f"{r['readers']:8.3f}" if _known(r["readers"]) else f"{'-':>8}"
         lines.append(f"  {name:34}{r['neighbours']:8.3f}{r['same_label']:8.3f}{readers}")
     lines += ["", f"{'':36}" + "".join(f"{name:>12}" for name in COLOURS)]
-    for kind in (
-        "deletion_distance", "insertion_distance", "deletion_vote", "insertion_vote",
-        "deletion_raw_distance", "off_centre_deletion_distance",
-        "off_centre_insertion_distance", "off_centre_deletion_vote",
-        "off_centre_deletion_raw_distance", "energy_centred", "pointing_centred",
-        "energy_off_centre", "pointing_off_centre",
-    ):  # fmt: skip
-        values = [figures["maps"].get(f"{kind}_{name}") for name in COLOURS]
+    maps = of_records(figures["maps"])
+    for measure in TOLD:
+        values = [maps.get(measure._replace(of=name)) for name in COLOURS]
         texts = [f"{v:.3f}" if v is not None else "-" for v in values]
-        lines.append(f"{kind.replace('_', ' '):36}" + "".join(f"{t:>12}" for t in texts))
-    for name in ("stability_shift", "stability_noise"):
-        lines.append(f"{name.replace('_', ' '):36}{figures['maps'][name]:12.3f}")
+        lines.append(f"{measure.words:36}" + "".join(f"{t:>12}" for t in texts))
+    for change in ("shift", "noise"):
+        lines.append(f"{f'stability under {change}':36}{maps[Measure('stability', change)]:12.3f}")
     return "\n".join([*lines, "", *parts_lines(figures["parts"])])
 
 
 def charts(figures: dict[str, Any]) -> list[Chart]:
     """Deletion and insertion curves, on the distance and on the vote."""
+    curves = of_records(figures["curves"], "values")
     return [
-        *_curve_charts(figures, ""),
-        *(c for c in _curve_charts(figures, "off_centre_") if "pair" in c.title),
+        *_curve_charts(curves, "centred", ("distance", "vote")),
+        *_curve_charts(curves, "off-centre", ("distance",)),
     ]
 
 
-def _curve_charts(figures: dict[str, Any], place: str) -> list[Chart]:
-    where = ", off-centre" if place else ""
+def _curve_charts(
+    curves: dict[Measure, list[float | None]], place: Place, scores: Sequence[Score]
+) -> list[Chart]:
+    where = ", off-centre" if place == "off-centre" else ""
+    titles = {"distance": "closeness of the pair", "vote": "diagnosis given"}
+    ways: tuple[tuple[What, str], ...] = (("deletion", "deleted"), ("insertion", "put back"))
     drawn = []
-    for score, title in (("distance", "closeness of the pair"), ("vote", "diagnosis given")):
-        for way, text in (("deletion", "deleted"), ("insertion", "put back")):
+    for score in scores:
+        title = titles[score]
+        for way, text in ways:
             series = []
             for name, (label, colour) in COLOURS.items():
-                values = figures["curves"][f"{place}{way}_{score}_{name}"]
+                values = curves[Measure(way, name, place, score)]
                 points = [(x, y) for x, y in zip(SHARES, values, strict=True) if y is not None]
                 series.append(Series(label, "line", colour, points))
             drawn.append(
@@ -200,7 +231,7 @@ def _curve_charts(figures: dict[str, Any], place: str) -> list[Chart]:
 
 def example_pictures(probes: Sequence[Probe]) -> dict[str, list[Picture]]:
     """Off-centre patches with their maps: the first ones drawn, and the worst."""
-    order = np.argsort([p.figures["energy_off_centre_map"] for p in probes], kind="stable")
+    order = np.argsort([p.figures[SEEN] for p in probes], kind="stable")
     return {
         "As drawn": [_picture(p) for p in probes[:SHOWN]],
         "Where the map misses the nodule most": [_picture(probes[n]) for n in order[:SHOWN]],
@@ -211,7 +242,7 @@ def _picture(probe: Probe) -> Picture:
     intensity, mask, values = probe.picture
     evidence = EvidenceMap(values, float(values.max()))
     return evidence_picture(
-        f"energy inside {probe.figures['energy_off_centre_map']:.2f}",
+        f"energy inside {probe.figures[SEEN]:.2f}",
         intensity,
         mask.astype(np.float32),
         evidence,
