@@ -31,7 +31,7 @@ define check_engine
 			"make $@ SLICER=... ENGINE=/path/to/python" >&2; exit 1; }
 endef
 
-.PHONY: demo test test-lowest bench attack pictures lint audit slicer slicer-test slicer-story clean
+.PHONY: demo test test-lowest bench attack pictures docs lint audit slicer slicer-test slicer-story clean
 
 demo: $(READY)  ## diagnose a nodule of the phantom CT with the bundled weights; report in out/demo
 	$(BIN)/contrastdiagnosis demo --out $(OUT)
@@ -60,6 +60,10 @@ attack: $(READY)  ## what SECURITY.md promises, tried on this machine: a table
 
 pictures: $(READY)  ## the pictures of Resources made anew; needs Chromium
 	$(BIN)/python Testing/pictures.py
+
+docs: $(READY)  ## the pages of docs/ with the API, in out/docs; every link is checked
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) --editable ".[docs]"
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 lint: $(READY)
 	$(BIN)/ruff check .

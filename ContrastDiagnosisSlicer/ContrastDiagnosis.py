@@ -190,7 +190,9 @@ class ContrastDiagnosisLogic(ScriptedLoadableModuleLogic):
 
     def getParameterNode(self) -> ContrastDiagnosisParameterNode:
         """The scene's choices."""
-        return ContrastDiagnosisParameterNode(super().getParameterNode())
+        # The wrapper gives the class its constructor.
+        wrapped: Any = ContrastDiagnosisParameterNode
+        return wrapped(super().getParameterNode())
 
     def firstVolume(self) -> Any:
         """The first CT-like volume that a view shows, else of the scene; None if there is none."""
@@ -282,7 +284,8 @@ class ContrastDiagnosisTest(ScriptedLoadableModuleTest):
         section.onBox(True, False)
         SelfTest.waitFor(panel, lambda: not section.isRunning)
         self.assertEqual(section.panel.message.text, "")
-        revision = Revisions.readingOf(node, pointId)["revision"]
+        reading = Revisions.readingOf(node, pointId) or {}
+        revision = reading["revision"]
         self.assertTrue(Revisions.isSame(revision, Revisions.revisionOf(node, pointId)))
         self.assertEqual(revision["rejected"], [rejected])
         self.assertEqual(revision["boxes"][0]["concept"], shown)
@@ -304,7 +307,7 @@ class ContrastDiagnosisTest(ScriptedLoadableModuleTest):
         node.points.SetNthControlPointPositionWorld(0, *SelfTest.HEART_RAS)
         node.points.InvokeEvent(slicer.vtkMRMLMarkupsNode.PointEndInteractionEvent)
         SelfTest.waitFor(panel, lambda: not panel.session.isRunning)
-        document = NoduleScene.documentOf(node, pointId)
+        document = NoduleScene.documentOf(node, pointId) or {}
         self.assertEqual(document["finding"], "no nodule")
         self.assertIsNone(document["verdict"])
         self.assertEqual(node.segmentation.GetSegmentation().GetNumberOfSegments(), 0)

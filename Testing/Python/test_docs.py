@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from test_layers import ROOMS
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -90,3 +91,18 @@ def test_what_is_outside_the_repository_is_not_cited():
     for folder in FOLDERS:
         for file in folder.rglob("*.py"):
             assert not re.search(r"METHODS \d|DESIGN\.md|shared/", file.read_text()), file.name
+
+
+@pytest.mark.parametrize("folder", list(ROOMS))
+def test_the_picture_of_the_rooms_shows_them_all(folder):
+    picture = (DOCS / "rooms.svg").read_text()
+    column = picture[picture.index(f": {Path(folder).name}<") :]
+    rooms = [r for r in reversed(ROOMS[folder]) if (ROOT / folder / r).is_dir()]
+    shown = re.findall(r'font-weight="600">(\w+)<', column)[: len(rooms)]
+    assert sorted(shown) == sorted(rooms)
+
+
+def test_every_page_is_in_the_contents():
+    contents = (ROOT / "mkdocs.yml").read_text()
+    for file in DOCS.rglob("*.md"):
+        assert str(file.relative_to(DOCS)) in contents

@@ -100,7 +100,7 @@ class PointSection:
         """Gives a point to the CT that is seen where it was clicked, if that is another."""
         node = self._node
         at = NoduleScene.pointWorld(node, pointId)
-        volume = clickedVolume(at)
+        volume = None if at is None else clickedVolume(at)
         if volume is None or volume is node.inputVolume:
             return False
         points = node.points

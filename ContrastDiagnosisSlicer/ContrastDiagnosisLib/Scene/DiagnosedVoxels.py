@@ -25,7 +25,7 @@ def recordOf(volume: Any, crop: Crop) -> str:
         {
             "start_kji": crop.startKji,
             "shape": crop.hu.shape,
-            "crc32": zlib.crc32(np.ascontiguousarray(crop.hu)),
+            "crc32": zlib.crc32(np.ascontiguousarray(crop.hu).data),
             "ijk_to_ras": ijkToRasOf(volume).tolist(),
             "point_ras_mm": crop.pointRas,
         }
@@ -57,4 +57,4 @@ def _isSame(volumeId: str, _voxelsTime: int, affine: tuple[float, ...], record: 
     voxels = voxelsIn(volume, document["start_kji"], document["shape"])
     if list(voxels.shape) != document["shape"]:
         return False
-    return zlib.crc32(np.ascontiguousarray(voxels)) == document["crc32"]
+    return zlib.crc32(np.ascontiguousarray(voxels).data) == document["crc32"]

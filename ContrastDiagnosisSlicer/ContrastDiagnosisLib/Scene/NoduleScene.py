@@ -183,7 +183,10 @@ def stateOf(parameterNode: Any, pointId: str) -> PointState:
     # Scenes of older versions do not say what a diagnosis was made of.
     if record and not isSameCt(parameterNode.inputVolume, record):
         return PointState.CT_CHANGED
-    point = pointInVolume(parameterNode.inputVolume, pointWorld(parameterNode, pointId))
+    world = pointWorld(parameterNode, pointId)
+    if world is None:  # The point is gone, its diagnosis not yet.
+        return PointState.MOVED
+    point = pointInVolume(parameterNode.inputVolume, world)
     # The engine rounds to hundredths of a millimetre.
     isThere = np.allclose(point, document["point_ras_mm"], rtol=0, atol=0.02)
     return PointState.CURRENT if isThere else PointState.MOVED
@@ -224,7 +227,8 @@ def pointWorld(parameterNode: Any, pointId: str) -> tuple[float, float, float] |
         return None
     position = [0.0, 0.0, 0.0]
     points.GetNthControlPointPositionWorld(index, position)
-    return tuple(position)
+    r, a, s = position
+    return r, a, s
 
 
 def selectVolume(parameterNode: Any) -> None:
@@ -326,10 +330,8 @@ def _refreshFindings(parameterNode: Any) -> None:
     if points and table is None:
         table = newNode(FINDINGS, volume, "")
     if table is not None:
-        fillFindings(
-            table,
-            {numberOfPoint(parameterNode, p): documentOf(parameterNode, p) for p in points},
-        )
+        documents = {numberOfPoint(parameterNode, p): documentOf(parameterNode, p) for p in points}
+        fillFindings(table, {number: told for number, told in documents.items() if told})
 
 
 def _removeSegment(parameterNode: Any, pointId: str) -> None:

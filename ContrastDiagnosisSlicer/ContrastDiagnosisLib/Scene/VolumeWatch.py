@@ -64,10 +64,10 @@ class VolumeWatch:
         self._timer.start()
 
     def _changed(self, _caller: Any, _event: Any) -> None:
-        before, self._grid = self._grid, _gridOf(self._volume)
-        isKnown = before is not None and self._grid is not None
-        if isKnown and before[0] == self._grid[0] and (before[1] != self._grid[1]).any():
-            self._onGridMoved(self._grid[1] @ np.linalg.inv(before[1]))
+        before, now = self._grid, _gridOf(self._volume)
+        self._grid = now
+        if before and now and before[0] == now[0] and (before[1] != now[1]).any():
+            self._onGridMoved(now[1] @ np.linalg.inv(before[1]))
         self._timer.start()
 
 
