@@ -284,8 +284,8 @@ class ContrastDiagnosisTest(ScriptedLoadableModuleTest):
         section.onBox(True, False)
         SelfTest.waitFor(panel, lambda: not section.isRunning)
         self.assertEqual(section.panel.message.text, "")
-        reading = Revisions.readingOf(node, pointId) or {}
-        revision = reading["revision"]
+        prediction = Revisions.predictionOf(node, pointId) or {}
+        revision = prediction["revision"]
         self.assertTrue(Revisions.isSame(revision, Revisions.revisionOf(node, pointId)))
         self.assertEqual(revision["rejected"], [rejected])
         self.assertEqual(revision["boxes"][0]["concept"], shown)

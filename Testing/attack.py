@@ -96,7 +96,7 @@ def killed(name: str, write: Write, check: Check, kills: int, seed: int = 0) -> 
     check(1)
     one_s = time.perf_counter() - begun
     for _ in range(kills):
-        reading, writing = os.pipe()
+        prediction, writing = os.pipe()
         child = os.fork()
         if child == 0:
             for number in count():
@@ -106,7 +106,7 @@ def killed(name: str, write: Write, check: Check, kills: int, seed: int = 0) -> 
         time.sleep(chance.uniform(0, 3 * one_s))
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
-        with os.fdopen(reading, "rb") as stream:
+        with os.fdopen(prediction, "rb") as stream:
             done = len(stream.read())
         ended += done
         try:

@@ -322,7 +322,7 @@ def _report_memory(diagnoser: Diagnoser, effort: Effort) -> float:
 
 
 def concepts(effort: Effort) -> Iterator[Figure]:
-    """A corrected concept reading against a pass through the network, and what the head costs."""
+    """Corrected concepts against a pass through the network, and what the head costs."""
     diagnoser = Diagnoser(load_bundle(default_bundle_folder()), "cpu")
     phantom = make_phantom()
     volume, point = phantom.volume, np.array(DEMO_NODULES[0].center_ras_mm)

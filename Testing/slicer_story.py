@@ -345,8 +345,10 @@ def concepts(story: Story) -> None:
     story.settle()
     section.panel._cells[1][4].setCheckState(qt.Qt.Checked)
     story.settle()
-    reading = Revisions.readingOf(story.node, story.node.nodule)
-    assert len(reading["revision"]["boxes"]) == 2 and len(reading["revision"]["rejected"]) == 1
+    prediction = Revisions.predictionOf(story.node, story.node.nodule)
+    assert (
+        len(prediction["revision"]["boxes"]) == 2 and len(prediction["revision"]["rejected"]) == 1
+    )
     assert look.GetName() != ignore.GetName()
     story.picture("08_boxes")
     story.panelPicture("08_boxes_panel", story.panel.ui.conceptsCollapsibleButton)

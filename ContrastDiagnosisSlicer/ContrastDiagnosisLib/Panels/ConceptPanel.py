@@ -64,14 +64,14 @@ class Shown:
 
     Attributes:
         document: The diagnosis.
-        reading: What the engine said of the concepts.
-        rejected: Concepts that are rejected in the scene; the reading may be older.
+        prediction: What the engine said of the concepts.
+        rejected: Concepts that are rejected in the scene; the prediction may be older.
         boxes: How many there are in the scene.
         concept: The one that is chosen; empty if none.
     """
 
     document: dict[str, Any]
-    reading: dict[str, Any]
+    prediction: dict[str, Any]
     rejected: tuple[str, ...]
     boxes: int
     concept: str
@@ -118,14 +118,14 @@ class ConceptPanel:
 
     def show(self, shown: Shown) -> None:
         """Brings all widgets up to date."""
-        reading, vote = shown.reading, shown.document
-        self.headline.setText(_headlineText(reading, vote))
-        disagreement = reading.get("disagreement", vote.get("disagreement", ""))
+        prediction, vote = shown.prediction, shown.document
+        self.headline.setText(_headlineText(prediction, vote))
+        disagreement = prediction.get("disagreement", vote.get("disagreement", ""))
         self.disagreement.setText(disagreement)
         # The table says the same; words of their own would push it off the screen.
-        self.headline.setToolTip(reading["sentence"])
+        self.headline.setToolTip(prediction["sentence"])
         corrected = bool(shown.boxes or shown.rejected)
-        remarks = [*([_correctedText(shown)] if corrected else []), *reading["remarks"]]
+        remarks = [*([_correctedText(shown)] if corrected else []), *prediction["remarks"]]
         self.remarks.setText("\n".join(remarks))
         # Every cell that is set would call back.
         self.table.blockSignals(True)
@@ -186,7 +186,7 @@ class ConceptPanel:
 
     def _fill(self, shown: Shown) -> None:
         """Values change in place: making rows anew would flicker while a box is dragged."""
-        rows = shown.reading["concepts"]
+        rows = shown.prediction["concepts"]
         names = [row["name"] for row in rows]
         if names != self._names:
             self._makeRows(names)
@@ -242,13 +242,13 @@ class ConceptPanel:
         self._actions.onBox(look, self.about.currentIndex == 0)
 
 
-def _headlineText(reading: dict[str, Any], vote: dict[str, Any]) -> str:
+def _headlineText(prediction: dict[str, Any], vote: dict[str, Any]) -> str:
     told = _(
         "Concepts: {concepts}, probability {p:.2f}. Vote of the cases: {cases}, probability"
         " {q:.2f}."
     )
-    p, q = reading["probability"], vote["probability"]
-    return told.format(concepts=_(reading["verdict"]), p=p, cases=_(vote["verdict"]), q=q)
+    p, q = prediction["probability"], vote["probability"]
+    return told.format(concepts=_(prediction["verdict"]), p=p, cases=_(vote["verdict"]), q=q)
 
 
 def _draw(percent: int) -> Any:

@@ -1,4 +1,4 @@
-"""From corrections in the scene to a new reading of the concepts, live and one at a time."""
+"""From corrections in the scene to a new prediction of the concepts, live and one at a time."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ class ConceptSection:
         """Adds a box around the nodule's point."""
         node = self._node
         point = NoduleScene.pointWorld(node, node.nodule)
-        if point is None or not self._reading():
+        if point is None or not self._prediction():
             return
         if not (forAll or node.concept):
             self.panel.showMessage(_("Select a concept that the box is about, or all concepts."))
@@ -120,26 +120,26 @@ class ConceptSection:
         node = self._node
         if node is None or slicer.mrmlScene.IsImporting() or slicer.mrmlScene.IsClosing():
             return
-        reading = self._reading()
-        concept = self._concept(reading)
+        prediction = self._prediction()
+        concept = self._concept(prediction)
         boxes = Revisions.boxesOf(node, node.nodule) if self._document else []
         self._watch.follow(boxes)
         if not concept:
             ConceptView.removeMap(node)
             self._onMapChanged()
             self._maps["shown"] = ""
-        self._showExample(reading, concept)
-        if not (self._document and reading):
+        self._showExample(prediction, concept)
+        if not (self._document and prediction):
             self.panel.showNothing(self._whyNothing(len(boxes)))
             return
         rejected = tuple(Revisions.rejectedOf(node, node.nodule))
-        self.panel.show(Shown(self._document, reading, rejected, len(boxes), concept))
+        self.panel.show(Shown(self._document, prediction, rejected, len(boxes), concept))
         try:
             wanted = Revisions.revisionOf(node, node.nodule)
         except InputError as error:
             self.panel.showMessage(str(error))
             return
-        if self._isShown(wanted, reading, concept):
+        if self._isShown(wanted, prediction, concept):
             self.panel.showMessage("")
         elif not self._isRefused(wanted, concept):
             self._ask(wanted, concept)
@@ -154,36 +154,36 @@ class ConceptSection:
         kept = KEPT.format(boxes=boxes, rejected=rejected)
         return f"{NOT_JUDGED} {kept}" if boxes or rejected else NOT_JUDGED
 
-    def _reading(self) -> dict[str, Any]:
+    def _prediction(self) -> dict[str, Any]:
         """The last answer about the nodule, else what its diagnosis says; empty if nothing."""
         document = self._document
         # Scenes of older versions say nothing of concepts, or tell them where no nodule is.
         said = document.get("concepts") if document and isJudged(document) else None
-        return (Revisions.readingOf(self._node, self._node.nodule) or said) if said else {}
+        return (Revisions.predictionOf(self._node, self._node.nodule) or said) if said else {}
 
-    def _concept(self, reading: dict[str, Any]) -> str:
+    def _concept(self, prediction: dict[str, Any]) -> str:
         """The chosen concept; empty if the bundle has none of that name."""
-        names = [row["name"] for row in reading.get("concepts", ())]
+        names = [row["name"] for row in prediction.get("concepts", ())]
         return self._node.concept if self._node.concept in names else ""
 
-    def _isShown(self, wanted: dict[str, Any], reading: dict[str, Any], concept: str) -> bool:
-        """Whether the reading is of what is wanted, and the map of the concept is in the scene."""
+    def _isShown(self, wanted: dict[str, Any], prediction: dict[str, Any], concept: str) -> bool:
+        """Whether the prediction is of what is wanted, and the concept's map is in the scene."""
         node = self._node
-        if not Revisions.isSame(wanted, reading["revision"]):
+        if not Revisions.isSame(wanted, prediction["revision"]):
             return False
         if not concept:
             return True
         maps = self._maps
-        if maps.get("pointId") == node.nodule and maps["said"] == json.dumps(reading):
+        if maps.get("pointId") == node.nodule and maps["said"] == json.dumps(prediction):
             if maps["shown"] != concept:
                 maps["shown"] = concept
-                values = maps["values"][[r["name"] for r in reading["concepts"]].index(concept)]
-                affine = np.array(reading["cells_ijk_to_ras"])
+                values = maps["values"][[r["name"] for r in prediction["concepts"]].index(concept)]
+                affine = np.array(prediction["cells_ijk_to_ras"])
                 ConceptView.showMap(node, node.nodule, concept, values, affine)
                 self._onMapChanged()
             return True
         # A loaded scene brings its map along.
-        isLoaded = "pointId" not in maps and "cells_ijk_to_ras" in reading
+        isLoaded = "pointId" not in maps and "cells_ijk_to_ras" in prediction
         return isLoaded and ConceptView.shownMap(node) == (node.nodule, concept)
 
     def _isRefused(self, wanted: dict[str, Any], concept: str) -> bool:
@@ -224,22 +224,22 @@ class ConceptSection:
     def _onAnswer(self, asked: Any, body: bytes) -> None:
         self._question = None
         if self._session.stillFits(asked):
-            tensors, reading = unpack(body)
-            Revisions.storeReading(self._node, asked.pointId, reading)
+            tensors, prediction = unpack(body)
+            Revisions.storePrediction(self._node, asked.pointId, prediction)
             # As text, so that what is not a number equals itself.
-            said = json.dumps(reading)
+            said = json.dumps(prediction)
             self._maps = {"pointId": asked.pointId, "said": said, "values": tensors["maps"]}
             self._maps["shown"] = ""
         self._follow()
 
-    def _showExample(self, reading: dict[str, Any], concept: str) -> None:
+    def _showExample(self, prediction: dict[str, Any], concept: str) -> None:
         """The prototype that is evidence for what the chosen concept adds."""
-        found = [e for e in reading.get("examples", ()) if e["concept"] == concept]
+        found = [e for e in prediction.get("examples", ()) if e["concept"] == concept]
         if not found:
             self.panel.showExample("", None)
             return
         example = found[0]
-        score = next(row["score"] for row in reading["concepts"] if row["name"] == concept)
+        score = next(row["score"] for row in prediction["concepts"] if row["name"] == concept)
         told = _(
             "{concept}: similarity {score:.2f} with prototype {number}, which case {case_id} stands"
             " for"
@@ -261,8 +261,8 @@ class ConceptSection:
     def _onPicture(self, key: tuple[str, int], png: bytes) -> None:
         self._pictures[key] = png
         if self._node is not None:
-            reading = self._reading()
-            self._showExample(reading, self._concept(reading))
+            prediction = self._prediction()
+            self._showExample(prediction, self._concept(prediction))
 
     def _cancel(self) -> None:
         if self._question:

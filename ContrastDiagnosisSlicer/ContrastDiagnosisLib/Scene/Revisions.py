@@ -231,7 +231,7 @@ def removeRevision(volume: Any, pointId: str) -> None:
         text.RemoveAttribute(REJECTED_ATTRIBUTE)
 
 
-def storeReading(parameterNode: Any, pointId: str, document: dict[str, Any]) -> None:
+def storePrediction(parameterNode: Any, pointId: str, document: dict[str, Any]) -> None:
     """Keeps what the engine said of a nodule's concepts under its revision."""
     volume = parameterNode.inputVolume
     text = nodeOf(CONCEPTS, volume, pointId)
@@ -240,7 +240,7 @@ def storeReading(parameterNode: Any, pointId: str, document: dict[str, Any]) -> 
     text.SetText(json.dumps(document))
 
 
-def readingOf(parameterNode: Any, pointId: str) -> dict[str, Any] | None:
+def predictionOf(parameterNode: Any, pointId: str) -> dict[str, Any] | None:
     """What the engine said of a nodule's concepts when they were last asked for; else None."""
     node = nodeOf(CONCEPTS, parameterNode.inputVolume, pointId) if pointId else None
     return None if node is None else json.loads(node.GetText())

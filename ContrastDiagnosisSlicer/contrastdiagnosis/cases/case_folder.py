@@ -154,7 +154,7 @@ def _nodule(row: dict[str, str], folder: Path, masks: Path) -> Nodule:
 
 
 def _ratings(row: dict[str, str], name: str) -> tuple[float, ...]:
-    """Every reader's value, or the single value of folders with one reading a row."""
+    """Every reader's value, or the single value of folders with one rating a row."""
     text = row.get(f"{name}_readers") or row.get(name) or ""
     values = tuple(float(value) for value in text.split())
     check_ratings(name, values)

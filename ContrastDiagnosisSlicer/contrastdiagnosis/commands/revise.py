@@ -14,7 +14,7 @@ from contrastdiagnosis.errors import InputError
 from contrastdiagnosis.files.documents import read_json
 
 if TYPE_CHECKING:
-    from contrastdiagnosis.concepts.concept_reading import ConceptReading
+    from contrastdiagnosis.concepts.concept_prediction import ConceptPrediction
     from contrastdiagnosis.protocol.revision import Box, Revision
 
 BoxNumbers = tuple[float, float, float, float, float, float]
@@ -94,7 +94,7 @@ def read_revision_file(file: Path) -> Revision:
         raise InputError(f"{file}: {error}") from error
 
 
-def comparison(before: ConceptReading, after: ConceptReading) -> Iterator[str]:
+def comparison(before: ConceptPrediction, after: ConceptPrediction) -> Iterator[str]:
     """What a revision did, line by line."""
     yield f"{'concept':24} {'presence':>17}   {'logits':>15}"
     rows = zip(

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from contrastdiagnosis.bundle.bundle import Bundle
 from contrastdiagnosis.cases.library import Case, Neighbour
 from contrastdiagnosis.concepts.boxes import check_boxes
-from contrastdiagnosis.concepts.concept_reading import ConceptReading, read_concepts
+from contrastdiagnosis.concepts.concept_prediction import ConceptPrediction, predict_concepts
 from contrastdiagnosis.concepts.encoding import Encoding, encode
 from contrastdiagnosis.concepts.head import ConceptHead
 from contrastdiagnosis.diagnosis.outline import no_region, outline_at
@@ -94,7 +94,7 @@ class Diagnosis:
     facts: NoduleFacts
     notices: tuple[str, ...]
     """Fallbacks that were taken; the diagnosis stands, but the user should know."""
-    concepts: ConceptReading | None = None
+    concepts: ConceptPrediction | None = None
     """The second line of evidence; None where the bundle has no concept head, or where there is
     nothing to judge."""
 
@@ -241,7 +241,7 @@ class Diagnoser:
         score = float(rule.score([n.distance for n in voters], [n.case.malignant for n in voters]))
         probability = float(self.bundle.info.calibration.probability(score))
         diameters = axial_diameters(encoding.probability * nodule, self.geometry.spacing_mm)
-        concepts = self.read_concepts(encoding)
+        concepts = self.predict_concepts(encoding)
         facts = nodule_facts(encoding, nodule, diameters, volume, point, self.geometry, concepts)
         doubts = vote_doubts(
             nearest[0].distance,
@@ -274,14 +274,14 @@ class Diagnoser:
             concepts=concepts if confidence.judged else None,
         )
 
-    def read_concepts(
+    def predict_concepts(
         self, encoding: Encoding, revision: Revision = Revision()
-    ) -> ConceptReading | None:
+    ) -> ConceptPrediction | None:
         """The concepts of an encoded patch under a revision; None without a concept head."""
         head, info = self.bundle.head, self.bundle.info
         if head is None or encoding.similarity is None:
             return None
-        return read_concepts(
+        return predict_concepts(
             head, info.concepts, info.concept_calibration, encoding.similarity, encoding.grid,
             revision,
         )  # fmt: skip
@@ -305,7 +305,7 @@ class Diagnoser:
             raise InputError(f"the bundle {self.bundle.info.name} has no concepts to revise")
         if volume is not None:
             check_boxes(revision.boxes, volume)
-        return replace(diagnosis, concepts=self.read_concepts(diagnosis.encoding, revision))
+        return replace(diagnosis, concepts=self.predict_concepts(diagnosis.encoding, revision))
 
     def explain(
         self, diagnosis: Diagnosis, options: LocalCam = LocalCam()

@@ -25,7 +25,7 @@ WIDEST_WINDOW = 63
 class LocalCam:
     """How the maps are made (arXiv:2403.05280, docs/methods.md 5.2).
 
-    The formulas' typography is lost; one implementation covers the readings of "local".
+    The formulas' typography is lost; one implementation covers the interpretations of "local".
     """
 
     levels: tuple[int, ...] = (3, 2)

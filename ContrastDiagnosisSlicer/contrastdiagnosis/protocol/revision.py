@@ -1,4 +1,4 @@
-"""Corrections of a concept reading: boxes that say where to look, and concepts that are rejected.
+"""Corrections of concepts: boxes that say where to look, and concepts that are rejected.
 
 Interactions of CSR (arXiv:2503.06873, 3.4); what they change is in `concepts.boxes`.
 """

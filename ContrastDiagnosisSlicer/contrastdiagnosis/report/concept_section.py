@@ -14,7 +14,7 @@ from contrastdiagnosis.bundle.bundle import Bundle, ConceptPart
 from contrastdiagnosis.cases.library import Case
 from contrastdiagnosis.concepts.atlas import Prototype
 from contrastdiagnosis.concepts.cells import CELL_VOXELS, cell_channels
-from contrastdiagnosis.concepts.concept_reading import ConceptReading, read_concepts
+from contrastdiagnosis.concepts.concept_prediction import ConceptPrediction, predict_concepts
 from contrastdiagnosis.concepts.head import Concept
 from contrastdiagnosis.concepts.score_parts import ScoreParts, score_parts
 from contrastdiagnosis.diagnosis.diagnoser import Diagnosis
@@ -67,7 +67,7 @@ class ConceptRow(NamedTuple):
 class ConceptSection(NamedTuple):
     """Everything that the report tells of the concepts."""
 
-    reading: ConceptReading
+    prediction: ConceptPrediction
     rows: tuple[ConceptRow, ...]
     """The one that adds or takes most first."""
     baseline: float
@@ -76,7 +76,7 @@ class ConceptSection(NamedTuple):
     """Sum of what is shown."""
     before: dict[str, ConceptRow]
     """By name: the concepts before they were corrected; empty where nothing was."""
-    uncorrected: ConceptReading | None
+    uncorrected: ConceptPrediction | None
     sentence: str
 
     @property
@@ -98,18 +98,18 @@ class ConceptSection(NamedTuple):
 
 def concept_section(diagnosis: Diagnosis, bundle: Bundle) -> ConceptSection | None:
     """What the report tells of the concepts; None for a bundle without them."""
-    reading, part = diagnosis.concepts, bundle.concepts
-    if reading is None or part is None:
+    prediction, part = diagnosis.concepts, bundle.concepts
+    if prediction is None or part is None:
         return None
-    rows, baseline, logit = _rows(reading, diagnosis, bundle, part)
+    rows, baseline, logit = _rows(prediction, diagnosis, bundle, part)
     before, uncorrected = {}, None
-    if not reading.revision.empty:
+    if not prediction.revision.empty:
         uncorrected = _uncorrected(diagnosis, bundle, part)
         before = {row.concept.name: row for row in _rows(uncorrected, diagnosis, bundle, part)[0]}
-    order = np.argsort(-np.abs(reading.contribution), kind="stable")
+    order = np.argsort(-np.abs(prediction.contribution), kind="stable")
     return ConceptSection(
-        reading, tuple(rows[k] for k in order), baseline, logit, before, uncorrected,
-        evidence_sentence(reading),
+        prediction, tuple(rows[k] for k in order), baseline, logit, before, uncorrected,
+        evidence_sentence(prediction),
     )  # fmt: skip
 
 
@@ -131,35 +131,35 @@ def upsampled(cells: NDArray, shape: tuple[int, int, int]) -> NDArray[np.float32
     ].numpy()
 
 
-def _uncorrected(diagnosis: Diagnosis, bundle: Bundle, part: ConceptPart) -> ConceptReading:
+def _uncorrected(diagnosis: Diagnosis, bundle: Bundle, part: ConceptPart) -> ConceptPrediction:
     encoding, info = diagnosis.encoding, bundle.info
     if encoding.similarity is None:
         raise ValueError("a diagnosis with concepts needs similarities")
-    return read_concepts(
+    return predict_concepts(
         part.head, info.concepts, info.concept_calibration, encoding.similarity, encoding.grid
     )
 
 
 def _rows(
-    reading: ConceptReading, diagnosis: Diagnosis, bundle: Bundle, part: ConceptPart
+    prediction: ConceptPrediction, diagnosis: Diagnosis, bundle: Bundle, part: ConceptPart
 ) -> tuple[list[ConceptRow], float, float]:
     """The concepts in the head's order, the baseline, and the sum of both."""
-    (baseline, *shares), logit = adding_up([reading.baseline, *reading.contribution])
+    (baseline, *shares), logit = adding_up([prediction.baseline, *prediction.contribution])
     atlas = {(p.concept, p.number): p for p in part.atlas}
     rows = []
-    for k, concept in enumerate(reading.concepts):
-        m, cells = int(reading.shown[k]), reading.maps[k]
+    for k, concept in enumerate(prediction.concepts):
+        m, cells = int(prediction.shown[k]), prediction.maps[k]
         example = _example(atlas[concept.name, m], bundle) if cells.max() > 0 else None
-        rejected = concept.name in reading.revision.rejected
+        rejected = concept.name in prediction.revision.rejected
         rows.append(
             ConceptRow(
                 concept,
-                None if rejected else float(reading.presence[k]),
+                None if rejected else float(prediction.presence[k]),
                 shares[k],
                 float(cells.max()),
                 float(part.head.absent[k, m]) if example else 0.0,
                 _parts(diagnosis, bundle, part, k, m, cells) if example else None,
-                _nodule_slice(diagnosis, cells, _boxes_about(concept.name, reading)),
+                _nodule_slice(diagnosis, cells, _boxes_about(concept.name, prediction)),
                 example,
             )
         )
@@ -177,8 +177,8 @@ def _parts(
     return score_parts(part.head, diagnosis.encoding.cells, own, k, m, (int(d), int(h), int(w)))
 
 
-def _boxes_about(name: str, reading: ConceptReading) -> list[Box]:
-    return [box for box in reading.revision.boxes if box.concept in (None, name)]
+def _boxes_about(name: str, prediction: ConceptPrediction) -> list[Box]:
+    return [box for box in prediction.revision.boxes if box.concept in (None, name)]
 
 
 def _nodule_slice(diagnosis: Diagnosis, cells: NDArray, boxes: Sequence[Box]) -> CellSlice:

@@ -13,7 +13,7 @@ from contrastdiagnosis import RESEARCH_USE_NOTICE, __version__
 from contrastdiagnosis.bundle.info import BundleInfo
 from contrastdiagnosis.cases.library import Case
 from contrastdiagnosis.cases.vote import VoteRule
-from contrastdiagnosis.concepts.concept_reading import ConceptReading
+from contrastdiagnosis.concepts.concept_prediction import ConceptPrediction
 from contrastdiagnosis.diagnosis.diagnoser import Diagnosis, SimilarCase
 from contrastdiagnosis.imaging.volume import Volume
 from contrastdiagnosis.maps.explanation import NO_PICTURE, Explanation
@@ -81,49 +81,50 @@ def _vote(diagnosis: Diagnosis, rule: VoteRule) -> dict[str, Any]:
     }
 
 
-def concept_summary(reading: ConceptReading) -> dict[str, Any]:
+def concept_summary(prediction: ConceptPrediction) -> dict[str, Any]:
     """What the concepts say and why: `baseline` plus all contributions is `logit`.
 
     `prototype` and its `score` are None where no prototype is evidence.
     """
-    shown = reading.shown
+    shown = prediction.shown
     rows = [
         {
             "name": concept.name,
-            "rejected": concept.name in reading.revision.rejected,
+            "rejected": concept.name in prediction.revision.rejected,
             "presence": None if np.isnan(presence) else round(float(presence), 4),
             "contribution": float(contribution),
             "prototype": int(shown[k]) if shown[k] >= 0 else None,
-            "score": round(float(reading.scores[k, shown[k]]), 4) if shown[k] >= 0 else None,
+            "score": round(float(prediction.scores[k, shown[k]]), 4) if shown[k] >= 0 else None,
             "criterion": concept.criterion,
             "reader_kappa": concept.reader_kappa,
             "auroc": concept.auroc,
         }
         for k, (concept, presence, contribution) in enumerate(
-            zip(reading.concepts, reading.presence, reading.contribution, strict=True)
+            zip(prediction.concepts, prediction.presence, prediction.contribution, strict=True)
         )
     ]
     return {
-        "verdict": "malignant" if reading.malignant else "benign",
-        "probability": reading.probability,
-        "baseline": reading.baseline,
-        "logit": reading.logit,
-        "sentence": evidence_sentence(reading),
+        "verdict": "malignant" if prediction.malignant else "benign",
+        "probability": prediction.probability,
+        "baseline": prediction.baseline,
+        "logit": prediction.logit,
+        "sentence": evidence_sentence(prediction),
         "concepts": rows,
-        "revision": json.loads(json.dumps(asdict(reading.revision))),
-        "remarks": list(reading.remarks),
+        "revision": json.loads(json.dumps(asdict(prediction.revision))),
+        "remarks": list(prediction.remarks),
     }
 
 
-def evidence_sentence(reading: ConceptReading) -> str:
+def evidence_sentence(prediction: ConceptPrediction) -> str:
     """Which concepts drive the score, the strongest first: "spiculated 0.82, +1.3 logits; ..."."""
-    order = np.argsort(-np.abs(reading.contribution), kind="stable")
+    order = np.argsort(-np.abs(prediction.contribution), kind="stable")
     parts = []
     for k in order:
-        presence, name = reading.presence[k], reading.concepts[k].name
+        presence, name = prediction.presence[k], prediction.concepts[k].name
         told = "rejected" if np.isnan(presence) else f"{presence:.2f}"
-        parts.append(f"{name} {told}, {reading.contribution[k]:+.1f} logits")
-    return f"{'; '.join(parts)}; without any {reading.baseline:+.1f}: together {reading.logit:+.1f}"
+        parts.append(f"{name} {told}, {prediction.contribution[k]:+.1f} logits")
+    without, together = f"{prediction.baseline:+.1f}", f"{prediction.logit:+.1f}"
+    return f"{'; '.join(parts)}; without any {without}: together {together}"
 
 
 def case_summary(case: Case) -> dict[str, Any]:

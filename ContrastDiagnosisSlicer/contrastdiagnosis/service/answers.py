@@ -94,26 +94,26 @@ def concepts_body(engine: Engine, request: NoduleRequest) -> bytes:
     one, with the `usual_score` of nodules without the concept), `disagreement` and `notice`.
     """
     diagnosis, bundle = engine.revised(request), engine.bundle
-    reading, part = diagnosis.concepts, bundle.concepts
+    prediction, part = diagnosis.concepts, bundle.concepts
     if not diagnosis.judged:
         raise InputError(f"no concepts are read: {diagnosis.confidence.obstacles[0]}")
-    if reading is None or part is None:
+    if prediction is None or part is None:
         raise InputError(f"the bundle {bundle.info.name} has no concepts")
     atlas = {(p.concept, p.number): p for p in part.atlas}
-    shown = zip(reading.concepts, part.head.absent, reading.shown.tolist(), strict=True)
+    shown = zip(prediction.concepts, part.head.absent, prediction.shown.tolist(), strict=True)
     examples = [
         {**prototype_row(bundle, atlas[c.name, m]), "usual_score": float(absent[m])}
         for c, absent, m in shown
         if m >= 0
     ]
     document = {
-        **concept_summary(reading),
+        **concept_summary(prediction),
         "cells_ijk_to_ras": diagnosis.encoding.grid.to_ras.tolist(),
         "examples": examples,
         "disagreement": diagnosis.disagreement,
         "notice": RESEARCH_USE_NOTICE,
     }
-    return pack({"maps": reading.maps}, document)
+    return pack({"maps": prediction.maps}, document)
 
 
 def prototype_row(bundle: Bundle, prototype: Prototype) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 
-from contrastdiagnosis.concepts.concept_reading import ConceptReading, size_factor
+from contrastdiagnosis.concepts.concept_prediction import ConceptPrediction, size_factor
 from contrastdiagnosis.concepts.encoding import Encoding
 from contrastdiagnosis.imaging.image_quality import image_quality
 from contrastdiagnosis.imaging.measure import AxialDiameters, bounding_box
@@ -88,7 +88,7 @@ def nodule_facts(
     volume: Volume,
     point_ras_mm: ArrayLike,
     geometry: PatchGeometry = DEFAULT_GEOMETRY,
-    concepts: ConceptReading | None = None,
+    concepts: ConceptPrediction | None = None,
 ) -> NoduleFacts:
     """What is measured at a point.
 

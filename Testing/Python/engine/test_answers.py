@@ -216,12 +216,12 @@ def test_concepts_with_their_maps(engine, asked, revision):
     request = replace(asked, revision=revision)
     tensors, told = strict(concepts_body(engine, request))
     diagnosis = engine.revised(request)
-    reading, grid = diagnosis.concepts, diagnosis.encoding.grid
+    prediction, grid = diagnosis.concepts, diagnosis.encoding.grid
     assert set(tensors) == {"maps"}
     assert tensors["maps"].dtype == np.float32
-    np.testing.assert_array_equal(tensors["maps"], reading.maps)
+    np.testing.assert_array_equal(tensors["maps"], prediction.maps)
     assert tensors["maps"].min() >= 0 and tensors["maps"].max() <= 1
-    summary = json.loads(json.dumps(concept_summary(reading)))
+    summary = json.loads(json.dumps(concept_summary(prediction)))
     assert {name: told[name] for name in summary} == summary
     assert told["disagreement"] == diagnosis.disagreement
     np.testing.assert_allclose(

@@ -200,7 +200,7 @@ def test_what_the_server_may_say_names_no_option(module):
 def test_the_servers_modules_are_found_and_the_commands_are_none_of_them():
     found = used_by("service/app", set())
     wanted = ("imaging/volume", "diagnosis/diagnoser", "bundle/bundle", "protocol/tensors")
-    assert {*wanted, "service/requests", "concepts/concept_reading"} <= found
+    assert {*wanted, "service/requests", "concepts/concept_prediction"} <= found
     assert not [module for module in found if module.startswith("commands/")]
     assert "wanted one of --ras, --lps and --ijk, got " in sentences("commands/diagnose")
 

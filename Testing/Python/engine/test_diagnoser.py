@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from contrastdiagnosis.cases.library import CaseLibrary
-from contrastdiagnosis.concepts.concept_reading import read_concepts
+from contrastdiagnosis.concepts.concept_prediction import predict_concepts
 from contrastdiagnosis.concepts.encoding import encode
 from contrastdiagnosis.diagnosis.diagnoser import SHOWN_CASES, Diagnoser, choose_device
 from contrastdiagnosis.errors import InputError
@@ -274,17 +274,17 @@ def test_cuda_asked_for_and_absent_is_refused(monkeypatch):
 def test_a_diagnosis_tells_the_concepts(diagnoser, diagnosis):
     head, info = diagnoser.bundle.head, diagnoser.bundle.info
     similarity = diagnosis.encoding.similarity
-    reading = read_concepts(
+    prediction = predict_concepts(
         head, info.concepts, info.concept_calibration, similarity, diagnosis.encoding.grid
     )
-    assert diagnosis.concepts.logit == reading.logit
-    assert diagnosis.concepts.probability == reading.probability
-    np.testing.assert_array_equal(diagnosis.concepts.presence, reading.presence)
+    assert diagnosis.concepts.logit == prediction.logit
+    assert diagnosis.concepts.probability == prediction.probability
+    np.testing.assert_array_equal(diagnosis.concepts.presence, prediction.presence)
     np.testing.assert_array_equal(diagnosis.concepts.similarity, similarity)
     decided = head.decide(torch.from_numpy(similarity.max(axis=(2, 3, 4)))[None])
     calibration = info.concept_calibration
     shown = calibration.slope * float(decided[0]) + calibration.intercept
-    assert reading.logit == pytest.approx(shown, abs=1e-5)
+    assert prediction.logit == pytest.approx(shown, abs=1e-5)
 
 
 def test_without_a_concept_head_nothing_is_told_of_concepts(diagnoser, phantom, diagnosis):
@@ -319,7 +319,7 @@ def test_revising_needs_no_network_and_changes_the_concepts_alone(diagnoser, dia
     assert revised.concepts.logit != diagnosis.concepts.logit
     assert np.isnan(revised.concepts.presence[2])
     assert diagnosis.concepts.revision.empty
-    # From the first reading again, not from the revised one.
+    # From the first prediction again, not from the revised one.
     again = still.revise(revised, phantom.volume, Revision())
     assert again.concepts.logit == diagnosis.concepts.logit
     np.testing.assert_array_equal(again.concepts.similarity, diagnosis.concepts.similarity)
@@ -354,13 +354,13 @@ def test_cases_and_concepts_that_disagree_are_told(diagnosis):
 def test_ignoring_where_each_concept_is_seen_most_lowers_its_presence(
     diagnoser, diagnosis, phantom
 ):
-    reading, grid = diagnosis.concepts, diagnosis.encoding.grid
-    k = int(np.argmax(reading.maps.max(axis=(1, 2, 3))))
-    assert reading.maps[k].max() > 0
-    where = np.unravel_index(reading.maps[k].argmax(), grid.shape)
+    prediction, grid = diagnosis.concepts, diagnosis.encoding.grid
+    k = int(np.argmax(prediction.maps.max(axis=(1, 2, 3))))
+    assert prediction.maps[k].max() > 0
+    where = np.unravel_index(prediction.maps[k].argmax(), grid.shape)
     box = Box(tuple(grid.centers_ras_mm[where]), (6, 6, 5.5), False, CONCEPTS[k].name)
     revised = diagnoser.revise(diagnosis, phantom.volume, Revision(boxes=(box,))).concepts
-    shown = reading.shown[k]
-    assert revised.scores[k, shown] < reading.scores[k, shown]
+    shown = prediction.shown[k]
+    assert revised.scores[k, shown] < prediction.scores[k, shown]
     rest = [n for n in range(len(CONCEPTS)) if n != k]
-    np.testing.assert_array_equal(revised.presence[rest], reading.presence[rest])
+    np.testing.assert_array_equal(revised.presence[rest], prediction.presence[rest])

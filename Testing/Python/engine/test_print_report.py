@@ -102,11 +102,11 @@ def test_cases_with_pixels_stand_beside_the_nodule(diagnosis, phantom, bundle, t
 
 
 def test_both_lines_of_evidence_are_told(html, diagnosis, phantom, bundle):
-    reading = diagnosis.concepts
+    prediction = diagnosis.concepts
     assert f"The most similar cases say: {'malignant' if diagnosis.malignant else 'benign'}" in html
-    assert f"probability {reading.probability:.2f}" in html
+    assert f"probability {prediction.probability:.2f}" in html
     assert (diagnosis.disagreement or "The two agree") in html
-    assert evidence_sentence(reading) in html
+    assert evidence_sentence(prediction) in html
     for row in concept_section(diagnosis, bundle).rows:
         assert f"{row.concept.name} ({row.concept.criterion})</td>" in html
         assert f"{row.presence:.2f}</td>" in html

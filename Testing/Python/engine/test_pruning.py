@@ -18,7 +18,7 @@ from contrastdiagnosis.bundle.bundle import (
     sha256,
 )
 from contrastdiagnosis.bundle.pruning import prune_bundle, read_pruning, refit
-from contrastdiagnosis.concepts.concept_reading import read_concepts
+from contrastdiagnosis.concepts.concept_prediction import predict_concepts
 from contrastdiagnosis.concepts.fit import fit_decision, fit_linear_parts, fit_presence
 from contrastdiagnosis.diagnosis.diagnoser import Diagnoser
 from contrastdiagnosis.errors import InputError
@@ -341,14 +341,14 @@ def test_removed_prototypes_have_no_effect_on_a_diagnosis(pruned, phantom):
     gone = pruned.head.kept.numpy() == 0
     similarity[gone] = 1.0
     info = pruned.info
-    other = read_concepts(
+    other = predict_concepts(
         pruned.head, info.concepts, info.concept_calibration, similarity, diagnosis.encoding.grid
     )
-    reading = diagnosis.concepts
-    assert reading.logit == other.logit
-    np.testing.assert_array_equal(reading.presence, other.presence)
-    np.testing.assert_array_equal(reading.scores, other.scores)
-    np.testing.assert_array_equal(reading.maps, other.maps)
+    prediction = diagnosis.concepts
+    assert prediction.logit == other.logit
+    np.testing.assert_array_equal(prediction.presence, other.presence)
+    np.testing.assert_array_equal(prediction.scores, other.scores)
+    np.testing.assert_array_equal(prediction.maps, other.maps)
     assert not gone[np.arange(len(CONCEPTS)), other.shown].any()
 
 

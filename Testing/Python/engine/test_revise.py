@@ -1,4 +1,4 @@
-"""`contrastdiagnosis revise`: both readings printed, the corrected one written, mistakes told."""
+"""`contrastdiagnosis revise`: both predictions printed, the corrected one kept, mistakes told."""
 
 from __future__ import annotations
 

@@ -57,8 +57,8 @@ class Story:
         return self.widget.panel._parameterNode
 
     @property
-    def reading(self):
-        return Revisions.readingOf(self.node, self.node.nodule)
+    def prediction(self):
+        return Revisions.predictionOf(self.node, self.node.nodule)
 
     @property
     def boxes(self):
@@ -99,7 +99,7 @@ def test_a_diagnosis_tells_its_concepts_without_another_request(story):
     concepts = NoduleScene.documentOf(story.node, story.node.nodule)["concepts"]
     panel = story.panel
     assert panel.table.rowCount == 3
-    assert story.reading is None
+    assert story.prediction is None
     for cells, row in zip(panel._cells, concepts["concepts"], strict=True):
         assert cells[PROBABILITY].text() == f"{row['presence']:.2f}"
         assert float(cells[LOGITS].text()) == pytest.approx(row["contribution"], abs=0.006)
@@ -165,7 +165,7 @@ def test_choosing_a_concept_shows_its_map_and_prototype(story, wait_until):
     map_ = roleOf(node, "conceptMap")
     assert ConceptView.shownMap(node) == (node.nodule, name)
     matrix = slicer.util.arrayFromVTKMatrix(_matrixOf(map_))
-    assert matrix == pytest.approx(np.array(story.reading["cells_ijk_to_ras"]))
+    assert matrix == pytest.approx(np.array(story.prediction["cells_ijk_to_ras"]))
     assert slicer.util.arrayFromVolume(map_).min() >= 0
     for view in ("Red", "Yellow"):
         composite = slicer.mrmlScene.GetSingletonNode(view, "vtkMRMLSliceCompositeNode")
@@ -178,9 +178,9 @@ def test_choosing_a_concept_shows_its_map_and_prototype(story, wait_until):
     hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
     folder = hierarchy.GetItemParent(hierarchy.GetItemByDataNode(map_))
     assert hierarchy.GetItemName(folder) == "ContrastDiagnosis of CT"
-    example = next(e for e in story.reading["examples"] if e["concept"] == name)
+    example = next(e for e in story.prediction["examples"] if e["concept"] == name)
     assert example["case_id"] in story.panel.example.text
-    for told in story.reading["examples"]:
+    for told in story.prediction["examples"]:
         story.choose(told["concept"])
         has = told["has_pixels"]
         wait_until(lambda has=has: story.panel.picture.pixmap.isNull() != has, LIMIT_S)
@@ -200,14 +200,16 @@ def _matrixOf(volume):
 def test_a_rejected_concept_counts_no_more_and_comes_back(story):
     before = NoduleScene.documentOf(story.node, story.node.nodule)["concepts"]
     story.reject("calcified")
-    row = story.reading["concepts"][2]
+    row = story.prediction["concepts"][2]
     assert row["rejected"] and row["presence"] is None
     assert story.panel._cells[2][PROBABILITY].text() == "rejected"
     assert "rejected concepts: 1" in story.panel.remarks.text
-    total = story.reading["baseline"] + sum(r["contribution"] for r in story.reading["concepts"])
-    assert total == pytest.approx(story.reading["logit"], abs=1e-12)
+    total = story.prediction["baseline"] + sum(
+        r["contribution"] for r in story.prediction["concepts"]
+    )
+    assert total == pytest.approx(story.prediction["logit"], abs=1e-12)
     story.reject("calcified", False)
-    assert story.reading["concepts"] == before["concepts"]
+    assert story.prediction["concepts"] == before["concepts"]
 
 
 def test_boxes_are_drawn_dragged_and_reset(story):
@@ -216,23 +218,23 @@ def test_boxes_are_drawn_dragged_and_reset(story):
     assert box.GetCenterWorld() == pytest.approx(POINTS[0])
     assert tuple(box.GetSize()) == (15.0, 15.0, 15.0)
     assert box.GetDisplayNode().GetSelectedColor() == pytest.approx((0.2, 0.75, 0.3))
-    at = story.reading["logit"]
+    at = story.prediction["logit"]
     assert at != first
     story.drag(box, np.add(POINTS[0], (12.0, 6.0, 4.0)))
-    moved = story.reading["logit"]
+    moved = story.prediction["logit"]
     assert moved not in (at, first)
-    assert story.reading["revision"]["boxes"][0]["center_ras_mm"] == pytest.approx((72, -4, 12))
+    assert story.prediction["revision"]["boxes"][0]["center_ras_mm"] == pytest.approx((72, -4, 12))
     # Removed by hand, as in the Data module.
     slicer.mrmlScene.RemoveNode(box)
     story.wait()
-    assert story.reading["logit"] == first
+    assert story.prediction["logit"] == first
     story.add(look=False)
     story.reject("spiculated")
-    assert story.reading["logit"] != first
+    assert story.prediction["logit"] != first
     story.panel.resetButton.click()
     story.wait()
     assert story.boxes == []
-    assert story.reading is None
+    assert story.prediction is None
     assert story.panel._cells[0][REJECT].checkState() == qt.Qt.Unchecked
 
 
@@ -245,7 +247,7 @@ def test_a_box_is_about_the_chosen_concept_alone(story):
     story.choose("spiculated")
     box = story.add(look=False, everything=False)
     assert "spiculated" in box.GetName()
-    after = story.reading["concepts"]
+    after = story.prediction["concepts"]
     assert after[0]["contribution"] != before[0]["contribution"]
     assert [r["contribution"] for r in after[1:]] == [r["contribution"] for r in before[1:]]
 
@@ -273,7 +275,7 @@ def test_while_a_box_is_dragged_one_request_is_on_its_way_and_the_last_place_win
         pauses.append(clock.restart())
     story.wait()
     assert 1 <= len(sent) < 60
-    last = story.reading["revision"]["boxes"][0]["center_ras_mm"]
+    last = story.prediction["revision"]["boxes"][0]["center_ras_mm"]
     assert last == pytest.approx(np.add(POINTS[0], (5.9, 0, 0)), abs=1e-3)
     assert max(pauses) < 500
 
@@ -281,7 +283,7 @@ def test_while_a_box_is_dragged_one_request_is_on_its_way_and_the_last_place_win
 @pytest.mark.parametrize("kind", ["flat", "sheared", "elsewhere"])
 def test_a_box_that_cannot_be_used_ends_in_a_message_and_nothing_is_lost(story, kind):
     box = story.add()
-    reading = story.reading
+    prediction = story.prediction
     if kind == "flat":
         box.SetSize(15, 0, 15)
     elif kind == "elsewhere":
@@ -293,13 +295,13 @@ def test_a_box_that_cannot_be_used_ends_in_a_message_and_nothing_is_lost(story, 
     story.wait()
     told = {"flat": "positive sides", "sheared": "right angles", "elsewhere": "outside the volume"}
     assert told[kind] in story.panel.message.text
-    assert story.reading == reading
+    assert story.prediction == prediction
     assert story.boxes == [box]
     if kind == "flat":
         box.SetSize(15, 10, 15)
         story.wait()
         assert story.panel.message.text == ""
-        assert story.reading["revision"]["boxes"][0]["size_mm"] == pytest.approx((15, 10, 15))
+        assert story.prediction["revision"]["boxes"][0]["size_mm"] == pytest.approx((15, 10, 15))
 
 
 def _putUnder(node, rows):
@@ -400,7 +402,7 @@ def test_undo_takes_boxes_along_and_brings_older_ones_back(story):
     story.node.points.InvokeEvent(slicer.vtkMRMLMarkupsNode.PointEndInteractionEvent)
     story.wait()
     assert len(story.boxes) == 1
-    assert story.reading["revision"]["rejected"] == ["calcified"]
+    assert story.prediction["revision"]["rejected"] == ["calcified"]
     story.drag(story.boxes[0], POINTS[1])
     story.add(look=False)
     story.widget.ui.undoButton.click()
@@ -419,7 +421,7 @@ def test_saving_and_loading_brings_corrections_and_map_back_without_asking(story
     story.choose("spiculated")
     story.drag(story.add(look=False, everything=False), np.add(POINTS[0], (3.21, 0, 0)))
     story.reject("calcified")
-    reading, headline = story.reading, story.panel.headline.text
+    prediction, headline = story.prediction, story.panel.headline.text
     values = slicer.util.arrayFromVolume(roleOf(story.node, "conceptMap")).copy()
     file = str(tmp_path / "scene.mrb")
     assert slicer.mrmlScene.WriteToMRB(file, None, None)
@@ -428,7 +430,7 @@ def test_saving_and_loading_brings_corrections_and_map_back_without_asking(story
     assert slicer.mrmlScene.ReadFromMRB(file, True)
     assert not story.section.isRunning
     node = story.node
-    assert story.reading == reading
+    assert story.prediction == prediction
     assert story.panel.headline.text == headline
     assert story.panel.table.currentRow() == 0
     assert story.panel._cells[2][REJECT].checkState() == qt.Qt.Checked
@@ -437,7 +439,7 @@ def test_saving_and_loading_brings_corrections_and_map_back_without_asking(story
     assert box.GetCenterWorld() == pytest.approx(np.add(POINTS[0], (3.21, 0, 0)), abs=1e-3)
     assert slicer.util.arrayFromVolume(roleOf(node, "conceptMap")) == pytest.approx(values)
     story.drag(box, POINTS[0])
-    center = story.reading["revision"]["boxes"][0]["center_ras_mm"]
+    center = story.prediction["revision"]["boxes"][0]["center_ras_mm"]
     assert center == pytest.approx(POINTS[0], abs=0.01)
 
 

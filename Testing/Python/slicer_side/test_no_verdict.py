@@ -221,7 +221,7 @@ def make_corrected(widget, wait_until):
     panel.onCaseSelected(0)
     wait_until(lambda: panel.compare.node(node, "queryMap") is not None, LIMIT_S)
     assert panel.compare.node(node, "conceptMap") is not None
-    return Revisions.readingOf(node, node.nodule)
+    return Revisions.predictionOf(node, node.nodule)
 
 
 @pytest.mark.parametrize("back", ["moved", "undone"])
@@ -231,12 +231,12 @@ def test_from_a_verdict_to_none_and_back(widget, click, wait_until, back):
     node, panel = node_of(widget), widget.panel
     before = document_of(widget)
     assert before["verdict"] is not None
-    reading = make_corrected(widget, wait_until)
+    prediction = make_corrected(widget, wait_until)
     move(widget, HEART, wait_until)
     check_no_verdict(widget, "no nodule")
     check_nothing_coloured(widget)
     assert "Boxes: 1; rejected concepts: 1" in panel.concepts.panel.headline.text
-    assert Revisions.readingOf(node, pointId) is None
+    assert Revisions.predictionOf(node, pointId) is None
     (box,) = Revisions.boxesOf(node, pointId)
     box.SetCenter(*np.add(box.GetCenter(), (0.5, 0.0, 0.0)))
     settle(widget, wait_until)
@@ -254,9 +254,9 @@ def test_from_a_verdict_to_none_and_back(widget, click, wait_until, back):
     assert segment_of(widget).HasTag("ContrastDiagnosis.probability")
     assert panel.concepts.panel.table.isVisibleTo(panel.concepts.panel.widget)
     assert FOR_WHAT_IT_IS_WORTH not in panel.result.confidence.text
-    asked = Revisions.readingOf(node, pointId)
-    assert Revisions.isSame(asked["revision"], reading["revision"])
-    assert asked["probability"] == reading["probability"]
+    asked = Revisions.predictionOf(node, pointId)
+    assert Revisions.isSame(asked["revision"], prediction["revision"])
+    assert asked["probability"] == prediction["probability"]
     assert panel.compare.node(node, "conceptMap") is not None
 
 

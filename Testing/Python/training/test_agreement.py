@@ -17,7 +17,7 @@ from contrastdiagnosis_training.commands.agreement import (
 )
 
 
-def readings(between=0.8, within=0.6, count=400, readers=4, seed=0, rounded=True):
+def ratings(between=0.8, within=0.6, count=400, readers=4, seed=0, rounded=True):
     random = np.random.default_rng(seed)
     true = random.normal(3, between**0.5, count)
     values = true[:, None] + random.normal(0, within**0.5, (count, readers))
@@ -25,7 +25,7 @@ def readings(between=0.8, within=0.6, count=400, readers=4, seed=0, rounded=True
 
 
 def test_variance_components_are_found_again():
-    found = variance_components(readings(count=4000, rounded=False))
+    found = variance_components(ratings(count=4000, rounded=False))
     assert found.between == pytest.approx(0.8, rel=0.1)
     assert found.within == pytest.approx(0.6, rel=0.1)
     assert found.reliability(1) == pytest.approx(0.8 / 1.4, rel=0.1)
@@ -40,7 +40,7 @@ def test_variance_components_of_the_textbook():
 
 
 def test_uneven_numbers_of_readers():
-    whole = readings(count=3000, rounded=False)
+    whole = ratings(count=3000, rounded=False)
     some = [r[: 2 + n % 3] for n, r in enumerate(whole)]
     assert variance_components(some).between == pytest.approx(0.8, rel=0.15)
 
@@ -57,9 +57,9 @@ def test_one_reader_against_the_others_equals_the_loop():
 
 
 def test_simulated_readers_scatter_as_the_real_ones():
-    real = readings()
+    real = ratings()
     model, wanted = ReaderModel(real), variance_components(real)
-    found = [variance_components(model.readings()) for _ in range(10)]
+    found = [variance_components(model.ratings()) for _ in range(10)]
     assert np.mean([f.between for f in found]) == pytest.approx(wanted.between, rel=0.05)
     assert np.mean([f.within for f in found]) == pytest.approx(wanted.within, rel=0.05)
 
@@ -77,7 +77,7 @@ def test_without_noise_the_ideal_is_perfect():
 
 
 def test_noise_lowers_the_ceiling():
-    quiet, loud = (figures_of(readings(within=w)) for w in (0.1, 1.5))
+    quiet, loud = (figures_of(ratings(within=w)) for w in (0.1, 1.5))
     assert set(quiet) == set(IDEAL_FIGURES)
     for name in IDEAL_FIGURES:
         assert loud[name][0] < quiet[name][0] - 0.03, name
@@ -85,17 +85,17 @@ def test_noise_lowers_the_ceiling():
 
 
 def test_the_simulation_is_seeded():
-    assert figures_of(readings(count=80)) == figures_of(readings(count=80))
+    assert figures_of(ratings(count=80)) == figures_of(ratings(count=80))
 
 
 def test_a_band_without_both_classes_has_no_figure():
-    given = readings(count=80)
+    given = ratings(count=80)
     patient, diameter = np.arange(80), np.full(80, 20.0)
     assert "auc_6_12mm" not in ideal_figures(ReaderModel(given), diameter, patient, repeats=2)
 
 
 @pytest.mark.parametrize("given", [[], [[3.0, 4.0]], [[3.0], [4.0], [1.0]]])
-def test_too_few_readings_are_refused(given):
+def test_too_few_ratings_are_refused(given):
     with pytest.raises(InputError, match="two nodules, some of them rated by two readers"):
         variance_components(given)
 

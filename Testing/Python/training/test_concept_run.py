@@ -23,7 +23,7 @@ from contrastdiagnosis.bundle.bundle import (
 from contrastdiagnosis.bundle.pruning import prune_bundle
 from contrastdiagnosis.cases.case_folder import read_case_folder, read_scan
 from contrastdiagnosis.cases.library import RATINGS
-from contrastdiagnosis.concepts.concept_reading import read_concepts, size_factor
+from contrastdiagnosis.concepts.concept_prediction import predict_concepts, size_factor
 from contrastdiagnosis.concepts.encoding import encode
 from contrastdiagnosis.diagnosis.diagnoser import Diagnoser
 from contrastdiagnosis.errors import InputError
@@ -226,10 +226,10 @@ def test_confidence_of_a_run_knows_the_concepts_of_size(runs, folder):
     """As shipped: each fold's own head says by what factor a measured size is contradicted."""
     _, parts = calibrated_folds(runs / "cv", "distance-weighted")
     column, volume_mm3 = FACT_NAMES.index("size_factor"), 180.0
-    for _, readings in parts:  # The tiny networks outline nothing.
-        readings.facts[:, FACT_NAMES.index("volume_mm3")] = volume_mm3
+    for _, predictions in parts:  # The tiny networks outline nothing.
+        predictions.facts[:, FACT_NAMES.index("volume_mm3")] = volume_mm3
     told = with_size_factors(parts, runs / "concepts", (0, 1, 2))
-    assert all(np.isnan(readings.facts[:, column]).all() for _, readings in parts)
+    assert all(np.isnan(predictions.facts[:, column]).all() for _, predictions in parts)
     rows = {n.case_id: n for n in read_case_folder(folder)}
     heads = [
         (head_of_run(f), load_columns(ConceptScores, f / TEST))
@@ -237,23 +237,23 @@ def test_confidence_of_a_run_knows_the_concepts_of_size(runs, folder):
     ]
     concepts, calibration = calibrate_concepts(LIDC_CONCEPTS, [heads[0], heads[2]])
     network = network_of_run(runs / "cv" / "fold1")
-    readings = told[1][1]
-    for n in (0, len(readings) - 1):
-        scan = read_scan(rows[readings.case_id[n]])
+    predictions = told[1][1]
+    for n in (0, len(predictions) - 1):
+        scan = read_scan(rows[predictions.case_id[n]])
         patch = crop_patch(scan.volume, scan.center_ras_mm)
         encoding = encode(network, [patch], torch.device("cpu"), heads[1][0])[0]
-        reading = read_concepts(
+        prediction = predict_concepts(
             heads[1][0], concepts, calibration, encoding.similarity, encoding.grid
         )
-        assert readings.facts[n, column] == pytest.approx(
-            size_factor(reading.concepts, reading.presence, volume_mm3)
+        assert predictions.facts[n, column] == pytest.approx(
+            size_factor(prediction.concepts, prediction.presence, volume_mm3)
         )
 
 
 def test_explain_eval_judges_a_bundle_by_its_whole_rule(folder):
     """Its concepts of size too: else it would be surer than the product."""
     rows, bundle = read_case_folder(folder)[:3], default_bundle_folder()
-    told = unseen_of_bundle(bundle, rows, torch.device("cpu")).readings.facts
+    told = unseen_of_bundle(bundle, rows, torch.device("cpu")).predictions.facts
     assert np.isfinite(told[:, FACT_NAMES.index("size_factor")]).all()
     diagnoser, scans = Diagnoser(load_bundle(bundle), "cpu"), [read_scan(row) for row in rows]
     wanted = [diagnoser.diagnose(s.volume, s.center_ras_mm).facts.row for s in scans]

@@ -1,4 +1,4 @@
-"""Simulated users, who correct made readings of four concepts."""
+"""Simulated users, who correct made-up predictions of four concepts."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 import torch
 from contrastdiagnosis.cases.vote import Calibration
 from contrastdiagnosis.concepts.boxes import CellGrid
-from contrastdiagnosis.concepts.concept_reading import read_concepts
+from contrastdiagnosis.concepts.concept_prediction import predict_concepts
 from contrastdiagnosis.concepts.head import Concept, ConceptConfig, ConceptHead
 from contrastdiagnosis.imaging.patch import DEFAULT_GEOMETRY, Patch
 from contrastdiagnosis.protocol.revision import Box, Revision
@@ -64,7 +64,7 @@ def reader(score, place=(IN, IN, IN, IN), weight=(1.0, -3.0, 2.0, 0.5)):
         similarity[(k, 0, *cell)] = score[k]
 
     def read(revision=Revision()):
-        return read_concepts(head, CONCEPTS, Calibration(), similarity, GRID, revision)
+        return predict_concepts(head, CONCEPTS, Calibration(), similarity, GRID, revision)
 
     return read
 
@@ -89,18 +89,18 @@ def moved(read, action):
 
 
 def test_wrong_is_what_is_shown_and_most_readers_deny():
-    reading = reader((0.9, 0.9, 0.9, 0.3))()
-    assert wrong_concepts(reading, truth_of((0.25, 0.5, np.nan, 0.0))) == [SPICULATED]
-    assert wrong_concepts(reading, truth_of((0.0, 0.4, 0.1, 0.0))) == [
+    prediction = reader((0.9, 0.9, 0.9, 0.3))()
+    assert wrong_concepts(prediction, truth_of((0.25, 0.5, np.nan, 0.0))) == [SPICULATED]
+    assert wrong_concepts(prediction, truth_of((0.0, 0.4, 0.1, 0.0))) == [
         SPICULATED, MARGIN, SUB_SOLID,
     ]  # fmt: skip
 
 
 def test_astray_is_what_is_shown_elsewhere_than_in_the_nodule():
-    reading = reader((0.9, 0.9, 0.3, 0.9), (IN, OUT, OUT, (7, 4, 4)))()
-    assert astray_concepts(reading, truth_of([1.0] * 4)) == [MARGIN, CALCIFIED]
+    prediction = reader((0.9, 0.9, 0.3, 0.9), (IN, OUT, OUT, (7, 4, 4)))()
+    assert astray_concepts(prediction, truth_of([1.0] * 4)) == [MARGIN, CALCIFIED]
     everywhere = truth_of([1.0] * 4, np.ones(DEFAULT_GEOMETRY.shape, bool))
-    assert astray_concepts(reading, everywhere) == []
+    assert astray_concepts(prediction, everywhere) == []
 
 
 def test_the_box_reaches_a_margin_beyond_the_nodule_on_every_side():
@@ -182,8 +182,8 @@ REJECTION = ("reject", SUB_SOLID)
 
 
 def noisy(actions, share=(1.0, 0.5, 0.0, np.nan), seed=0):
-    reading = reader((0.9, 0.9, 0.9, 0.9))()
-    return noisy_actions(actions, reading, truth_of(share), GRID, np.random.default_rng(seed))
+    prediction = reader((0.9, 0.9, 0.9, 0.9))()
+    return noisy_actions(actions, prediction, truth_of(share), GRID, np.random.default_rng(seed))
 
 
 def test_corrections_are_weighed_as_they_are_taken():

@@ -14,7 +14,7 @@ from contrastdiagnosis.trust.case_limits import CaseLimits, NoduleGate
 from contrastdiagnosis.trust.facts import FACT_NAMES
 from contrastdiagnosis_training.evaluation.confidences import confidence_of_nodules, limits_of
 from contrastdiagnosis_training.evaluation.support_vote import support_of_bundle
-from contrastdiagnosis_training.runs.readings import read_nodules
+from contrastdiagnosis_training.runs.predictions import predict_nodules
 from engine.conftest import write_tiny_bundle
 
 from training.conftest import write_case_folder
@@ -35,13 +35,13 @@ def test_evaluation_and_product_judge_alike(bundle, tmp_path, context):
     folder = write_case_folder(tmp_path / "cases", patients=5, context=context, seed=3)
     rows = read_case_folder(folder)
     diagnoser = Diagnoser(bundle, "cpu")
-    readings = read_nodules(bundle.network, rows, torch.device("cpu"), diagnoser)
+    predictions = predict_nodules(bundle.network, rows, torch.device("cpu"), diagnoser)
     rule = (bundle.indicator.threshold, bundle.info.split_vote, bundle.info.limits)
-    told = confidence_of_nodules(support_of_bundle(bundle), readings, *rule)
+    told = confidence_of_nodules(support_of_bundle(bundle), predictions, *rule)
     for n, (row, confidence) in enumerate(zip(rows, told, strict=True)):
         scan = read_scan(row)
         product = diagnoser.diagnose(scan.volume, scan.center_ras_mm, row.patient_id)
-        np.testing.assert_allclose(product.facts.row, readings.facts[n], rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(product.facts.row, predictions.facts[n], rtol=1e-5, atol=1e-5)
         if context:
             assert product.confidence == confidence
         else:  # The file ends with the nodule: a reason for the product alone.
@@ -54,15 +54,15 @@ def test_evaluation_and_product_judge_alike(bundle, tmp_path, context):
 
 def test_no_nodules_have_no_judgements(bundle, tmp_path):
     rows = read_case_folder(write_case_folder(tmp_path / "cases", patients=1))
-    readings = read_nodules(bundle.network, rows, torch.device("cpu"))
-    nobody = readings[np.zeros(len(readings), bool)]
+    predictions = predict_nodules(bundle.network, rows, torch.device("cpu"))
+    nobody = predictions[np.zeros(len(predictions), bool)]
     rule = (bundle.indicator.threshold, bundle.info.split_vote, bundle.info.limits)
     assert confidence_of_nodules(support_of_bundle(bundle), nobody, *rule) == []
 
 
 def test_limits_let_their_own_nodules_through(bundle, tmp_path):
     rows = read_case_folder(write_case_folder(tmp_path / "cases", patients=10, context=True))
-    facts = read_nodules(bundle.network, rows, torch.device("cpu")).facts
+    facts = predict_nodules(bundle.network, rows, torch.device("cpu")).facts
     limits = limits_of(facts)
     volume = facts[:, FACT_NAMES.index("volume_mm3")]
     assert limits.min_volume_mm3 == pytest.approx(np.quantile(volume, 0.005), abs=0.1)

@@ -28,7 +28,7 @@ from contrastdiagnosis_training.evaluation.figures import (
     rule_figures,
     strict,
 )
-from contrastdiagnosis_training.evaluation.support_vote import K_CHOICES, support_of_readings
+from contrastdiagnosis_training.evaluation.support_vote import K_CHOICES, support_of_predictions
 from contrastdiagnosis_training.evaluation.table import table
 from contrastdiagnosis_training.network.recipe import RECIPES
 from contrastdiagnosis_training.runs.crossfit_run import folds_of_run, load_fold
@@ -239,8 +239,8 @@ def test_runs_that_do_not_belong_together_are_refused(runs, folders, cache, tmp_
 
 def test_figures_that_cannot_be_had_are_null(runs, folders, tmp_path):
     """A rule that leaves one class has no AUC; the file stays strict JSON with all its keys."""
-    readings = load_fold(runs / "cv", 0)["test"]
-    benign = readings[readings.malignancy < 3]
+    predictions = load_fold(runs / "cv", 0)["test"]
+    benign = predictions[predictions.malignancy < 3]
     support, _ = fold_part(load_fold(runs / "cv", 0), VoteRule(5, 0.1))
     figures = json.loads(json.dumps(strict(figures_of([(support, benign)])), allow_nan=False))
     assert figures["exclude3"]["n"] == len(benign)
@@ -301,8 +301,10 @@ def test_without_the_readers_masks_the_control_is_missing_and_nothing_else(runs,
     assert "forest on readers' masks" in table(figures)
 
 
-def test_a_run_without_readings_is_refused(tmp_path):
-    with pytest.raises(InputError, match="holds no readings; fill it by contrastdiagnosis-train"):
+def test_a_run_without_predictions_is_refused(tmp_path):
+    with pytest.raises(
+        InputError, match="holds no predictions; fill it by contrastdiagnosis-train"
+    ):
         Evaluate(crossfit=tmp_path).run()
 
 
@@ -352,7 +354,7 @@ def test_the_vote_is_chosen_on_the_validation_parts_alone(by_majority, runs):
         for fold in FOLDS:
             roles = load_fold(runs / "cv", fold)
             support = replace(
-                support_of_readings(roles["train"]), vote=VoteRule(k, form="majority")
+                support_of_predictions(roles["train"]), vote=VoteRule(k, form="majority")
             )
             kept = roles["validation"][roles["validation"].malignancy != 3]
             score = support.score(kept.embedding, kept.patient_id)
@@ -374,7 +376,7 @@ def test_a_cross_fit_run_is_evaluated_by_majority(runs, figures, tmp_path, by_ma
     right = total = 0
     for fold, k in zip(FOLDS, told["k"], strict=True):
         roles = load_fold(runs / "cv", fold)
-        support = support_of_readings(roles["train"], roles["validation"])
+        support = support_of_predictions(roles["train"], roles["validation"])
         kept = roles["test"][roles["test"].malignancy != 3]
         distance = support.distance(kept.embedding, kept.patient_id)
         votes = (support.malignancy > 3)[distance.argsort(axis=1, kind="stable")[:, :k]]

@@ -106,13 +106,13 @@ def test_the_share_that_no_map_shows_is_that_of_the_explained_pairs(evaluated, r
     assert "size, density and outline" in evaluated[1]
     unseen = unseen_of_bundle(runs / "bundle", read_case_folder(folder), torch.device("cpu"))
     other = next(
-        n for n, p in enumerate(unseen.readings.patient_id) if p != unseen.rows[0].patient_id
+        n for n, p in enumerate(unseen.predictions.patient_id) if p != unseen.rows[0].patient_id
     )
     scans = [read_scan(unseen.rows[n]) for n in (0, other)]
     first, second = (
         torch.from_numpy(crop_patch(s.volume, s.center_ras_mm).intensity) for s in scans
     )
-    z = torch.from_numpy(unseen.readings.embedding[[other]])
+    z = torch.from_numpy(unseen.predictions.embedding[[other]])
     share = pair_maps(unseen.network, first, z, second[None], [0]).statistics_share.item()
     told = pair_parts([unseen], [[0, other]], torch.device("cpu"))
     assert told["all"]["n"] == 1 and told["all"]["sd"] == 0
@@ -260,7 +260,7 @@ def test_off_centre_is_16_voxels_along_both_axes_of_the_plane():
     [
         (["--crossfit", "{cv}", "--bundle", "{bundle}"], "wanted --bundle or --crossfit, got both"),
         (["--crossfit", "{cv}", "--folds", "7"], r"holds the folds [0, 1, 2], got --folds [7]"),
-        (["--crossfit", "{bundle}"], "holds no readings"),
+        (["--crossfit", "{bundle}"], "holds no predictions"),
         (["--bundle", "{bundle}", "--nodules", "-1"], "must not be negative, got -1"),
         (["--bundle", "{bundle}", "--map.levels", "3", "5"], "levels must be of a1...a4"),
         (["--crossfit", "{cv}", "--shuffled", "{bundle}"], "holds no finished network"),

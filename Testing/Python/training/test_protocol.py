@@ -19,24 +19,24 @@ from contrastdiagnosis_training.evaluation.support_vote import (
     calibrate,
     choose_vote,
     embedding_scale,
-    support_of_readings,
+    support_of_predictions,
 )
 
-from training.test_support_vote import readings
+from training.test_support_vote import predictions
 
 
 def fold(number):
-    """Readings by role; patients of one fold are in no other role."""
+    """Predictions by role; patients of one fold are in no other role."""
     first = 3000 * number
     return {
-        "train": readings(160, 10 * number, 0.4, first),
-        "validation": readings(80, 10 * number + 1, 0.4, first + 1000),
-        "test": readings(80, 10 * number + 2, 0.4, first + 2000),
+        "train": predictions(160, 10 * number, 0.4, first),
+        "validation": predictions(80, 10 * number + 1, 0.4, first + 1000),
+        "test": predictions(80, 10 * number + 2, 0.4, first + 2000),
     }
 
 
 def turned(told):
-    """The readings with the opposite labels."""
+    """The predictions with the opposite labels."""
     return replace(told, malignancy=6 - told.malignancy)
 
 
@@ -44,7 +44,7 @@ def turned(told):
 @pytest.mark.parametrize("number", range(3))
 def test_the_vote_is_chosen_on_the_validation_part_by_the_training_part(number, form):
     roles = fold(number)
-    choice = choose_vote([(support_of_readings(roles["train"]), roles["validation"])], form)
+    choice = choose_vote([(support_of_predictions(roles["train"]), roles["validation"])], form)
     support, _ = fold_part(roles, form=form)
     assert (support.vote.k, support.vote.form) == (choice.k, form)
     assert support.vote == fold_part(roles, choice)[0].vote
@@ -56,7 +56,7 @@ def test_another_part_would_have_chosen_another_vote():
     of = {}
     for number in range(3):
         roles = fold(number)
-        cases = support_of_readings(roles["train"])
+        cases = support_of_predictions(roles["train"])
         of[number] = [choose_vote([(cases, roles[part])]) for part in ("validation", "test")]
     assert any(validation.k != test.k for validation, test in of.values())
 

@@ -15,14 +15,14 @@ from contrastdiagnosis_training.evaluation.support_vote import (
     calibrate,
     choose_vote,
     embedding_scale,
-    support_of_readings,
+    support_of_predictions,
 )
-from contrastdiagnosis_training.runs.readings import Readings
+from contrastdiagnosis_training.runs.predictions import Predictions
 
 from training.conftest import sound_facts
 
 
-def readings(count=80, seed=0, separation=1.5, first_patient=0):
+def predictions(count=80, seed=0, separation=1.5, first_patient=0):
     """Two nodules a patient; the first coordinate of z tells malignant from benign."""
     random = np.random.default_rng(seed)
     malignancy = random.choice([1.0, 2.0, 3.0, 4.0, 5.0], count)
@@ -30,7 +30,7 @@ def readings(count=80, seed=0, separation=1.5, first_patient=0):
     embedding[:, 0] += separation * (malignancy - 3)
     nothing = np.full(count, np.nan)
     patient = np.array([f"P{first_patient + n // 2:04}" for n in range(count)])
-    return Readings(
+    return Predictions(
         case_id=np.array([f"{p}_{n % 2}" for n, p in enumerate(patient)]),
         patient_id=patient,
         malignancy=malignancy,
@@ -46,8 +46,8 @@ def readings(count=80, seed=0, separation=1.5, first_patient=0):
 
 
 def test_distances_equal_the_loop_and_the_own_patient_is_infinitely_far():
-    cases = readings()
-    support, queries = support_of_readings(cases), cases[np.arange(10)]
+    cases = predictions()
+    support, queries = support_of_predictions(cases), cases[np.arange(10)]
     distance = support.distance(queries.embedding, queries.patient_id)
     for q in range(10):
         for c in range(80):
@@ -57,8 +57,8 @@ def test_distances_equal_the_loop_and_the_own_patient_is_infinitely_far():
 
 
 def test_g1_a_case_never_votes_for_its_own_patient():
-    cases = readings()
-    support = replace(support_of_readings(cases), vote=VoteRule(5, 1.0))
+    cases = predictions()
+    support = replace(support_of_predictions(cases), vote=VoteRule(5, 1.0))
     distance, _ = support.voters(cases.embedding, cases.patient_id)
     assert (distance > 0).all()
     blind, _ = support.voters(cases.embedding, np.full(80, "stranger"))
@@ -66,8 +66,8 @@ def test_g1_a_case_never_votes_for_its_own_patient():
 
 
 def test_a8_with_itself_among_the_cases_every_nodule_would_be_voted_right():
-    cases = readings(separation=0.0)
-    support = replace(support_of_readings(cases), vote=VoteRule(1, 1.0))
+    cases = predictions(separation=0.0)
+    support = replace(support_of_predictions(cases), vote=VoteRule(1, 1.0))
     truth = cases.malignancy > 3
     leaky = support.score(cases.embedding, np.full(80, "stranger")) > 0.5
     honest = support.score(cases.embedding, cases.patient_id) > 0.5
@@ -76,9 +76,9 @@ def test_a8_with_itself_among_the_cases_every_nodule_would_be_voted_right():
 
 
 def test_the_vote_is_the_engines():
-    cases, queries = readings(), readings(12, seed=3, first_patient=20)
+    cases, queries = predictions(), predictions(12, seed=3, first_patient=20)
     rule, calibration = VoteRule(7, 0.8), Calibration(1.4, -0.3)
-    support = replace(support_of_readings(cases), vote=rule, calibration=calibration)
+    support = replace(support_of_predictions(cases), vote=rule, calibration=calibration)
     library = CaseLibrary(
         [
             Case(i, p, bool(m > 3), 5.0, {})
@@ -94,14 +94,14 @@ def test_the_vote_is_the_engines():
 
 
 def test_a_judge_of_several_readings_holds_the_cases_of_all():
-    first, second = readings(10), readings(6, seed=1, first_patient=50)
-    support = support_of_readings(first, second)
+    first, second = predictions(10), predictions(6, seed=1, first_patient=50)
+    support = support_of_predictions(first, second)
     np.testing.assert_array_equal(support.embedding[10:], second.embedding)
     np.testing.assert_array_equal(support.malignancy[:10], first.malignancy)
 
 
 def test_the_embedding_scale_is_the_root_mean_square_distance():
-    z = readings(40).embedding
+    z = predictions(40).embedding
     slow = [np.sum((a.astype(np.float64) - b) ** 2) for a in z for b in z]
     assert embedding_scale(z) == pytest.approx(np.sqrt(np.mean(slow)), rel=1e-5)
     assert embedding_scale(7 * z) == pytest.approx(7 * embedding_scale(z), rel=1e-5)
@@ -109,7 +109,10 @@ def test_the_embedding_scale_is_the_root_mean_square_distance():
 
 def test_the_chosen_vote_is_the_best_on_the_validation_nodules():
     """Against trying every choice, one support set at a time."""
-    support, unseen = support_of_readings(readings(200)), readings(60, seed=1, first_patient=500)
+    support, unseen = (
+        support_of_predictions(predictions(200)),
+        predictions(60, seed=1, first_patient=500),
+    )
     kept = unseen[unseen.malignancy != 3]
     truth = kept.malignancy > 3
 
@@ -125,8 +128,8 @@ def test_the_chosen_vote_is_the_best_on_the_validation_nodules():
 
 
 def test_the_chosen_majority_vote_is_the_best_on_the_validation_nodules():
-    cases, unseen = readings(200, separation=0.3), readings(60, 1, 0.3, first_patient=500)
-    support, kept = support_of_readings(cases), unseen[unseen.malignancy != 3]
+    cases, unseen = predictions(200, separation=0.3), predictions(60, 1, 0.3, first_patient=500)
+    support, kept = support_of_predictions(cases), unseen[unseen.malignancy != 3]
     truth = kept.malignancy > 3
     distance = np.linalg.norm(kept.embedding[:, None] - cases.embedding[None], axis=2)
     votes = (cases.malignancy > 3)[distance.argsort(axis=1, kind="stable")]
@@ -143,8 +146,8 @@ def test_the_chosen_majority_vote_is_the_best_on_the_validation_nodules():
 
 def test_a_case_of_the_own_patient_has_no_say_in_a_majority():
     """More voters than cases of others: what is left decides."""
-    cases = readings(6)
-    support = replace(support_of_readings(cases), vote=VoteRule(5, form="majority"))
+    cases = predictions(6)
+    support = replace(support_of_predictions(cases), vote=VoteRule(5, form="majority"))
     score = support.score(cases.embedding, cases.patient_id)
     for n, patient in enumerate(cases.patient_id):
         others = cases.malignancy[cases.patient_id != patient] > 3
@@ -153,10 +156,10 @@ def test_a_case_of_the_own_patient_has_no_say_in_a_majority():
 
 def test_a_calibrated_majority_still_decides_at_one_half():
     """The published decision, also where few cases are malignant."""
-    cases, unseen = readings(200, separation=0.5), readings(200, 1, 0.5, first_patient=500)
+    cases, unseen = predictions(200, separation=0.5), predictions(200, 1, 0.5, first_patient=500)
     unseen = replace(unseen, malignancy=np.where(unseen.malignancy == 4, 2, unseen.malignancy))
     for form, kept in (("majority", True), ("distance-weighted", False)):
-        support = replace(support_of_readings(cases), vote=VoteRule(15, 1.0, form))
+        support = replace(support_of_predictions(cases), vote=VoteRule(15, 1.0, form))
         calibrated = replace(support, calibration=calibrate([(support, unseen)]))
         score = support.score(unseen.embedding, unseen.patient_id)
         probability = calibrated.probability(unseen.embedding, unseen.patient_id)
@@ -164,17 +167,19 @@ def test_a_calibrated_majority_still_decides_at_one_half():
 
 
 def test_the_choice_does_not_depend_on_the_scale_of_the_network():
-    cases, unseen = readings(200), readings(60, seed=1, first_patient=500)
+    cases, unseen = predictions(200), predictions(60, seed=1, first_patient=500)
     larger = [replace(r, embedding=9 * r.embedding) for r in (cases, unseen)]
-    assert choose_vote([(support_of_readings(cases), unseen)]) == choose_vote(
-        [(support_of_readings(larger[0]), larger[1])]
+    assert choose_vote([(support_of_predictions(cases), unseen)]) == choose_vote(
+        [(support_of_predictions(larger[0]), larger[1])]
     )
 
 
 def test_calibration_pulls_overconfident_votes_in():
     """Neighbours that tell nothing: whatever they say, about half are malignant."""
-    support = replace(support_of_readings(readings(200, separation=0.0)), vote=VoteRule(3, 0.1))
-    unseen = readings(300, seed=1, separation=0.0, first_patient=500)
+    support = replace(
+        support_of_predictions(predictions(200, separation=0.0)), vote=VoteRule(3, 0.1)
+    )
+    unseen = predictions(300, seed=1, separation=0.0, first_patient=500)
     calibrated = replace(support, calibration=calibrate([(support, unseen)]))
     before, after = (
         j.probability(unseen.embedding, unseen.patient_id) for j in (support, calibrated)
@@ -184,8 +189,8 @@ def test_calibration_pulls_overconfident_votes_in():
 
 
 def test_readings_come_back_as_they_were_saved(tmp_path):
-    before = readings(6)
+    before = predictions(6)
     save_columns(before, tmp_path / "r.npz")
-    after = load_columns(Readings, tmp_path / "r.npz")
+    after = load_columns(Predictions, tmp_path / "r.npz")
     for name in ("case_id", "patient_id", "embedding", "malignancy", "trimmed_dice"):
         np.testing.assert_array_equal(getattr(after, name), getattr(before, name))

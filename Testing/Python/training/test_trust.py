@@ -14,7 +14,7 @@ from contrastdiagnosis.trust.facts import FACT_NAMES
 from contrastdiagnosis_training.evaluation.support_vote import SupportVote
 from contrastdiagnosis_training.evaluation.trust import confidence, rating_agreement
 from contrastdiagnosis_training.evaluation.unseen import UnseenNodules, ratings_of
-from contrastdiagnosis_training.runs.readings import Readings
+from contrastdiagnosis_training.runs.predictions import Predictions
 
 from training.conftest import sound_facts
 
@@ -45,7 +45,7 @@ def unseen(threshold, queries=60, cases=200, seed=0):
     z, rows = draw(queries, 0)
     blank = np.full(queries, np.nan)
     malignancy = ratings_of(rows)[:, MALIGNANCY]
-    readings = Readings(
+    predictions = Predictions(
         case_id=np.array([r.case_id for r in rows]),
         patient_id=np.array([r.patient_id for r in rows]),
         malignancy=malignancy, diameter_mm=blank + 8, embedding=z, dice=blank,
@@ -57,7 +57,7 @@ def unseen(threshold, queries=60, cases=200, seed=0):
         z_cases, np.array([r.patient_id for r in case_rows]), ratings[:, MALIGNANCY],
         np.full(cases, 8.0), VoteRule(9, 0.5),
     )  # fmt: skip
-    return UnseenNodules("made", None, support, ratings, rows, readings, threshold, (0.35, 0.65))
+    return UnseenNodules("made", None, support, ratings, rows, predictions, threshold, (0.35, 0.65))
 
 
 def test_the_confident_are_better_than_the_rest():
@@ -72,20 +72,20 @@ def test_the_confident_are_better_than_the_rest():
 
 def test_what_has_no_verdict_is_neither_confident_nor_doubtful():
     part = unseen(threshold=99.0, queries=100)
-    facts = part.readings.facts.copy()
+    facts = part.predictions.facts.copy()
     facts[:30, FACT_NAMES.index("volume_mm3")] = 0.0  # Nothing was outlined.
     before = confidence([part])
-    figures = confidence([replace(part, readings=replace(part.readings, facts=facts))])
-    gone = int((part.readings.malignancy[:30] != 3).sum())
+    figures = confidence([replace(part, predictions=replace(part.predictions, facts=facts))])
+    gone = int((part.predictions.malignancy[:30] != 3).sum())
     assert figures["no_verdict"]["n"] == gone
     assert figures["confident"]["n"] + figures["doubtful"]["n"] == before["n"] - gone
 
 
 def test_coverage_is_the_share_of_matched_pairs_within_the_threshold():
     part = unseen(threshold=0.05)
-    support, readings = part.support, part.readings
+    support, predictions = part.support, part.predictions
     within = total = 0
-    for z, rating in zip(readings.embedding, readings.malignancy, strict=True):
+    for z, rating in zip(predictions.embedding, predictions.malignancy, strict=True):
         if rating == 3:
             continue
         distance = np.abs(support.embedding[:, 0] - z[0])
@@ -111,7 +111,7 @@ def test_neighbours_share_ratings_where_the_space_knows_them():
         assert figures["neighbours"] < figures["same_label"]
     queries = ratings_of(part.rows)
     slow = []
-    for n, z in enumerate(part.readings.embedding):
+    for n, z in enumerate(part.predictions.embedding):
         near = np.argsort(np.abs(part.support.embedding[:, 0] - z[0]), kind="stable")[:6]
         slow.append(np.abs(part.case_ratings[near, MARGIN] - queries[n, MARGIN]).mean())
     assert agreement["margin"]["neighbours"] == pytest.approx(np.mean(slow))
@@ -121,7 +121,7 @@ def test_a_reader_is_compared_with_the_mean_of_the_others():
     part = unseen(threshold=1.0, queries=2)
     rows = [nodule(0, (1.0, 2.0, 5.0), (3.0, 3.0, 3.0)), nodule(1, (4.0, 4.0, 1.0), (2.0,))]
     made = UnseenNodules(
-        "x", None, part.support, part.case_ratings, rows, part.readings, 1.0, (0.35, 0.65)
+        "x", None, part.support, part.case_ratings, rows, part.predictions, 1.0, (0.35, 0.65)
     )
     agreement = rating_agreement([made])
     assert agreement["malignancy"]["readers"] == pytest.approx(
@@ -135,17 +135,17 @@ def test_the_own_patient_is_no_neighbour():
     before = rating_agreement([part])["margin"]["neighbours"]
     support = part.support
     twin = SupportVote(
-        np.concatenate([support.embedding, part.readings.embedding]),
-        np.concatenate([support.patient_id, part.readings.patient_id]),
-        np.concatenate([support.malignancy, part.readings.malignancy]),
+        np.concatenate([support.embedding, part.predictions.embedding]),
+        np.concatenate([support.patient_id, part.predictions.patient_id]),
+        np.concatenate([support.malignancy, part.predictions.malignancy]),
         np.full(260, 8.0), support.vote,
     )  # fmt: skip
     ratings = np.concatenate([part.case_ratings, ratings_of(part.rows)])
     with_twins = UnseenNodules(
-        "x", None, twin, ratings, part.rows, part.readings, 1.0, (0.35, 0.65)
+        "x", None, twin, ratings, part.rows, part.predictions, 1.0, (0.35, 0.65)
     )
     # Every nodule is now among the cases; it may help others, but must not be its own neighbour.
     after = rating_agreement([with_twins])["margin"]["neighbours"]
     assert after > 0.75 * before
-    support_distance = twin.distance(part.readings.embedding, part.readings.patient_id)
+    support_distance = twin.distance(part.predictions.embedding, part.predictions.patient_id)
     assert np.isinf(support_distance[np.arange(60), 200 + np.arange(60)]).all()

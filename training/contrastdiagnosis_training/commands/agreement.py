@@ -38,7 +38,7 @@ class Agreement:
     json: Path | None = None
     """Write the figures here."""
     repeats: int = 100
-    """Simulated readings of all nodules."""
+    """Simulated ratings of all nodules."""
 
     def run(self) -> None:
         """Measures, prints, writes."""
@@ -52,13 +52,13 @@ class Agreement:
 
 @dataclass(frozen=True)
 class Components:
-    """Variance between nodules and within a nodule's readings."""
+    """Variance between nodules and within a nodule's ratings."""
 
     between: float
     within: float
 
     def reliability(self, readers: float) -> float:
-        """Squared correlation of the mean of so many readings with the true score."""
+        """Squared correlation of the mean of so many ratings with the true score."""
         return self.between / (self.between + self.within / readers)
 
 
@@ -86,7 +86,7 @@ def variance_components(ratings: Ratings) -> Components:
 
 
 def one_reader_against_the_others(ratings: Ratings) -> dict[str, float]:
-    """AUC and accuracy of a single reading for the label that the other readers give.
+    """AUC and accuracy of a single rating for the label that the other readers give.
 
     Args:
         ratings: Of malignancy; rule exclude3 for the others.
@@ -106,7 +106,7 @@ def one_reader_against_the_others(ratings: Ratings) -> dict[str, float]:
 class ReaderModel:
     """Readers who see a nodule's true score and add noise of their own, then round to the scale.
 
-    True scores are the observed means, drawn together or apart so that simulated readings have the
+    True scores are the observed means, drawn together or apart so that simulated ratings have the
     variances of the real ones: what is observed spreads wider than the truth. The noise is the same
     at every score, which is a simplification: real readers agree most on the plainly benign.
 
@@ -124,7 +124,7 @@ class ReaderModel:
         self.spread = float(np.sqrt(observed.between / max(mean.var(), 1e-12)))
         self.noise = float(np.sqrt(observed.within))
         for _ in range(20):  # Damped steps: rounding and clipping change both variances a little.
-            simulated = [variance_components(self.readings()) for _ in range(5)]
+            simulated = [variance_components(self.ratings()) for _ in range(5)]
             between = float(np.mean([s.between for s in simulated]))
             within = float(np.mean([s.within for s in simulated]))
             self.spread *= (observed.between / max(between, 1e-12)) ** 0.25
@@ -135,7 +135,7 @@ class ReaderModel:
         """(N,) what infinitely many readers would agree on."""
         return self._center + self.spread * self._offset
 
-    def readings(self) -> list[NDArray[np.float64]]:
+    def ratings(self) -> list[NDArray[np.float64]]:
         """Fresh ratings of every nodule, as many as it has."""
         noise = self.noise * self.random.standard_normal(int(self.readers.sum()))
         values = np.clip(np.round(np.repeat(self.true_score, self.readers) + noise), *SCALE)
@@ -158,10 +158,10 @@ def ideal_figures(
     """
     rows = []
     for _ in range(repeats):
-        mean = np.array([r.mean() for r in model.readings()])
+        mean = np.array([r.mean() for r in model.ratings()])
         kept = RULES["exclude3"](mean)
         truth, score = is_malignant(mean[kept]), model.true_score[kept]
-        # Means of few readings coincide; ties must not be broken by the table's order.
+        # Means of few ratings coincide; ties must not be broken by the table's order.
         score = score + 1e-6 * model.random.standard_normal(len(score))
         band = (diameter_mm[kept] >= BAND_MM[0]) & (diameter_mm[kept] < BAND_MM[1])
         patient = patient_id[kept]
@@ -216,7 +216,7 @@ def reader_figures(cases: Path, repeats: int) -> dict[str, Any]:
         "ratings": of_rating,
         "one_reader": one_reader_against_the_others(malignancy),
         "one_reader_simulated": one_reader_against_the_others(
-            [r for _ in range(10) for r in model.readings()]
+            [r for _ in range(10) for r in model.ratings()]
         ),
         "ideal": ideal_figures(model, diameter, patient, repeats),
     }

@@ -341,9 +341,9 @@ def beside_the_vote(
     source = Path(settings["network"]).parent
     folds = [load_fold(source, n) for n in range(len(parts))]
     votes: dict[str, float] = {}
-    for support, readings in calibrated_across([fold_part(fold) for fold in folds]):
-        p = support.probability(readings.embedding, readings.patient_id)
-        votes |= dict(zip(readings.case_id.tolist(), p.tolist(), strict=True))
+    for support, predictions in calibrated_across([fold_part(fold) for fold in folds]):
+        p = support.probability(predictions.embedding, predictions.patient_id)
+        votes |= dict(zip(predictions.case_id.tolist(), p.tolist(), strict=True))
     ids = np.concatenate([s.case_id for _, s in parts])
     malignancy = np.concatenate([s.malignancy for _, s in parts])
     patient = np.concatenate([s.patient_id for _, s in parts])

@@ -12,7 +12,7 @@ from contrastdiagnosis.diagnosis.diagnoser import choose_device
 from contrastdiagnosis_training.commands.fit import Fit, train
 from contrastdiagnosis_training.data.splits import patient_folds, split_by_patient
 from contrastdiagnosis_training.network.recipe import Recipe, chosen_recipe
-from contrastdiagnosis_training.runs.crossfit_run import store_readings
+from contrastdiagnosis_training.runs.crossfit_run import store_predictions
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class CrossFit:
 
 
 def crossfit(options: CrossFit, recipe: Recipe) -> None:
-    """Trains a recipe for every fold and stores the readings."""
+    """Trains a recipe for every fold and stores the predictions."""
     nodules = [n for folder in options.cases for n in read_case_folder(folder)]
     for fold in options.folds or sorted(set(patient_folds(nodules).values())):
         print(f"fold {fold}")
@@ -60,4 +60,4 @@ def crossfit(options: CrossFit, recipe: Recipe) -> None:
         network = train(fit, recipe)
         device = choose_device(options.device)
         split = split_by_patient(nodules, fold, options.seed)
-        store_readings(network.to(device), nodules, split, fit.out, device)
+        store_predictions(network.to(device), nodules, split, fit.out, device)

@@ -182,7 +182,7 @@ def _strangers(
         return {}
     scans = [read_scan(unseen.rows[n]) for n in chosen]
     patches = np.stack([crop_patch(s.volume, s.center_ras_mm).intensity for s in scans])
-    nodules = unseen.readings[np.array(chosen)]
+    nodules = unseen.predictions[np.array(chosen)]
 
     def probed(network: NoduleNet) -> ProbedNetwork:
         network.to(device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]

@@ -40,11 +40,11 @@ from contrastdiagnosis_training.evaluation.support_vote import (
     choose_vote,
     embedding_scale,
     scaled_matched_distances,
-    support_of_readings,
+    support_of_predictions,
 )
 from contrastdiagnosis_training.evaluation.table import table
 from contrastdiagnosis_training.runs.crossfit_run import folds_of_run, load_fold
-from contrastdiagnosis_training.runs.readings import read_nodules
+from contrastdiagnosis_training.runs.predictions import predict_nodules
 from contrastdiagnosis_training.runs.run_folder import MODEL, network_config, read_settings
 
 LIDC_CITATION = (
@@ -101,7 +101,8 @@ class Export:
         scale = embedding_scale(library.embedding)
         folds = [load_fold(self.crossfit, fold) for fold in folds_of_run(self.crossfit)]
         choice = choose_vote(
-            [(support_of_readings(fold["train"]), fold["validation"]) for fold in folds], self.vote
+            [(support_of_predictions(fold["train"]), fold["validation"]) for fold in folds],
+            self.vote,
         )
         parts = [fold_part(fold, choice) for fold in folds]
         figures = evaluate_crossfit(
@@ -143,7 +144,7 @@ class Export:
         device = choose_device(self.device)
         folders = [read_case_folder(folder) for folder in self.cases]
         rated = [n for n in folders[0] if RULES["paper"](np.array(n.mean_rating("malignancy")))]
-        readings = read_nodules(network.to(device), rated, device)
+        predictions = predict_nodules(network.to(device), rated, device)
         places = known_places([n for folder in folders for n in folder])
         cases = [
             Case(
@@ -156,13 +157,13 @@ class Export:
                 center_ras_mm=places.get(nodule.case_id),
                 source=nodule.source,
             )
-            for nodule, diameter in zip(rated, readings.diameter_mm, strict=True)
+            for nodule, diameter in zip(rated, predictions.diameter_mm, strict=True)
         ]
         patches = (case_pixels(nodule, DEFAULT_GEOMETRY).intensity for nodule in rated)
         statistics = [patch_statistics(network, patch[None], device) for patch in patches]
         network.to("cpu")
-        library = CaseLibrary(cases, readings.embedding, np.concatenate(statistics))
-        return library, rated, limits_of(readings.facts)
+        library = CaseLibrary(cases, predictions.embedding, np.concatenate(statistics))
+        return library, rated, limits_of(predictions.facts)
 
 
 def checked_settings(weights: Path, crossfit: Path) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from contrastdiagnosis.trust.facts import FACT_NAMES, facts_of_row
 from numpy.typing import NDArray
 
 from contrastdiagnosis_training.evaluation.support_vote import SupportVote
-from contrastdiagnosis_training.runs.readings import Readings
+from contrastdiagnosis_training.runs.predictions import Predictions
 
 LEAST_COVERED_SHARE = 0.3
 """Cut down to this the same nodules still kept their diagnosis, and the probability moved by less
@@ -26,7 +26,7 @@ twenty; below that by .16 and more (training/LOG.md, 2026-11-28)."""
 
 def confidence_of_nodules(
     support: SupportVote,
-    readings: Readings,
+    predictions: Predictions,
     threshold: float,
     split_vote: tuple[float, float],
     limits: CaseLimits,
@@ -37,17 +37,17 @@ def confidence_of_nodules(
 
     Args:
         support: The cases.
-        readings: N nodules that are new to them.
+        predictions: N nodules that are new to them.
         threshold: Distance beyond which even the nearest case is unlike.
         split_vote: Probabilities between these are split.
         limits: How far the cases go.
     """
-    if not len(readings):
+    if not len(predictions):
         return []
-    distance, _ = support.voters(readings.embedding, readings.patient_id)
-    probability = support.probability(readings.embedding, readings.patient_id)
+    distance, _ = support.voters(predictions.embedding, predictions.patient_id)
+    probability = support.probability(predictions.embedding, predictions.patient_id)
     rows = zip(
-        readings.facts, distance[:, 0].tolist(), probability.tolist(), readings.trimmed_dice,
+        predictions.facts, distance[:, 0].tolist(), probability.tolist(), predictions.trimmed_dice,
         strict=True,
     )  # fmt: skip
     return [

@@ -34,7 +34,7 @@ from contrastdiagnosis_training.evaluation.support_vote import (
     embedding_scale,
     scaled_matched_distances,
     support_of_bundle,
-    support_of_readings,
+    support_of_predictions,
 )
 from contrastdiagnosis_training.objectives.metrics import (
     BAND_MM,
@@ -50,7 +50,7 @@ from contrastdiagnosis_training.objectives.metrics import (
     size_baseline,
 )
 from contrastdiagnosis_training.runs.crossfit_run import folds_of_run, load_fold
-from contrastdiagnosis_training.runs.readings import Readings, read_nodules
+from contrastdiagnosis_training.runs.predictions import Predictions, predict_nodules
 from contrastdiagnosis_training.runs.run_folder import SETTINGS, read_settings
 
 
@@ -98,8 +98,8 @@ def evaluate_crossfit(
     return figures
 
 
-def calibrated_folds(run: Path, form: VoteForm) -> tuple[list[dict[str, Readings]], list[Part]]:
-    """The readings of every fold by role, and its test nodules with their calibrated vote."""
+def calibrated_folds(run: Path, form: VoteForm) -> tuple[list[dict[str, Predictions]], list[Part]]:
+    """The predictions of every fold by role, and its test nodules with their calibrated vote."""
     folds = [load_fold(run, fold) for fold in folds_of_run(run)]
     return folds, calibrated_across([fold_part(fold, form=form) for fold in folds])
 
@@ -132,8 +132,8 @@ def fold_thresholds(parts: Sequence[Part], interval: IntervalForm = "quantile") 
     """For every part the distance beyond which a case is unlike, measured on the other parts."""
     return [
         embedding_scale(support.embedding)
-        * nearness([p for p in parts if p[1] is not readings], support.vote.k, interval)
-        for support, readings in parts
+        * nearness([p for p in parts if p[1] is not predictions], support.vote.k, interval)
+        for support, predictions in parts
     ]
 
 
@@ -147,19 +147,21 @@ def control_of_run(run: Path) -> Control | None:
 
 
 def fold_part(
-    fold: dict[str, Readings], choice: VoteRule | None = None, form: VoteForm = "distance-weighted"
+    fold: dict[str, Predictions],
+    choice: VoteRule | None = None,
+    form: VoteForm = "distance-weighted",
 ) -> Part:
     """A fold's test nodules and the support set of its other nodules, not yet calibrated.
 
     Args:
-        fold: Readings by role.
+        fold: Predictions by role.
         choice: The vote, in embedding scales; chosen on the fold's own validation part if not
             given.
         form: Of the vote that is chosen.
     """
     if choice is None:
-        choice = choose_vote([(support_of_readings(fold["train"]), fold["validation"])], form)
-    support = support_of_readings(fold["train"], fold["validation"])
+        choice = choose_vote([(support_of_predictions(fold["train"]), fold["validation"])], form)
+    support = support_of_predictions(fold["train"], fold["validation"])
     return replace(support, vote=choice.scaled(embedding_scale(support.embedding))), fold["test"]
 
 
@@ -167,10 +169,10 @@ def calibrated_across(parts: Sequence[Part]) -> list[Part]:
     """Every vote calibrated by the votes of all the other parts."""
     return [
         (
-            replace(support, calibration=calibrate([p for p in parts if p[1] is not readings])),
-            readings,
+            replace(support, calibration=calibrate([p for p in parts if p[1] is not predictions])),
+            predictions,
         )
-        for support, readings in parts
+        for support, predictions in parts
     ]
 
 
@@ -179,17 +181,17 @@ def evaluate_bundle(bundle: Bundle, cases: Path, device: str) -> dict[str, Any]:
     chosen = choose_device(device)
     diagnoser = Diagnoser(bundle, chosen.type)
     nodules = read_case_folder(cases)
-    readings = read_nodules(diagnoser.network, nodules, chosen, diagnoser)
+    predictions = predict_nodules(diagnoser.network, nodules, chosen, diagnoser)
     support = support_of_bundle(bundle)
-    seen = int(np.isin(readings.patient_id, support.patient_id).sum())
-    parts = [(support, readings)]
+    seen = int(np.isin(predictions.patient_id, support.patient_id).sum())
+    parts = [(support, predictions)]
     figures = figures_of(parts, control_of(nodules)) | context_figures(parts)
     rule = ([bundle.indicator.threshold], bundle.info.split_vote, [bundle.info.limits])
     figures["confidence"] = {"rule": "the bundle's own", **confidence_figures(parts, *rule)}
     figures["of_patients_in_bundle"] = seen
     figures["printed_by"] = "contrastdiagnosis-train evaluate --bundle"
     figures["protocol"] = (
-        f"bundle {bundle.info.name} {bundle.info.version} on {len(readings)} nodules of"
+        f"bundle {bundle.info.name} {bundle.info.version} on {len(predictions)} nodules of"
         f" {cases.name}"
         + (f", {support.vote.text}" if support.vote.majority else "")
         + (f"; {seen} are of patients it was made from: no held-out figure" if seen else "")
@@ -211,11 +213,11 @@ def figures_of(
         folds: Number of each part, to tell apart which chose the recipe.
         chose: Those that did.
     """
-    readings = [r for _, r in parts]
-    figures: dict[str, Any] = {"n": sum(len(r) for r in readings)}
+    predictions = [r for _, r in parts]
+    figures: dict[str, Any] = {"n": sum(len(r) for r in predictions)}
     figures |= {rule: rule_figures(parts, rule, control, folds, chose) for rule in RULES}
     for name in ("dice", "dice_inter_reader", "dice_reader_consensus"):
-        values = np.concatenate([getattr(r, name) for r in readings])
+        values = np.concatenate([getattr(r, name) for r in predictions])
         figures[name] = float(np.nanmean(values)) if np.isfinite(values).any() else None
     return figures
 
@@ -320,25 +322,27 @@ def _by_folds(
     return groups
 
 
-def _size_probability(support: SupportVote, readings: Readings, rule: str) -> NDArray[np.float64]:
+def _size_probability(
+    support: SupportVote, predictions: Predictions, rule: str
+) -> NDArray[np.float64]:
     keep = RULES[rule](support.malignancy)
     label = is_malignant(support.malignancy[keep])
-    return size_baseline(support.diameter_mm[keep], label, readings.diameter_mm)
+    return size_baseline(support.diameter_mm[keep], label, predictions.diameter_mm)
 
 
-def _retrieval(support: SupportVote, readings: Readings, rule: str) -> tuple[float, float]:
+def _retrieval(support: SupportVote, predictions: Predictions, rule: str) -> tuple[float, float]:
     """Precision at 1 and mAP among the cases that the rule keeps."""
     keep = RULES[rule](support.malignancy)
-    distance = support.distance(readings.embedding, readings.patient_id)[:, keep]
-    label, truth = is_malignant(support.malignancy[keep]), is_malignant(readings.malignancy)
+    distance = support.distance(predictions.embedding, predictions.patient_id)[:, keep]
+    label, truth = is_malignant(support.malignancy[keep]), is_malignant(predictions.malignancy)
     return retrieval(distance, label[None] == truth[:, None], np.isfinite(distance))
 
 
 def context_figures(parts: Sequence[Part]) -> dict[str, Any]:
     """How far diagnosis and mask stay when a file is cut to the nodule's slices."""
     same, overlap = [], []
-    for support, readings in parts:
-        whole = readings[np.isfinite(readings.trimmed_dice)]
+    for support, predictions in parts:
+        whole = predictions[np.isfinite(predictions.trimmed_dice)]
         if len(whole):
             full = support.probability(whole.embedding, whole.patient_id)
             trimmed = support.probability(whole.trimmed_embedding, whole.patient_id)
@@ -364,8 +368,8 @@ def nearness(parts: Sequence[Part], k: int, interval: IntervalForm = "quantile")
     # Calibrated by themselves: the votes' own calibrations know the nodules that are left out.
     calibration = calibrate(parts)
     alike = [
-        (replace(support, vote=replace(support.vote, k=k), calibration=calibration), readings)
-        for support, readings in parts
+        (replace(support, vote=replace(support.vote, k=k), calibration=calibration), predictions)
+        for support, predictions in parts
     ]
     return interval_end(scaled_matched_distances(alike), BundleInfo.similarity_quantile, interval)
 
@@ -374,8 +378,8 @@ def once_each(parts: Sequence[Part]) -> list[Part]:
     """The parts without nodules that an earlier part holds already."""
     seen: set[str] = set()
     kept = []
-    for support, readings in parts:
-        new = np.array([case_id not in seen for case_id in readings.case_id], dtype=bool)
-        seen.update(readings.case_id)
-        kept.append((support, readings[new]))
+    for support, predictions in parts:
+        new = np.array([case_id not in seen for case_id in predictions.case_id], dtype=bool)
+        seen.update(predictions.case_id)
+        kept.append((support, predictions[new]))
     return kept

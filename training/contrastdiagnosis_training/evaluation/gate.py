@@ -29,7 +29,7 @@ from contrastdiagnosis_training.data.columns import load_columns
 from contrastdiagnosis_training.data.healthy_points import HealthyCt, draw_points
 from contrastdiagnosis_training.evaluation.confidences import limits_of
 from contrastdiagnosis_training.progress import Bar
-from contrastdiagnosis_training.runs.readings import nodule_slices
+from contrastdiagnosis_training.runs.predictions import nodule_slices
 
 LOST = 0.03
 """Share of the nodules of any case folder that the gate may hold for normal tissue."""

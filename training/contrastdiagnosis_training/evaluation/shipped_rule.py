@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from contrastdiagnosis.concepts.concept_reading import size_factor
+from contrastdiagnosis.concepts.concept_prediction import size_factor
 from contrastdiagnosis.errors import InputError
 from contrastdiagnosis.trust.case_limits import CaseLimits
 from contrastdiagnosis.trust.facts import FACT_NAMES
@@ -27,9 +27,9 @@ from contrastdiagnosis_training.evaluation.confidences import confidence_of_nodu
 from contrastdiagnosis_training.evaluation.gate import Answers, fitted_limits
 from contrastdiagnosis_training.evaluation.support_vote import SupportVote
 from contrastdiagnosis_training.objectives.metrics import auc
-from contrastdiagnosis_training.runs.readings import Readings
+from contrastdiagnosis_training.runs.predictions import Predictions
 
-Part = tuple[SupportVote, Readings]
+Part = tuple[SupportVote, Predictions]
 """Nodules, and a support set to which they are new."""
 
 
@@ -52,8 +52,8 @@ def confidence_figures(
     judged: list[NDArray[np.bool_]] = []
     sure: list[NDArray[np.bool_]] = []
     score, truth = [], []
-    for (support, readings), threshold, limit in zip(parts, thresholds, limits, strict=True):
-        kept = readings[RULES["exclude3"](readings.malignancy)]
+    for (support, predictions), threshold, limit in zip(parts, thresholds, limits, strict=True):
+        kept = predictions[RULES["exclude3"](predictions.malignancy)]
         if not len(kept):
             continue
         told = confidence_of_nodules(support, kept, threshold, split_vote, limit)
@@ -83,16 +83,16 @@ def _worth(chosen: NDArray[np.bool_], probability: NDArray, malignant: NDArray) 
     }
 
 
-def others_facts(fold: dict[str, Readings]) -> NDArray[np.float64]:
+def others_facts(fold: dict[str, Predictions]) -> NDArray[np.float64]:
     """The facts of a fold's nodules that are not tested."""
     return np.concatenate([fold[role].facts for role in ("train", "validation")])
 
 
-def fold_limits(fold: dict[str, Readings], answers: Answers | None) -> CaseLimits:
+def fold_limits(fold: dict[str, Predictions], answers: Answers | None) -> CaseLimits:
     """The limits that judge a fold's test nodules, made without their patients.
 
     Args:
-        fold: Readings by role.
+        fold: Predictions by role.
         answers: What a bundle's limits and gate were fitted to; without these the limits are those
             of the fold's other nodules, and there is no gate.
     """
@@ -133,7 +133,9 @@ def with_size_factors(parts: Sequence[Part], run: Path, folds: Sequence[int]) ->
     if len(scored) < 2:
         raise InputError(f"{run}: concepts are calibrated on other folds, got one alone")
     told = []
-    for number, ((support, readings), (head, scores)) in enumerate(zip(parts, scored, strict=True)):
+    for number, ((support, predictions), (head, scores)) in enumerate(
+        zip(parts, scored, strict=True)
+    ):
         others = [part for n, part in enumerate(scored) if n != number]
         concepts, _ = calibrate_concepts(LIDC_CONCEPTS, others)
         raw = presence_score(head, scores.scores)
@@ -141,13 +143,13 @@ def with_size_factors(parts: Sequence[Part], run: Path, folds: Sequence[int]) ->
             [c.calibration.probability(raw[:, k]) for k, c in enumerate(concepts)], axis=1
         )
         row = {case: n for n, case in enumerate(scores.case_id.tolist())}
-        if absent := [case for case in readings.case_id.tolist() if case not in row]:
+        if absent := [case for case in predictions.case_id.tolist() if case not in row]:
             raise InputError(f"{run} lacks {len(absent)} nodules of the run: {absent[0]}")
-        facts = readings.facts.copy()
+        facts = predictions.facts.copy()
         volume = facts[:, FACT_NAMES.index("volume_mm3")].tolist()
         facts[:, FACT_NAMES.index("size_factor")] = [
             size_factor(concepts, presence[row[case]], mm3)
-            for case, mm3 in zip(readings.case_id.tolist(), volume, strict=True)
+            for case, mm3 in zip(predictions.case_id.tolist(), volume, strict=True)
         ]
-        told.append((support, replace(readings, facts=facts)))
+        told.append((support, replace(predictions, facts=facts)))
     return told

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from contrastdiagnosis_training.data.labels import RULES, is_malignant
 from contrastdiagnosis_training.objectives.metrics import auc
-from contrastdiagnosis_training.runs.readings import Readings
+from contrastdiagnosis_training.runs.predictions import Predictions
 
 K_CHOICES = (5, 9, 15, 25, 41, 61)
 TEMPERATURE_CHOICES = (0.05, 0.1, 0.2, 0.4)
@@ -66,11 +66,11 @@ class SupportVote:
         return self.calibration.probability(self.score(embedding, patient_id))
 
 
-def support_of_readings(*readings: Readings) -> SupportVote:
+def support_of_predictions(*predictions: Predictions) -> SupportVote:
     """A support set whose cases are these nodules, with the default vote."""
 
     def column(name: str) -> NDArray:
-        return np.concatenate([getattr(r, name) for r in readings])
+        return np.concatenate([getattr(r, name) for r in predictions])
 
     return SupportVote(
         column("embedding"), column("patient_id"), column("malignancy"), column("diameter_mm")
@@ -96,7 +96,7 @@ def embedding_scale(embedding: NDArray) -> float:
 
 
 def choose_vote(
-    validation: Sequence[tuple[SupportVote, Readings]], form: VoteForm = "distance-weighted"
+    validation: Sequence[tuple[SupportVote, Predictions]], form: VoteForm = "distance-weighted"
 ) -> VoteRule:
     """The vote with the best mean AUC (rule exclude3), its temperature in embedding scales.
 
@@ -107,8 +107,8 @@ def choose_vote(
     temperatures = TEMPERATURE_CHOICES if form == "distance-weighted" else (None,)
     rules = [VoteRule(k, t, form) for k in K_CHOICES for t in temperatures]
     figures: dict[VoteRule, list[float]] = {}
-    for support, readings in validation:
-        kept = readings[RULES["exclude3"](readings.malignancy)]
+    for support, predictions in validation:
+        kept = predictions[RULES["exclude3"](predictions.malignancy)]
         truth = is_malignant(kept.malignancy)
         distance = support.distance(kept.embedding, kept.patient_id)
         order = np.argsort(distance, axis=1, kind="stable")[:, : max(K_CHOICES)]
@@ -121,25 +121,27 @@ def choose_vote(
     return max(figures, key=lambda rule: float(np.mean(figures[rule])))
 
 
-def calibrate(judged: Sequence[tuple[SupportVote, Readings]]) -> Calibration:
+def calibrate(judged: Sequence[tuple[SupportVote, Predictions]]) -> Calibration:
     """Platt scaling of votes on unseen nodules (rule exclude3).
 
     A majority decides at one half, as published; its calibration keeps the decision there.
     """
     scores, truths = [], []
-    for support, readings in judged:
-        kept = readings[RULES["exclude3"](readings.malignancy)]
+    for support, predictions in judged:
+        kept = predictions[RULES["exclude3"](predictions.malignancy)]
         scores.append(support.score(kept.embedding, kept.patient_id))
         truths.append(is_malignant(kept.malignancy))
     majority = all(support.vote.majority for support, _ in judged)
     return fit_calibration(np.concatenate(scores), np.concatenate(truths), through_half=majority)
 
 
-def scaled_matched_distances(parts: Sequence[tuple[SupportVote, Readings]]) -> NDArray[np.float64]:
+def scaled_matched_distances(
+    parts: Sequence[tuple[SupportVote, Predictions]],
+) -> NDArray[np.float64]:
     """Distances of correctly matched pairs of unseen nodules and cases, in embedding scales."""
     matched = []
-    for support, readings in parts:
-        kept = readings[RULES["exclude3"](readings.malignancy)]
+    for support, predictions in parts:
+        kept = predictions[RULES["exclude3"](predictions.malignancy)]
         truth = is_malignant(kept.malignancy)
         distance, label = support.voters(kept.embedding, kept.patient_id)
         correct = (support.probability(kept.embedding, kept.patient_id) > 0.5) == truth

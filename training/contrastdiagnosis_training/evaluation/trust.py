@@ -24,7 +24,7 @@ def confidence(unseen_sets: Sequence[UnseenNodules]) -> dict[str, Any]:
     """Coverage of the threshold, and what confidence by the shipped rule is worth (exclude3)."""
     within = []
     for unseen in unseen_sets:
-        kept = unseen.readings[RULES["exclude3"](unseen.readings.malignancy)]
+        kept = unseen.predictions[RULES["exclude3"](unseen.predictions.malignancy)]
         if len(kept):
             matched = scaled_matched_distances([(unseen.support, kept)])
             within.append(embedding_scale(unseen.support.embedding) * matched <= unseen.threshold)
@@ -32,7 +32,7 @@ def confidence(unseen_sets: Sequence[UnseenNodules]) -> dict[str, Any]:
         return {}
     inside = np.concatenate(within)
     worth = confidence_figures(
-        [(unseen.support, unseen.readings) for unseen in unseen_sets],
+        [(unseen.support, unseen.predictions) for unseen in unseen_sets],
         [unseen.threshold for unseen in unseen_sets],
         unseen_sets[0].split_vote,
         [unseen.limits for unseen in unseen_sets],
@@ -56,10 +56,12 @@ def rating_agreement(unseen_sets: Sequence[UnseenNodules]) -> dict[str, dict[str
     near, same, readers = [], [], []
     for unseen in unseen_sets:
         queries = ratings_of(unseen.rows)
-        distance = unseen.support.distance(unseen.readings.embedding, unseen.readings.patient_id)
+        distance = unseen.support.distance(
+            unseen.predictions.embedding, unseen.predictions.patient_id
+        )
         order = np.argsort(distance, axis=1, kind="stable")[:, :SHOWN_CASES]
         label = is_malignant(unseen.support.malignancy)
-        truth = is_malignant(unseen.readings.malignancy)
+        truth = is_malignant(unseen.predictions.malignancy)
         for n, query in enumerate(queries):
             near.append(_mean_gap(query, unseen.case_ratings[order[n]]))
             alike = np.isfinite(distance[n]) & (label == truth[n])

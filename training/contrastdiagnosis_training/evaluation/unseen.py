@@ -27,7 +27,7 @@ from contrastdiagnosis_training.evaluation.shipped_rule import (
 )
 from contrastdiagnosis_training.evaluation.support_vote import SupportVote, support_of_bundle
 from contrastdiagnosis_training.runs.crossfit_run import folds_of_run
-from contrastdiagnosis_training.runs.readings import Readings, read_nodules
+from contrastdiagnosis_training.runs.predictions import Predictions, predict_nodules
 from contrastdiagnosis_training.runs.run_folder import network_of_run
 
 
@@ -41,7 +41,7 @@ class UnseenNodules:
         support: The cases.
         case_ratings: (M, 9) mean ratings of the cases, NaN where unknown.
         rows: The nodules.
-        readings: What the network says of them, in the same order.
+        predictions: What the network says of them, in the same order.
         threshold: Distance of the 95 % of correctly matched pairs, from other nodules.
         split_vote: Probabilities between these are split.
         limits: How far the cases go.
@@ -54,7 +54,7 @@ class UnseenNodules:
     support: SupportVote
     case_ratings: NDArray[np.float64]
     rows: Sequence[Nodule]
-    readings: Readings
+    predictions: Predictions
     threshold: float
     split_vote: tuple[float, float]
     limits: CaseLimits = field(default_factory=CaseLimits)
@@ -93,13 +93,13 @@ def unseen_of_crossfit(
         parts = with_size_factors(parts, concepts, numbers)
     unseen_sets = []
     rule = rule_in_words(answers, concepts)
-    for number, fold, (support, readings), threshold in zip(
+    for number, fold, (support, predictions), threshold in zip(
         numbers, folds, parts, thresholds, strict=True
     ):
         if only and number not in only:
             continue
         ids = np.concatenate([fold[role].case_id for role in ("train", "validation")])
-        absent = [i for i in [*ids, *readings.case_id] if i not in by_id]
+        absent = [i for i in [*ids, *predictions.case_id] if i not in by_id]
         if absent:
             raise InputError(f"the case folder lacks {len(absent)} nodules of {run}: {absent[0]}")
         unseen_sets.append(
@@ -108,8 +108,8 @@ def unseen_of_crossfit(
                 network=network_of_run(run / f"fold{number}").to(device),
                 support=support,
                 case_ratings=ratings_of([by_id[i] for i in ids]),
-                rows=[by_id[i] for i in readings.case_id],
-                readings=readings,
+                rows=[by_id[i] for i in predictions.case_id],
+                predictions=predictions,
                 threshold=threshold,
                 split_vote=BundleInfo.split_vote,
                 limits=fold_limits(fold, answers),
@@ -128,7 +128,7 @@ def unseen_of_bundle(folder: Path, rows: Sequence[Nodule], device: torch.device)
     if not rated:
         raise InputError("no nodule of the case folder has a malignancy rating")
     support = support_of_bundle(bundle)
-    readings = read_nodules(network, rated, device, diagnoser)
+    predictions = predict_nodules(network, rated, device, diagnoser)
     return UnseenNodules(
         name=f"bundle {bundle.info.name} {bundle.info.version}",
         network=network,
@@ -137,12 +137,12 @@ def unseen_of_bundle(folder: Path, rows: Sequence[Nodule], device: torch.device)
             [[c.ratings.get(name, np.nan) for name in RATINGS] for c in bundle.library.cases]
         ),
         rows=rated,
-        readings=readings,
+        predictions=predictions,
         threshold=bundle.indicator.threshold,
         split_vote=bundle.info.split_vote,
         limits=bundle.info.limits,
         rule="the bundle's own",
-        of_patients_in_cases=int(np.isin(readings.patient_id, support.patient_id).sum()),
+        of_patients_in_cases=int(np.isin(predictions.patient_id, support.patient_id).sum()),
     )
 
 

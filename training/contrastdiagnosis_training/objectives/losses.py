@@ -78,7 +78,7 @@ def soft_vote(distance: Tensor, share: Tensor, allowed: Tensor) -> Tensor:
 
     Args:
         distance: (B, M) distances from each anchor to the voters.
-        share: (M,) voters' share of suspicious readings in [0, 1].
+        share: (M,) voters' share of suspicious ratings in [0, 1].
         allowed: (B, M) bool, False where a voter may not vote (the anchor itself).
     """
     weight = torch.softmax((-distance).masked_fill(~allowed, -torch.inf), dim=1)

@@ -1,4 +1,4 @@
-"""What `crossfit` leaves: a folder a fold, with the readings of nodules by role."""
+"""What `crossfit` leaves: a folder a fold, with the predictions of nodules by role."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from contrastdiagnosis.model.network import NoduleNet
 
 from contrastdiagnosis_training.data.columns import load_columns, save_columns
 from contrastdiagnosis_training.data.splits import Split
-from contrastdiagnosis_training.runs.readings import Readings, read_nodules
+from contrastdiagnosis_training.runs.predictions import Predictions, predict_nodules
 
 ROLES = ("train", "validation", "test")
 
 
-def store_readings(
+def store_predictions(
     network: NoduleNet, nodules: list[Nodule], split: Split, out: Path, device: torch.device
 ) -> None:
     """Reads the first folder's nodules by role, and the unseen ones of further folders."""
@@ -33,22 +33,22 @@ def store_readings(
 
 def _store(network: NoduleNet, nodules: list[Nodule], file: Path, device: torch.device) -> None:
     if not file.is_file():
-        save_columns(read_nodules(network, nodules, device), file)
+        save_columns(predict_nodules(network, nodules, device), file)
 
 
-def load_fold(run: Path, fold: int) -> dict[str, Readings]:
-    """The stored readings of one fold by role; "other" are unseen nodules of further folders."""
+def load_fold(run: Path, fold: int) -> dict[str, Predictions]:
+    """The stored predictions of one fold by role; "other" are unseen nodules of further folders."""
     roles = (*ROLES, "other") if (run / f"fold{fold}" / "other.npz").is_file() else ROLES
-    return {role: load_columns(Readings, run / f"fold{fold}" / f"{role}.npz") for role in roles}
+    return {role: load_columns(Predictions, run / f"fold{fold}" / f"{role}.npz") for role in roles}
 
 
 def folds_of_run(run: Path) -> list[int]:
-    """The folds whose readings a cross-fit run holds.
+    """The folds whose predictions a cross-fit run holds.
 
     Raises:
         InputError: There is none.
     """
     folds = sorted(int(f.parent.name.removeprefix("fold")) for f in run.glob("fold*/test.npz"))
     if not folds:
-        raise InputError(f"{run} holds no readings; fill it by contrastdiagnosis-train crossfit")
+        raise InputError(f"{run} holds no predictions; fill it by contrastdiagnosis-train crossfit")
     return folds

@@ -11,7 +11,7 @@ import torch
 from contrastdiagnosis.cases.case_folder import NoduleScan, consensus_on
 from contrastdiagnosis.cases.vote import Calibration
 from contrastdiagnosis.concepts.boxes import CellGrid
-from contrastdiagnosis.concepts.concept_reading import ConceptReading, read_concepts
+from contrastdiagnosis.concepts.concept_prediction import ConceptPrediction, predict_concepts
 from contrastdiagnosis.concepts.encoding import Encoding, encode
 from contrastdiagnosis.concepts.head import Concept, ConceptHead
 from contrastdiagnosis.imaging.patch import DEFAULT_GEOMETRY, Patch, crop_patch, resample
@@ -77,11 +77,11 @@ class EvaluatedHead:
         """The patch as the engine encodes it."""
         return encode(self.network, [patch], self.device, self.head)[0]
 
-    def read(self, encoding: Encoding, revision: Revision = Revision()) -> ConceptReading:
+    def predict(self, encoding: Encoding, revision: Revision = Revision()) -> ConceptPrediction:
         """Its concepts."""
         if encoding.similarity is None:
             raise ValueError("an encoding with a head has similarities")
-        return read_concepts(
+        return predict_concepts(
             self.head, self.concepts, self.calibration, encoding.similarity, encoding.grid, revision
         )
 
@@ -130,7 +130,7 @@ def probe_concepts(
     """
     centred = evaluated.encode(crop_patch(scan.volume, scan.center_ras_mm))
     off = evaluated.encode(crop_patch(scan.volume, scan.center_ras_mm + off_centre_mm(random)))
-    reading = evaluated.read(centred)
+    prediction = evaluated.predict(centred)
     pointing = {
         **point(evaluated, centred, scan, share, "centred"),
         **point(evaluated, off, scan, share, "off centre"),
@@ -138,24 +138,25 @@ def probe_concepts(
     }
     mask = consensus_on(scan, centred.patch)
     truth = Truth(share, mask, touched_cells(mask, centred.grid.shape))
-    again = partial(evaluated.read, centred)
-    revised, actions = _users(again, reading, truth, centred.grid, evaluated.corrected, random)
-    wanted = perfect_actions(reading, truth, centred.grid, USERS["both"][0], again)
+    again = partial(evaluated.predict, centred)
+    revised, actions = _users(again, prediction, truth, centred.grid, evaluated.corrected, random)
+    wanted = perfect_actions(prediction, truth, centred.grid, USERS["both"][0], again)
     corrected = {
-        way: again(revision_of(wanted, as_told)).probability if wanted else reading.probability
+        way: again(revision_of(wanted, as_told)).probability if wanted else prediction.probability
         for way, as_told in CORRECTIONS.items()
     }
     if refined:
-        revised["refined"] = refined.read(centred).probability
+        revised["refined"] = refined.predict(centred).probability
     return ConceptProbe(
-        reading.presence, reading.contribution, reading.probability, revised, actions, corrected,
-        rise_by_ignoring(again, reading, centred.grid, random.spawn(1)[0]), pointing,
+        prediction.presence, prediction.contribution, prediction.probability,
+        revised, actions, corrected,
+        rise_by_ignoring(again, prediction, centred.grid, random.spawn(1)[0]), pointing,
     )  # fmt: skip
 
 
 def rise_by_ignoring(
-    again: Callable[[Revision], ConceptReading],
-    reading: ConceptReading,
+    again: Callable[[Revision], ConceptPrediction],
+    prediction: ConceptPrediction,
     grid: CellGrid,
     random: np.random.Generator,
 ) -> float:
@@ -165,7 +166,7 @@ def rise_by_ignoring(
         r, a, s = centers[random.integers(len(centers))].tolist()
         dr, da, ds = random.uniform(6, 48, 3).tolist()
         revised = again(Revision(boxes=(Box((r, a, s), (dr, da, ds), look=False),)))
-        rises.append((revised.presence - reading.presence).max())
+        rises.append((revised.presence - prediction.presence).max())
     return float(max(rises))
 
 
@@ -177,11 +178,11 @@ def point(
     A pointer hits if its cell's centre lies in the region widened by half a cell, which is if the
     cell touches the region. Controls: the middle of the patch, any cell, any cell of the mask.
     """
-    reading, grid = evaluated.read(encoding), encoding.grid
+    prediction, grid = evaluated.predict(encoding), encoding.grid
     mask = consensus_on(scan, encoding.patch)
     found = touched_cells(encoding.probability >= 0.5, grid.shape)
     hits: dict[tuple[str, str, str], list[float]] = {}
-    maps = reading.maps
+    maps = prediction.maps
     for k, concept in enumerate(evaluated.concepts):
         if not share[k] >= 0.5:
             continue
@@ -215,8 +216,8 @@ def concept_region(
 
 
 def _users(
-    again: Callable[[Revision], ConceptReading],
-    reading: ConceptReading,
+    again: Callable[[Revision], ConceptPrediction],
+    prediction: ConceptPrediction,
     truth: Truth,
     grid: CellGrid,
     corrected: Revision,
@@ -225,9 +226,9 @@ def _users(
     """Probability after, and number of, the actions of perfect, lazy and noisy users."""
     revised, count = {}, {}
     for name, (kinds, most) in USERS.items():
-        wanted = perfect_actions(reading, truth, grid, kinds, again, corrected)[:most]
-        noisy = noisy_actions(wanted, reading, truth, grid, random)
+        wanted = perfect_actions(prediction, truth, grid, kinds, again, corrected)[:most]
+        noisy = noisy_actions(wanted, prediction, truth, grid, random)
         for user, actions in ((name, wanted), (f"{name}, noisy", noisy)):
-            after = again(revision_of(actions, corrected)) if actions else reading
+            after = again(revision_of(actions, corrected)) if actions else prediction
             revised[user], count[user] = after.probability, len(actions)
     return revised, count

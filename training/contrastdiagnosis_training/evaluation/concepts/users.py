@@ -1,4 +1,4 @@
-"""Simulated users who correct concept readings (docs/methods.md 7.5)."""
+"""Simulated users who correct concept predictions (docs/methods.md 7.5)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from contrastdiagnosis.concepts.boxes import CellGrid
-from contrastdiagnosis.concepts.concept_reading import ConceptReading
+from contrastdiagnosis.concepts.concept_prediction import ConceptPrediction
 from contrastdiagnosis.imaging.volume import apply_affine
 from contrastdiagnosis.protocol.revision import Box, Revision
 from numpy.typing import NDArray
@@ -37,17 +37,17 @@ class Truth:
     cells: NDArray[np.bool_]
 
 
-def wrong_concepts(reading: ConceptReading, truth: Truth) -> list[str]:
+def wrong_concepts(prediction: ConceptPrediction, truth: Truth) -> list[str]:
     """Concepts that are shown as present and that most readers deny."""
-    wrong = np.flatnonzero((reading.presence > 0.5) & (truth.share < 0.5))
-    return [reading.concepts[k].name for k in wrong]
+    wrong = np.flatnonzero((prediction.presence > 0.5) & (truth.share < 0.5))
+    return [prediction.concepts[k].name for k in wrong]
 
 
-def astray_concepts(reading: ConceptReading, truth: Truth) -> list[str]:
+def astray_concepts(prediction: ConceptPrediction, truth: Truth) -> list[str]:
     """Concepts that are shown as present, but elsewhere than in the nodule."""
-    pointed = reading.maps.reshape(len(reading.concepts), -1).argmax(axis=1)
-    astray = (reading.presence > 0.5) & ~truth.cells.ravel()[pointed]
-    return [reading.concepts[k].name for k in np.flatnonzero(astray)]
+    pointed = prediction.maps.reshape(len(prediction.concepts), -1).argmax(axis=1)
+    astray = (prediction.presence > 0.5) & ~truth.cells.ravel()[pointed]
+    return [prediction.concepts[k].name for k in np.flatnonzero(astray)]
 
 
 def nodule_box(grid: CellGrid, mask: NDArray[np.bool_]) -> Box:
@@ -61,17 +61,17 @@ def nodule_box(grid: CellGrid, mask: NDArray[np.bool_]) -> Box:
 
 
 def perfect_actions(
-    reading: ConceptReading,
+    prediction: ConceptPrediction,
     truth: Truth,
     grid: CellGrid,
     kinds: Sequence[str],
-    again: Callable[[Revision], ConceptReading],
+    again: Callable[[Revision], ConceptPrediction],
     corrected: Revision = Revision(),
 ) -> list[Action]:
     """All corrections that are called for, of some kinds, the one that weighs most first.
 
     Args:
-        reading: Before any of them.
+        prediction: Before any of them.
         truth: What the user knows.
         grid: Cells of the patch.
         kinds: "reject", "box" or both.
@@ -80,19 +80,19 @@ def perfect_actions(
     """
     actions: list[Action] = []
     if "reject" in kinds:
-        actions += [("reject", name) for name in wrong_concepts(reading, truth)]
-    if "box" in kinds and astray_concepts(reading, truth) and truth.mask.any():
+        actions += [("reject", name) for name in wrong_concepts(prediction, truth)]
+    if "box" in kinds and astray_concepts(prediction, truth) and truth.mask.any():
         actions.append(("box", nodule_box(grid, truth.mask)))
 
     def moved(action: Action) -> float:
-        return abs(again(revision_of([action], corrected)).logit - reading.logit)
+        return abs(again(revision_of([action], corrected)).logit - prediction.logit)
 
     return sorted(actions, key=moved, reverse=True)
 
 
 def noisy_actions(
     actions: Sequence[Action],
-    reading: ConceptReading,
+    prediction: ConceptPrediction,
     truth: Truth,
     grid: CellGrid,
     random: np.random.Generator,
@@ -103,9 +103,9 @@ def noisy_actions(
     and is left out where none of these is left; a wrong box lies anywhere in the patch.
     """
     made: list[Action] = []
-    present = [c.name for c, s in zip(reading.concepts, truth.share, strict=True) if s >= 0.5]
+    present = [c.name for c, s in zip(prediction.concepts, truth.share, strict=True) if s >= 0.5]
     right = {what for kind, what in actions if kind == "reject"}
-    others = [c.name for c in reading.concepts if c.name not in right]
+    others = [c.name for c in prediction.concepts if c.name not in right]
     for kind, what in actions:
         if random.random() >= MISTAKES:
             made.append((kind, what))

@@ -52,7 +52,7 @@ def _matrices(
     scans = (read_scan(unseen.rows[n]) for n in chosen)
     patches = (crop_patch(s.volume, s.center_ras_mm).intensity for s in scans)
     statistics = np.concatenate([patch_statistics(network, p[None], device) for p in patches])
-    embedding, patient = unseen.readings.embedding[chosen], unseen.readings.patient_id[chosen]
+    embedding, patient = unseen.predictions.embedding[chosen], unseen.predictions.patient_id[chosen]
     share = np.full((len(chosen), len(chosen)), np.nan)
     distance = np.full_like(share, np.nan)
     for n in range(len(chosen)):

@@ -1,4 +1,4 @@
-"""Reading concepts: rejections, boxes, and numbers that add up (docs/methods.md 7.7: F4-F6)."""
+"""Concepts predicted: rejections, boxes, and numbers that add up (docs/methods.md 7.7: F4-F6)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from contrastdiagnosis.bundle.bundle import default_bundle_folder, load_bundle
 from contrastdiagnosis.cases.vote import Calibration
 from contrastdiagnosis.concepts.boxes import CellGrid
-from contrastdiagnosis.concepts.concept_reading import read_concepts
+from contrastdiagnosis.concepts.concept_prediction import predict_concepts
 from contrastdiagnosis.concepts.encoding import encode
 from contrastdiagnosis.errors import InputError
 from contrastdiagnosis.imaging.patch import DEFAULT_GEOMETRY, Patch, crop_patch
@@ -51,7 +51,7 @@ def made_similarity(seed=0, low=-1.0):
 
 def read(head, similarity=None, **revision):
     similarity = made_similarity() if similarity is None else similarity
-    return read_concepts(head, CONCEPTS, CALIBRATION, similarity, GRID, Revision(**revision))
+    return predict_concepts(head, CONCEPTS, CALIBRATION, similarity, GRID, Revision(**revision))
 
 
 def box_of(kji, look, concept=None, cells=(1, 1, 1), grow=0.05):
@@ -78,99 +78,99 @@ def calibrated(logit):
 
 def test_plain_scores_are_the_heads(head):
     similarity = made_similarity()
-    reading = read(head, similarity)
-    np.testing.assert_allclose(reading.scores, similarity.max(axis=(2, 3, 4)), atol=1e-7)
-    np.testing.assert_array_equal(reading.similarity, similarity)
-    assert reading.remarks == ()
-    assert reading.revision.empty
+    prediction = read(head, similarity)
+    np.testing.assert_allclose(prediction.scores, similarity.max(axis=(2, 3, 4)), atol=1e-7)
+    np.testing.assert_array_equal(prediction.similarity, similarity)
+    assert prediction.remarks == ()
+    assert prediction.revision.empty
 
 
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("mode", ["absent_median", "zero"])
 def test_the_logit_is_the_heads_decision(head, seed, mode):
-    reading = read(
+    prediction = read(
         head, made_similarity(seed), boxes=random_boxes(seed), rejected=NAMES[: seed % 3], mode=mode
     )
-    scores = torch.from_numpy(reading.scores)[None]
-    assert reading.logit == pytest.approx(calibrated(head.decide(scores)[0]), abs=1e-5)
-    assert reading.logit == reading.baseline + reading.contribution.sum()
-    assert reading.baseline == pytest.approx(calibrated(head.baseline), abs=1e-5)
-    odds = reading.probability / (1 - reading.probability)
-    assert np.log(odds) == pytest.approx(reading.logit, abs=1e-9)
-    assert (reading.logit > 0) == reading.malignant
-    assert reading.malignant == (reading.probability > 0.5)
+    scores = torch.from_numpy(prediction.scores)[None]
+    assert prediction.logit == pytest.approx(calibrated(head.decide(scores)[0]), abs=1e-5)
+    assert prediction.logit == prediction.baseline + prediction.contribution.sum()
+    assert prediction.baseline == pytest.approx(calibrated(head.baseline), abs=1e-5)
+    odds = prediction.probability / (1 - prediction.probability)
+    assert np.log(odds) == pytest.approx(prediction.logit, abs=1e-9)
+    assert (prediction.logit > 0) == prediction.malignant
+    assert prediction.malignant == (prediction.probability > 0.5)
 
 
 def test_presence_is_the_calibrated_logit_of_each_concept(head):
-    reading = read(head)
-    logits = head.presence(torch.from_numpy(reading.scores)[None])[0].numpy()
+    prediction = read(head)
+    logits = head.presence(torch.from_numpy(prediction.scores)[None])[0].numpy()
     for k, concept in enumerate(CONCEPTS):
         expected = concept.calibration.probability(1 / (1 + np.exp(-logits[k])))
-        assert reading.presence[k] == pytest.approx(float(expected), abs=1e-6)
+        assert prediction.presence[k] == pytest.approx(float(expected), abs=1e-6)
 
 
 def test_f4_rejecting_all_concepts_in_mode_zero_leaves_the_bias(head):
-    reading = read(head, rejected=NAMES, mode="zero")
-    assert reading.logit == pytest.approx(calibrated(head.decision_bias), abs=1e-5)
-    assert not reading.scores.any()
-    assert np.isnan(reading.presence).all()
+    prediction = read(head, rejected=NAMES, mode="zero")
+    assert prediction.logit == pytest.approx(calibrated(head.decision_bias), abs=1e-5)
+    assert not prediction.scores.any()
+    assert np.isnan(prediction.presence).all()
     assert abs(read(head).logit - calibrated(head.decision_bias)) > 0.1
 
 
 def test_f4_a_negative_box_over_everything_does_the_same(head):
-    reading = read(head, boxes=(Box(CENTER, WHOLE, False),))
-    assert reading.logit == pytest.approx(calibrated(head.decision_bias), abs=1e-5)
-    assert not reading.scores.any()
-    assert not reading.maps.any()
-    assert np.isfinite(reading.presence).all()
+    prediction = read(head, boxes=(Box(CENTER, WHOLE, False),))
+    assert prediction.logit == pytest.approx(calibrated(head.decision_bias), abs=1e-5)
+    assert not prediction.scores.any()
+    assert not prediction.maps.any()
+    assert np.isfinite(prediction.presence).all()
     each = tuple(Box(CENTER, WHOLE, False, name) for name in NAMES)
-    assert read(head, boxes=each).logit == reading.logit
+    assert read(head, boxes=each).logit == prediction.logit
 
 
 def test_f4_rejecting_all_as_absent_leaves_the_baseline(head):
-    reading = read(head, rejected=NAMES)
-    assert reading.revision.mode == "absent_median"
-    assert reading.logit == pytest.approx(calibrated(head.baseline), abs=1e-5)
-    assert not reading.contribution.any()
-    np.testing.assert_allclose(reading.scores, head.absent.numpy())
+    prediction = read(head, rejected=NAMES)
+    assert prediction.revision.mode == "absent_median"
+    assert prediction.logit == pytest.approx(calibrated(head.baseline), abs=1e-5)
+    assert not prediction.contribution.any()
+    np.testing.assert_allclose(prediction.scores, head.absent.numpy())
     assert abs(float(head.baseline) - float(head.decision_bias)) > 0.05
 
 
 @pytest.mark.parametrize("mode", ["absent_median", "zero"])
 @pytest.mark.parametrize("name", NAMES)
 def test_rejecting_one_concept_leaves_the_others_alone(head, name, mode):
-    plain, reading = read(head), read(head, rejected=(name,), mode=mode)
+    plain, prediction = read(head), read(head, rejected=(name,), mode=mode)
     k = NAMES.index(name)
     rest = [n for n in range(len(NAMES)) if n != k]
-    np.testing.assert_array_equal(reading.scores[rest], plain.scores[rest])
-    np.testing.assert_array_equal(reading.contribution[rest], plain.contribution[rest])
-    np.testing.assert_array_equal(reading.presence[rest], plain.presence[rest])
-    assert np.isnan(reading.presence[k])
+    np.testing.assert_array_equal(prediction.scores[rest], plain.scores[rest])
+    np.testing.assert_array_equal(prediction.contribution[rest], plain.contribution[rest])
+    np.testing.assert_array_equal(prediction.presence[rest], plain.presence[rest])
+    assert np.isnan(prediction.presence[k])
     expected = 0.0
     if mode == "zero":
         expected = -CALIBRATION.slope * float((head.absent * head.decision_weight)[k].sum())
-    assert reading.contribution[k] == pytest.approx(expected, abs=1e-5)
+    assert prediction.contribution[k] == pytest.approx(expected, abs=1e-5)
     # What the network saw stays to be seen.
-    np.testing.assert_array_equal(reading.maps, plain.maps)
+    np.testing.assert_array_equal(prediction.maps, plain.maps)
 
 
 def test_f5_no_boxes_or_one_to_look_at_everything_change_nothing(head):
     similarity = made_similarity()
     plain = read(head, similarity)
     for boxes in ((), (Box(CENTER, WHOLE, True),)):
-        reading = read(head, similarity, boxes=boxes, elsewhere=0.0)
-        np.testing.assert_array_equal(reading.scores, plain.scores)
-        np.testing.assert_array_equal(reading.contribution, plain.contribution)
-        np.testing.assert_array_equal(reading.presence, plain.presence)
-        assert (reading.baseline, reading.probability) == (plain.baseline, plain.probability)
-        np.testing.assert_array_equal(reading.maps, plain.maps)
+        prediction = read(head, similarity, boxes=boxes, elsewhere=0.0)
+        np.testing.assert_array_equal(prediction.scores, plain.scores)
+        np.testing.assert_array_equal(prediction.contribution, plain.contribution)
+        np.testing.assert_array_equal(prediction.presence, plain.presence)
+        assert (prediction.baseline, prediction.probability) == (plain.baseline, plain.probability)
+        np.testing.assert_array_equal(prediction.maps, plain.maps)
 
 
 @pytest.mark.parametrize("seed", range(20))
 def test_f5_boxes_weigh_every_similarity_as_published(head, seed):
     """A * S: 1 inside what is to be looked at, alpha elsewhere, 0 where it is to be ignored."""
     similarity, boxes = made_similarity(seed), random_boxes(seed)
-    reading = read(head, similarity, boxes=boxes, elsewhere=0.3)
+    prediction = read(head, similarity, boxes=boxes, elsewhere=0.3)
     for k, name in enumerate(NAMES):
         about = [box for box in boxes if box.concept in (None, name)]
         looked = np.any([GRID.touched(b) for b in about if b.look] or [np.ones(SHAPE)], axis=0)
@@ -180,7 +180,7 @@ def test_f5_boxes_weigh_every_similarity_as_published(head, seed):
         if not looked.any():  # A box beside the patch changes nothing.
             looked[:] = True
         weight = np.where(ignored, 0, np.where(looked, 1, 0.3)).astype(np.float32)
-        np.testing.assert_allclose(reading.similarity[k], weight * similarity[k], atol=1e-7)
+        np.testing.assert_allclose(prediction.similarity[k], weight * similarity[k], atol=1e-7)
 
 
 @pytest.mark.parametrize("low", [0.0, -1.0], ids=["rectified", "older"])
@@ -192,10 +192,10 @@ def test_f5_boxes_never_raise_anything(head, seed, low):
     similarity[:, :2] = np.maximum(similarity[:, :2] - 0.9 * (seed % 2), low)
     plain = read(head, similarity)
     boxes = (*random_boxes(seed), *((Box(CENTER, WHOLE, False),) if seed % 3 == 0 else ()))
-    reading = read(head, similarity, boxes=boxes)
-    assert (reading.similarity <= similarity).all()
-    assert (reading.scores <= plain.scores).all()
-    assert (reading.presence <= plain.presence).all()
+    prediction = read(head, similarity, boxes=boxes)
+    assert (prediction.similarity <= similarity).all()
+    assert (prediction.scores <= plain.scores).all()
+    assert (prediction.presence <= plain.presence).all()
 
 
 def test_f6_a_negative_box_over_the_highest_cell_lowers_the_score(head):
@@ -203,12 +203,12 @@ def test_f6_a_negative_box_over_the_highest_cell_lowers_the_score(head):
     plain = read(head, similarity)
     for k, m in np.ndindex(len(CONCEPTS), PROTOTYPES):
         where = np.unravel_index(similarity[k, m].argmax(), SHAPE)
-        reading = read(head, similarity, boxes=(box_of(where, False),))
-        assert reading.scores[k, m] < plain.scores[k, m]
-        assert reading.similarity[k, m][where] == 0
+        prediction = read(head, similarity, boxes=(box_of(where, False),))
+        assert prediction.scores[k, m] < plain.scores[k, m]
+        assert prediction.similarity[k, m][where] == 0
         left = similarity[k, m].copy()
         left[where] = 0
-        assert reading.scores[k, m] == pytest.approx(left.max(), abs=1e-7)
+        assert prediction.scores[k, m] == pytest.approx(left.max(), abs=1e-7)
 
 
 def test_f6_a_positive_box_elsewhere_never_raises_a_score(head):
@@ -218,21 +218,21 @@ def test_f6_a_positive_box_elsewhere_never_raises_a_score(head):
         where = np.array(np.unravel_index(similarity[k, m].argmax(), SHAPE))
         away = (where + 4) % 8
         # Smaller than the cell, so that it touches no other.
-        reading = read(head, similarity, boxes=(box_of(away, True, grow=-0.5),), elsewhere=0.2)
+        prediction = read(head, similarity, boxes=(box_of(away, True, grow=-0.5),), elsewhere=0.2)
         expected = max(similarity[k, m][tuple(away)], 0.2 * similarity[k, m].max())
-        assert reading.scores[k, m] == pytest.approx(expected, abs=1e-6)
-        assert reading.scores[k, m] < plain.scores[k, m]
+        assert prediction.scores[k, m] == pytest.approx(expected, abs=1e-6)
+        assert prediction.scores[k, m] < plain.scores[k, m]
 
 
 def test_a_box_may_be_about_one_concept(head):
     similarity = made_similarity()
     plain = read(head, similarity)
     for k, name in enumerate(NAMES):
-        reading = read(head, similarity, boxes=(Box(CENTER, WHOLE, False, name),))
+        prediction = read(head, similarity, boxes=(Box(CENTER, WHOLE, False, name),))
         rest = [n for n in range(len(NAMES)) if n != k]
-        np.testing.assert_array_equal(reading.similarity[rest], plain.similarity[rest])
-        np.testing.assert_array_equal(reading.contribution[rest], plain.contribution[rest])
-        assert not reading.scores[k].any()
+        np.testing.assert_array_equal(prediction.similarity[rest], plain.similarity[rest])
+        np.testing.assert_array_equal(prediction.contribution[rest], plain.contribution[rest])
+        assert not prediction.scores[k].any()
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -295,29 +295,29 @@ def test_the_shown_prototype_adds_in_the_direction_of_its_concept(head):
         ((0.0, 0.0, 0.0, -1.0), 3),
         ((-9.0, 0.5, 20.0, 30.0), 1),  # The most alike of those, whatever each adds.
     ):
-        reading = read(with_weights(head, decision), similarity)
-        assert reading.shown.tolist() == [shown, -1, -1]
-        assert np.argwhere(reading.maps).tolist() == [[0, 1, 2, shown]]
-        assert reading.maps[0, 1, 2, shown] == similarity[0, shown].max()
-        assert reading.maps.shape == (len(CONCEPTS), *SHAPE)
-        assert reading.maps.dtype == np.float32
+        prediction = read(with_weights(head, decision), similarity)
+        assert prediction.shown.tolist() == [shown, -1, -1]
+        assert np.argwhere(prediction.maps).tolist() == [[0, 1, 2, shown]]
+        assert prediction.maps[0, 1, 2, shown] == similarity[0, shown].max()
+        assert prediction.maps.shape == (len(CONCEPTS), *SHAPE)
+        assert prediction.maps.dtype == np.float32
 
 
 def test_a_prototype_that_the_nodule_lacks_speaks_against_the_concept(head):
     similarity = np.zeros((len(CONCEPTS), PROTOTYPES, *SHAPE), np.float32)
     similarity[0, 1, 0, 0, 0], similarity[0, 3, 4, 4, 4] = 0.1, 0.4
-    reading = read(with_weights(head, (0.0, 2.0, 0.0, 1.0), absent=0.35), similarity)
-    assert reading.contribution[0] < 0
-    assert reading.shown[0] == 1
+    prediction = read(with_weights(head, (0.0, 2.0, 0.0, 1.0), absent=0.35), similarity)
+    assert prediction.contribution[0] < 0
+    assert prediction.shown[0] == 1
 
 
 def test_one_that_some_cell_is_like_goes_before_what_the_nodule_is_not_like(head):
     similarity = np.zeros((len(CONCEPTS), PROTOTYPES, *SHAPE), np.float32)
     similarity[0, 3, 4, 4, 4] = 0.4
     # The second one adds most, as the nodule is less like it than others.
-    reading = read(with_weights(head, (0.0, -9.0, 0.0, 2.0), absent=0.1), similarity)
-    assert reading.contribution[0] > 0
-    assert reading.shown[0] == 3
+    prediction = read(with_weights(head, (0.0, -9.0, 0.0, 2.0), absent=0.1), similarity)
+    assert prediction.contribution[0] > 0
+    assert prediction.shown[0] == 3
 
 
 def test_where_nothing_is_added_the_presence_is_explained(head):
@@ -329,8 +329,8 @@ def test_where_nothing_is_added_the_presence_is_explained(head):
 
 
 def test_a_rejected_concept_is_shown_as_it_was_seen(head):
-    plain, reading = read(head), read(head, rejected=NAMES)
-    np.testing.assert_array_equal(reading.shown, plain.shown)
+    plain, prediction = read(head), read(head, rejected=NAMES)
+    np.testing.assert_array_equal(prediction.shown, plain.shown)
 
 
 def test_a_removed_prototype_is_never_shown(head):
@@ -374,10 +374,10 @@ def test_a_refusal_quotes_little(head):
 
 def test_remarks_about_boxes_are_told_once(head):
     small = Box(CENTER, (3, 3, 3), False)
-    reading = read(head, boxes=(small, replace(small, size_mm=(4.0, 4.0, 4.0))))
-    assert len(reading.remarks) == 1
-    assert "covers no whole cell" in reading.remarks[0]
-    np.testing.assert_array_equal(reading.scores, read(head).scores)
+    prediction = read(head, boxes=(small, replace(small, size_mm=(4.0, 4.0, 4.0))))
+    assert len(prediction.remarks) == 1
+    assert "covers no whole cell" in prediction.remarks[0]
+    np.testing.assert_array_equal(prediction.scores, read(head).scores)
 
 
 def test_extreme_logits_stay_finite(head):
@@ -385,46 +385,48 @@ def test_extreme_logits_stay_finite(head):
         loud = copy.deepcopy(head)
         for name in ("decision_weight", "presence_weight"):
             getattr(loud, name).mul_(factor)
-        reading = read(loud)
-        assert 0 <= reading.probability <= 1
-        assert ((reading.presence >= 0) & (reading.presence <= 1)).all()
+        prediction = read(loud)
+        assert 0 <= prediction.probability <= 1
+        assert ((prediction.presence >= 0) & (prediction.presence <= 1)).all()
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_the_summarys_numbers_add_up(head, seed):
-    reading = read(
+    prediction = read(
         head, made_similarity(seed), boxes=random_boxes(seed), rejected=NAMES[: seed % 2]
     )
-    told = json.loads(json.dumps(concept_summary(reading), allow_nan=False))
+    told = json.loads(json.dumps(concept_summary(prediction), allow_nan=False))
     total = told["baseline"] + sum(row["contribution"] for row in told["concepts"])
     assert total == pytest.approx(told["logit"], abs=1e-5)
-    decided = calibrated(head.decide(torch.from_numpy(reading.scores)[None])[0])
+    decided = calibrated(head.decide(torch.from_numpy(prediction.scores)[None])[0])
     assert told["logit"] == pytest.approx(decided, abs=1e-5)
-    assert told["probability"] == reading.probability
-    assert told["verdict"] == ("malignant" if reading.probability > 0.5 else "benign")
+    assert told["probability"] == prediction.probability
+    assert told["verdict"] == ("malignant" if prediction.probability > 0.5 else "benign")
     for k, row in enumerate(told["concepts"]):
         assert row["name"] == NAMES[k]
-        assert row["rejected"] == (NAMES[k] in reading.revision.rejected)
+        assert row["rejected"] == (NAMES[k] in prediction.revision.rejected)
         assert (row["presence"] is None) == row["rejected"]
-        m = reading.shown[k]
+        m = prediction.shown[k]
         assert row["prototype"] == (m if m >= 0 else None)
-        assert row["score"] == (pytest.approx(reading.scores[k, m], abs=1e-4) if m >= 0 else None)
+        assert row["score"] == (
+            pytest.approx(prediction.scores[k, m], abs=1e-4) if m >= 0 else None
+        )
         assert row["reader_kappa"] == CONCEPTS[k].reader_kappa
         assert row["criterion"] == CONCEPTS[k].criterion
-    assert told["revision"]["elsewhere"] == reading.revision.elsewhere
+    assert told["revision"]["elsewhere"] == prediction.revision.elsewhere
     assert len(told["revision"]["boxes"]) == 3
-    assert told["remarks"] == list(reading.remarks)
+    assert told["remarks"] == list(prediction.remarks)
 
 
 def test_the_sentence_begins_with_what_weighs_most(head):
-    reading = read(head, rejected=("calcified",), mode="zero")
-    reading = replace(
-        reading,
+    prediction = read(head, rejected=("calcified",), mode="zero")
+    prediction = replace(
+        prediction,
         contribution=np.array([0.26, -1.34, 0.04]),
         presence=np.array([0.817, 0.1, np.nan]),
         baseline=-2.0,
     )
-    assert evidence_sentence(reading) == (
+    assert evidence_sentence(prediction) == (
         "ill-defined margin 0.10, -1.3 logits; spiculated 0.82, +0.3 logits;"
         " calcified rejected, +0.0 logits; without any -2.0: together -3.0"
     )
@@ -437,8 +439,8 @@ def test_what_the_shipped_head_shows_adds_up_to_what_it_says():
     assert calibration.slope > 1.1  # There is something to fold in.
     for scores in bundle.concepts.scores:
         maps = scores[..., None, None, None]
-        reading = read_concepts(bundle.head, info.concepts, calibration, maps, GRID)
-        told = concept_summary(reading)
+        prediction = predict_concepts(bundle.head, info.concepts, calibration, maps, GRID)
+        told = concept_summary(prediction)
         shown = told["baseline"] + sum(row["contribution"] for row in told["concepts"])
         assert np.log(told["probability"] / (1 - told["probability"])) == pytest.approx(
             shown, abs=1e-4
@@ -469,7 +471,7 @@ def test_f5_no_box_raises_anything_that_the_shipped_head_says_is_there(shipped, 
     names = [concept.name for concept in info.concepts]
 
     def read_shipped(encoding, *boxes):
-        return read_concepts(
+        return predict_concepts(
             shipped.head, info.concepts, info.concept_calibration, encoding.similarity,
             encoding.grid, Revision(boxes=boxes),
         )  # fmt: skip
@@ -498,12 +500,12 @@ def test_no_shown_prototype_of_the_shipped_head_runs_against_its_bar(shipped):
     weight = (head.decision_weight * head.kept).numpy()
     for scores in shipped.concepts.scores[::5]:
         maps = scores[..., None, None, None]
-        reading = read_concepts(
+        prediction = predict_concepts(
             head, shipped.info.concepts, shipped.info.concept_calibration, maps, GRID
         )
-        for k, m in enumerate(reading.shown):
+        for k, m in enumerate(prediction.shown):
             added = slope * (scores[k] - head.absent[k].numpy()) * weight[k]
-            bar = reading.contribution[k]
+            bar = prediction.contribution[k]
             if m >= 0 and abs(added[m]) >= 0.005:
                 assert added[m] * bar > 0
             elif m >= 0:

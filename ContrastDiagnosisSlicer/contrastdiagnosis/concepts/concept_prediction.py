@@ -1,4 +1,4 @@
-"""`ConceptReading`: what concepts a nodule shows, where, and what follows for malignancy."""
+"""`ConceptPrediction`: what concepts a nodule shows, where, and what follows for malignancy."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LEAST_SHOWN = 0.005
 
 
 @dataclass(frozen=True, eq=False)
-class ConceptReading:
+class ConceptPrediction:
     """The concepts of a nodule. Research use only.
 
     The logit of `probability` is `baseline + contribution.sum()`: the calibration is part of both.
@@ -69,15 +69,15 @@ class ConceptReading:
         return np.maximum(chosen, 0) * (self.shown >= 0)[:, None, None, None]
 
 
-def read_concepts(
+def predict_concepts(
     head: ConceptHead,
     concepts: Sequence[Concept],
     calibration: Calibration,
     similarity: NDArray[np.float32],
     grid: CellGrid,
     revision: Revision = Revision(),
-) -> ConceptReading:
-    """The reading of similarity maps, with corrections and without a pass through the network.
+) -> ConceptPrediction:
+    """What similarity maps say, with corrections and without a pass through the network.
 
     Args:
         head: Gives weights, kept prototypes and the scores of absent concepts.
@@ -117,7 +117,7 @@ def read_concepts(
         ]
     )
     logit = baseline + float(contribution.sum())
-    return ConceptReading(
+    return ConceptPrediction(
         concepts=tuple(concepts),
         similarity=maps,
         scores=scores[0].numpy(),

@@ -1,4 +1,4 @@
-"""`Readings`: nodules read through the engine's door, whole and cut to their own slices."""
+"""`Predictions`: nodules read through the engine's door, whole and cut to their own slices."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 import torch
 from contrastdiagnosis.cases.case_folder import read_case_folder, read_scan
 from contrastdiagnosis.model.network import NoduleNet
-from contrastdiagnosis_training.runs.readings import cut_slices, nodule_slices, read_nodules
+from contrastdiagnosis_training.runs.predictions import cut_slices, nodule_slices, predict_nodules
 
 from training.conftest import TINY
 
@@ -33,20 +33,22 @@ def alone(case_folder):
 
 
 def test_rows_are_in_order_and_hold_what_the_table_says(network, alone):
-    readings = read_nodules(network, alone, CPU)
-    assert readings.case_id.tolist() == [n.case_id for n in alone]
-    assert readings.patient_id.tolist() == [n.patient_id for n in alone]
-    assert readings.malignancy.tolist() == [n.mean_rating("malignancy") for n in alone]
-    assert readings.embedding.shape == (3, 6)
-    backwards = read_nodules(network, alone[::-1], CPU)
-    np.testing.assert_allclose(backwards.embedding[::-1], readings.embedding, atol=1e-6)
+    predictions = predict_nodules(network, alone, CPU)
+    assert predictions.case_id.tolist() == [n.case_id for n in alone]
+    assert predictions.patient_id.tolist() == [n.patient_id for n in alone]
+    assert predictions.malignancy.tolist() == [n.mean_rating("malignancy") for n in alone]
+    assert predictions.embedding.shape == (3, 6)
+    backwards = predict_nodules(network, alone[::-1], CPU)
+    np.testing.assert_allclose(backwards.embedding[::-1], predictions.embedding, atol=1e-6)
 
 
 def test_only_files_with_surroundings_are_read_twice(network, whole, alone):
-    readings = read_nodules(network, [*whole, *alone], CPU)
-    assert np.isfinite(readings.trimmed_dice).tolist() == [True] * 3 + [False] * 3
-    assert np.isfinite(readings.trimmed_embedding).all(axis=1).tolist() == [True] * 3 + [False] * 3
-    assert not np.allclose(readings.trimmed_embedding[:3], readings.embedding[:3])
+    predictions = predict_nodules(network, [*whole, *alone], CPU)
+    assert np.isfinite(predictions.trimmed_dice).tolist() == [True] * 3 + [False] * 3
+    assert (
+        np.isfinite(predictions.trimmed_embedding).all(axis=1).tolist() == [True] * 3 + [False] * 3
+    )
+    assert not np.allclose(predictions.trimmed_embedding[:3], predictions.embedding[:3])
 
 
 def test_the_nodules_slices_are_those_that_readers_marked(whole, alone):
@@ -73,7 +75,7 @@ def test_the_dice_is_that_of_the_mask_on_the_files_own_grid(network, whole):
         with torch.no_grad():
             network.mask_head.weight.zero_()
             network.mask_head.bias.fill_(logit)
-        readings = read_nodules(network, whole[:1], CPU)
-        assert bool(readings.dice[0] > 0) == mark
-        assert readings.dice[0] < 0.5
-        assert 0.8 < readings.dice_inter_reader[0] < readings.dice_reader_consensus[0] <= 1
+        predictions = predict_nodules(network, whole[:1], CPU)
+        assert bool(predictions.dice[0] > 0) == mark
+        assert predictions.dice[0] < 0.5
+        assert 0.8 < predictions.dice_inter_reader[0] < predictions.dice_reader_consensus[0] <= 1

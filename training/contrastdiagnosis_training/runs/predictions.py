@@ -1,4 +1,4 @@
-"""`Readings`: what a network says of a case folder's nodules, through the engine's own door."""
+"""`Predictions`: what a network says of a case folder's nodules, through the engine's own door."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ CONTEXT_MM = 5.0
 
 
 @dataclass(frozen=True, eq=False)
-class Readings:
+class Predictions:
     """One row a nodule, clicked at the centroid of the readers' consensus.
 
     Attributes:
@@ -65,18 +65,18 @@ class Readings:
     def __len__(self) -> int:
         return len(self.case_id)
 
-    def __getitem__(self, positions: NDArray) -> Readings:
+    def __getitem__(self, positions: NDArray) -> Predictions:
         """The chosen rows."""
-        return Readings(*(getattr(self, f.name)[positions] for f in fields(self)))
+        return Predictions(*(getattr(self, f.name)[positions] for f in fields(self)))
 
 
-def read_nodules(
+def predict_nodules(
     network: NoduleNet,
     nodules: Sequence[Nodule],
     device: torch.device,
     bundled: Diagnoser | None = None,
-) -> Readings:
-    """The network's readings of nodules, in their order.
+) -> Predictions:
+    """The network's predictions of nodules, in their order.
 
     Args:
         network: In eval mode, on the device.
@@ -87,8 +87,8 @@ def read_nodules(
     """
     told = Bar(nodules, unit="nodule", leave=False)
     rows = [_read(network, nodule, device, bundled) for nodule in told]
-    names = [f.name for f in fields(Readings)]
-    return Readings(**{name: np.array([row[name] for row in rows]) for name in names})
+    names = [f.name for f in fields(Predictions)]
+    return Predictions(**{name: np.array([row[name] for row in rows]) for name in names})
 
 
 def _read(
@@ -98,7 +98,7 @@ def _read(
     point = scan.center_ras_mm
     head = bundled.head if bundled else None
     encoding, nodule_there, mask = _diagnose_mask(network, scan.volume, point, device, head)
-    concepts = bundled.read_concepts(encoding) if bundled else None
+    concepts = bundled.predict_concepts(encoding) if bundled else None
     geometry = DEFAULT_GEOMETRY
     diameters = axial_diameters(encoding.probability * nodule_there, geometry.spacing_mm)
     between, ceiling = _reader_agreement(nodule)
