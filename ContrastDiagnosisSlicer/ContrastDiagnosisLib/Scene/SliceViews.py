@@ -1,4 +1,4 @@
-"""Which CT is seen in which slice view, and where the views look."""
+"""Which CT is seen in which slice view, and how much of it."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ QUERY_VIEW, CASE_VIEW = "ContrastQuery", "ContrastCase"
 
 
 @dataclass(frozen=True)
-class Look:
-    """Where a slice view looked, to return to it."""
+class FieldOfView:
+    """What a slice view showed, to return to it."""
 
     widthMm: float
     originXyz: tuple[float, float, float]
@@ -127,7 +127,7 @@ class NoduleZoom:
     """Zooms the slice views to a nodule, and back to where they looked before."""
 
     def __init__(self) -> None:
-        self._before: dict[str, Look] = {}
+        self._before: dict[str, FieldOfView] = {}
 
     @property
     def isOn(self) -> bool:
@@ -138,17 +138,17 @@ class NoduleZoom:
         """Zooms all slice views but those of the comparison."""
         for node in sliceNodes():
             if node.GetLayoutName() not in self._before:
-                self._before[node.GetLayoutName()] = lookOf(node)
+                self._before[node.GetLayoutName()] = fieldOfViewOf(node)
             aim(node, pointWorld, ZOOM_MM)
 
     def zoomBack(self) -> None:
         """Returns to where the views looked; the slice stays the one that is shown now."""
         for node in sliceNodes():
-            look = self._before.get(node.GetLayoutName())
-            if look is not None:
+            shown = self._before.get(node.GetLayoutName())
+            if shown is not None:
                 offset = node.GetSliceOffset()
-                setWidth(node, look.widthMm)
-                node.SetXYZOrigin(*look.originXyz)
+                setWidth(node, shown.widthMm)
+                node.SetXYZOrigin(*shown.originXyz)
                 node.SetSliceOffset(offset)
         self.forget()
 
@@ -157,9 +157,9 @@ class NoduleZoom:
         self._before.clear()
 
 
-def lookOf(sliceNode: Any) -> Look:
-    """Where a view looks."""
-    return Look(sliceNode.GetFieldOfView()[0], tuple(sliceNode.GetXYZOrigin()))
+def fieldOfViewOf(sliceNode: Any) -> FieldOfView:
+    """What a view shows."""
+    return FieldOfView(sliceNode.GetFieldOfView()[0], tuple(sliceNode.GetXYZOrigin()))
 
 
 def deliverQueued(name: str) -> None:

@@ -103,7 +103,7 @@ class AddPixels:
     """Bundle folder; the one that comes with the program if not given."""
 
     def run(self) -> None:
-        """Crops and stores the patch of every case that the folder holds."""
+        """Samples and stores the patch of every case that the folder holds."""
         from contrastdiagnosis.bundle.bundle import default_bundle_folder, load_bundle
         from contrastdiagnosis.cases.case_folder import case_pixels, read_case_folder
 

@@ -45,7 +45,7 @@ class Encoding:
         return CellGrid(self.patch, (d, h, w))
 
 
-class Look(NamedTuple):
+class NetworkOutput(NamedTuple):
     """What the network says of N patches.
 
     Attributes:
@@ -70,21 +70,21 @@ def encode(
     """Mask probability, embedding and similarities of each patch: means over it and its mirror.
 
     The mirror is no luxury on a CPU: PyTorch's fast convolutions take over from batch 2 on, so two
-    views cost less than one.
+    images cost less than one.
     """
-    seen = look(network, np.stack([patch.intensity for patch in patches]), device, head)
+    seen = infer(network, np.stack([patch.intensity for patch in patches]), device, head)
     alike = [None] * len(patches) if seen.similarity is None else seen.similarity
     cells = [None] * len(patches) if seen.cells is None else seen.cells
     rows = zip(patches, seen.probability, seen.embedding, alike, cells, strict=True)
     return [Encoding(*row) for row in rows]
 
 
-def look(
+def infer(
     network: NoduleNet,
     intensity: NDArray[np.float32],
     device: torch.device,
     head: ConceptHead | None = None,
-) -> Look:
+) -> NetworkOutput:
     """What the network says of (N, D, H, W) intensities, averaged over mirror images."""
     images = torch.from_numpy(intensity)[:, None].to(device)
     with torch.inference_mode():
@@ -98,4 +98,4 @@ def look(
             plain, turned = head.similarity(standard).chunk(2)
             similarity = ((plain + turned.flip(-1)) / 2).cpu().numpy()
             cells = standard.unflatten(0, (2, -1)).transpose(0, 1).cpu().numpy()
-    return Look(probability.cpu().numpy(), embedding.cpu().numpy(), similarity, cells)
+    return NetworkOutput(probability.cpu().numpy(), embedding.cpu().numpy(), similarity, cells)

@@ -26,7 +26,7 @@ from contrastdiagnosis.imaging.measure import (
 from contrastdiagnosis.imaging.patch import (
     PatchGeometry,
     Region,
-    crop_patch,
+    sample_patch,
     voxels_under_patch,
 )
 from contrastdiagnosis.imaging.reading.scan_image import MIN_SLICES
@@ -177,7 +177,7 @@ class Diagnoser:
         return self.bundle.info.geometry
 
     def encode(self, volume: Volume, point_ras_mm: ArrayLike) -> Encoding:
-        """The network's view of the tissue around a point.
+        """What the network says of the tissue around a point.
 
         Raises:
             InputError: The point lies outside the volume, or the voxels there are no CT.
@@ -194,7 +194,7 @@ class Diagnoser:
                 f" {_text(low)} to {_text(high)}"
             )
         self._check_voxels(volume, point)
-        patch = crop_patch(volume, point, self.geometry)
+        patch = sample_patch(volume, point, self.geometry)
         return encode(self.network, [patch], self.device, self.head)[0]
 
     def diagnose(

@@ -83,7 +83,7 @@ class Region:
         return array
 
 
-def crop_patch(
+def sample_patch(
     volume: Volume, center_ras_mm: ArrayLike, geometry: PatchGeometry = DEFAULT_GEOMETRY
 ) -> Patch:
     """The windowed patch around a point; only the voxels under it are read.

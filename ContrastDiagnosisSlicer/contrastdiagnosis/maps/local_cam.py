@@ -86,10 +86,10 @@ def pair_maps(
     # The same patch stands once in the batch for every pair it belongs to: gradients of several
     # distances must not add up on the query.
     place = torch.tensor([0] * count + list(range(1, shown + 1)), device=query.device)
-    views = torch.stack([images, images.flip(-1)])[:, :, None]  # (2, 1 + M, 1, D, H, W)
+    mirrored = torch.stack([images, images.flip(-1)])[:, :, None]  # (2, 1 + M, 1, D, H, W)
     with torch.enable_grad():
         levels, mask, code = _encode(
-            network, views, place, min(options.levels), options.through_mask
+            network, mirrored, place, min(options.levels), options.through_mask
         )
         z = network.align(code).unflatten(0, (2, len(place))).mean(dim=0)
         seen = torch.tensor(with_pixels, dtype=torch.long, device=query.device)
@@ -124,16 +124,16 @@ def pair_maps(
 
 
 def _encode(
-    network: NoduleNet, views: Tensor, place: Tensor, lowest: int, through_mask: bool
+    network: NoduleNet, mirrored: Tensor, place: Tensor, lowest: int, through_mask: bool
 ) -> tuple[dict[int, Tensor], Tensor, Tensor]:
     """Levels from `lowest` on, mask logits and codes, (2 B, ...)."""
-    flat = views.flatten(0, 1)
+    flat = mirrored.flatten(0, 1)
     with torch.no_grad():
         encoded = network.encode([network.stem(space_to_channels(flat))])
         logits = network.decode(encoded)
 
     def placed(x: Tensor) -> Tensor:
-        return x.unflatten(0, views.shape[:2])[:, place].flatten(0, 1)
+        return x.unflatten(0, mirrored.shape[:2])[:, place].flatten(0, 1)
 
     below = [placed(level) for level in encoded[:lowest]]
     below[-1].requires_grad_()

@@ -194,14 +194,14 @@ def _nodule_slice(diagnosis: Diagnosis, cells: NDArray, boxes: Sequence[Box]) ->
         k, frame, strength = middle_slice(nodule), None, None
     j, i = np.indices(shape[1:])
     ras = apply_affine(patch.ijk_to_ras, np.stack([i, j, np.full_like(i, k)], axis=-1))
-    look, ignored = (
+    looked, ignored = (
         np.any(
             [box.contains(ras) for box in boxes if box.look == wanted] or [np.zeros(j.shape, bool)],
             axis=0,
         )
         for wanted in (True, False)
     )
-    return CellSlice(patch.intensity[k], nodule[k], frame, strength, look, ignored)
+    return CellSlice(patch.intensity[k], nodule[k], frame, strength, looked, ignored)
 
 
 def _example(prototype: Prototype, bundle: Bundle) -> Example:

@@ -53,7 +53,7 @@ class Picture(NamedTuple):
     """PNG of a map as a data URI, to be laid over the grey picture."""
     contour: str = ""
     """SVG path around the top of the map."""
-    look: str = ""
+    looked: str = ""
     """SVG path of boxes that say where to look."""
     ignored: str = ""
     """SVG path of boxes that say what to ignore."""
@@ -70,7 +70,7 @@ class CellSlice(NamedTuple):
     """The cell's first column and row, and its width and height in voxels; None for no cell."""
     strength: NDArray | None = None
     """(H, W) in [0, 1] of the map laid over it."""
-    look: NDArray | None = None
+    looked: NDArray | None = None
     """(H, W) bool: voxels in boxes that say where to look."""
     ignored: NDArray | None = None
     """(H, W) bool: voxels in boxes that say what to ignore."""
@@ -164,16 +164,16 @@ def cell_picture(
     """The slice with its map, the cell framed, and the boxes."""
     spacing = geometry.spacing_mm[1:]
     plain = _picture(title, shown.intensity, shown.mask, spacing, "RLAP")
-    look, ignored = (
+    looked, ignored = (
         "" if boxes is None else _svg_path(contours(boxes.astype(np.float32)))
-        for boxes in (shown.look, shown.ignored)
+        for boxes in (shown.looked, shown.ignored)
     )
     contour = ""
     if shown.frame is not None:
         i, j, width, height = shown.frame
         contour = f"M{i} {j}h{width}v{height}h{-width}Z"
     overlay = "" if shown.strength is None else _map_png(shown.strength, "concept")
-    return plain._replace(overlay=overlay, contour=contour, look=look, ignored=ignored)
+    return plain._replace(overlay=overlay, contour=contour, looked=looked, ignored=ignored)
 
 
 def cell_thumbnail(shown: CellSlice) -> Image.Image:

@@ -51,7 +51,7 @@ class MapPoint(NamedTuple):
     label: str
 
 
-class SignView(NamedTuple):
+class SignPictures(NamedTuple):
     """One sign of a pair's explanation: the nodule beside the case."""
 
     sign: str
@@ -139,12 +139,12 @@ def case_map(bundle: Bundle, diagnosis: Diagnosis) -> tuple[list[MapPoint], tupl
     return points, (float(placed[-1, 0]), float(placed[-1, 1]))
 
 
-def sign_views(explanation: Explanation, diagnosis: Diagnosis) -> list[SignView]:
+def sign_pictures(explanation: Explanation, diagnosis: Diagnosis) -> list[SignPictures]:
     """Both signs of a pair as pictures; the two sides of a sign share one scale of colour."""
     nodule = diagnosis.encoding.probability * diagnosis.nodule
     # Without a verdict it is not called a nodule.
     title = "this nodule" if diagnosis.judged else "this place"
-    views = []
+    pictures = []
     for sign in SIGNS:
         sides = [explanation.query, *([explanation.case] if explanation.case else [])]
         highest = max(side.of_sign(sign).highest for side in sides) or 1.0
@@ -159,8 +159,8 @@ def sign_views(explanation: Explanation, diagnosis: Diagnosis) -> list[SignView]
                 "the case", pixels.intensity, pixels.mask.astype(np.float32),
                 explanation.case.of_sign(sign), sign, highest,
             )  # fmt: skip
-        views.append(SignView(sign, query, case))
-    return views
+        pictures.append(SignPictures(sign, query, case))
+    return pictures
 
 
 def _case_label(case: Case) -> str:
@@ -188,7 +188,7 @@ def _card(similar: SimilarCase, explanation: Explanation, diagnosis: Diagnosis) 
     return {
         "similar": similar,
         "case": case,
-        "views": sign_views(explanation, diagnosis),
+        "sign_pictures": sign_pictures(explanation, diagnosis),
         "parts": explanation.parts_sentence,
         "remarks": explanation.remarks,
         "ratings": ratings,

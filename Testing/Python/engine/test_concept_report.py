@@ -246,7 +246,7 @@ def test_boxes_are_drawn_where_they_are_about(revised, bundle):
     for k, row in zip(order_of(section), section.rows, strict=True):
         cells = revised.concepts.maps[k]
         slice_k = int(np.unravel_index(cells.argmax(), cells.shape)[0]) * 4 + 2
-        for drawn, boxes in ((row.shown.look, REVISION.boxes[:1]), (row.shown.ignored, ())):
+        for drawn, boxes in ((row.shown.looked, REVISION.boxes[:1]), (row.shown.ignored, ())):
             if drawn is row.shown.ignored:
                 boxes = REVISION.boxes[2:] + REVISION.boxes[1:2] * (k == 0)
             expected = np.zeros(SHAPE[1:], bool)

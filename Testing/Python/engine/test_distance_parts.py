@@ -9,8 +9,8 @@ import pytest
 import torch
 from contrastdiagnosis.bundle.bundle import default_bundle_folder, load_bundle
 from contrastdiagnosis.cases.pixels import CasePixels, PixelStore
-from contrastdiagnosis.concepts.encoding import look
-from contrastdiagnosis.imaging.patch import crop_patch
+from contrastdiagnosis.concepts.encoding import infer
+from contrastdiagnosis.imaging.patch import sample_patch
 from contrastdiagnosis.imaging.phantom import PhantomNodule, make_phantom
 from contrastdiagnosis.maps.distance_parts import (
     parts_sentence,
@@ -44,7 +44,7 @@ def patch_of():
         if key not in made:
             nodule = PhantomNodule(POINT, diameter_mm, **kind)
             phantom = make_phantom([nodule], shape=(60, 150, 180), spacing_mm=(2.5, 1.9, 1.9))
-            made[key] = crop_patch(phantom.volume, POINT)
+            made[key] = sample_patch(phantom.volume, POINT)
         return made[key]
 
     return patch
@@ -153,7 +153,7 @@ def test_stored_statistics_tell_what_pixels_tell(shipped, patch_of, tmp_path):
     network, query, case = shipped.network, patch_of(), patch_of(texture="part-solid")
     grey = np.round(case.intensity * 255) / np.float32(255)
     embedding, statistics = shipped.library.embedding[:40].copy(), np.zeros((40, STATISTICS))
-    embedding[3] = look(network, grey[None], CPU).embedding[0]
+    embedding[3] = infer(network, grey[None], CPU).embedding[0]
     statistics[3] = patch_statistics(network, grey[None], CPU)[0]
     library = replace(
         shipped.library,

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 from contrastdiagnosis.concepts.cells import CELL_VOXELS
-from contrastdiagnosis.concepts.encoding import Encoding, encode, look
-from contrastdiagnosis.imaging.patch import DEFAULT_GEOMETRY, Patch, crop_patch
+from contrastdiagnosis.concepts.encoding import Encoding, encode, infer
+from contrastdiagnosis.imaging.patch import DEFAULT_GEOMETRY, Patch, sample_patch
 
 from engine.asking import one_thread  # noqa: F401
 from engine.conftest import CONCEPTS, NODULE, PROTOTYPES
@@ -20,7 +20,7 @@ SIMILARITY = (len(CONCEPTS), PROTOTYPES, 8, 8, 8)
 
 @pytest.fixture(scope="module")
 def patches(phantom):
-    return [crop_patch(phantom.volume, np.add(NODULE.center_ras_mm, s)) for s in (0, 5, -20)]
+    return [sample_patch(phantom.volume, np.add(NODULE.center_ras_mm, s)) for s in (0, 5, -20)]
 
 
 def mirrored(patch):
@@ -31,7 +31,7 @@ def mirrored(patch):
 
 def test_similarities_are_means_over_both_mirror_images(bundle, patches):
     network, head = bundle.network, bundle.concepts.head
-    seen = look(network, patches[0].intensity[None], CPU, head)
+    seen = infer(network, patches[0].intensity[None], CPU, head)
     x = torch.from_numpy(patches[0].intensity)[None, None]
     with torch.no_grad():
         plain, turned = (head.similarity(head.cells(network(v))) for v in (x, x.flip(-1)))

@@ -17,7 +17,7 @@ from contrastdiagnosis.diagnosis.diagnoser import Diagnoser
 from contrastdiagnosis.imaging.volume import Volume
 from contrastdiagnosis.maps.explanation import NO_PICTURE, EvidenceMap
 from contrastdiagnosis.report.pictures import overview_picture, plane_pictures
-from contrastdiagnosis.report.screen import case_map, render_report, sign_views
+from contrastdiagnosis.report.screen import case_map, render_report, sign_pictures
 from contrastdiagnosis.report.summary import summarise
 from PIL import Image
 
@@ -123,7 +123,7 @@ def test_both_sides_of_a_pair_share_one_scale_of_colour(diagnosis, pictured):
     explanation = Diagnoser(pictured, "cpu").explain(diagnosis)[0]
     strongest = []
     for view, sign in zip(
-        sign_views(explanation, diagnosis), ("similar", "different"), strict=True
+        sign_pictures(explanation, diagnosis), ("similar", "different"), strict=True
     ):
         for picture, side in ((view.query, explanation.query), (view.case, explanation.case)):
             if picture.overlay:

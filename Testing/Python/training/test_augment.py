@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from contrastdiagnosis.cases.case_folder import read_scan
-from contrastdiagnosis.imaging.patch import DEFAULT_GEOMETRY, crop_patch
+from contrastdiagnosis.imaging.patch import DEFAULT_GEOMETRY, sample_patch
 from contrastdiagnosis_training.data.augment import Augmentation, augment, marked_extent
 from contrastdiagnosis_training.data.patch_store import CONTINUED, FILL, STORE_GEOMETRY, STORED
 from torch.testing import assert_close
@@ -85,7 +85,7 @@ def test_g6_the_stored_nodules_stay_aligned(store):
     assert mismatched.mean() < dice(dense, views.share >= 0.5).mean() - 0.05
 
 
-def test_without_augmentation_it_is_the_centred_crop():
+def test_without_augmentation_it_is_the_centred_patch():
     intensity, share, coverage = nodule()
     coverage[:, :10] = CONTINUED
     coverage[:, :3] = FILL
@@ -96,7 +96,7 @@ def test_without_augmentation_it_is_the_centred_crop():
     assert_close(views.valid[:, 0], valid)
 
 
-def test_without_augmentation_it_is_what_the_engine_crops(store):
+def test_without_augmentation_it_is_what_the_engine_samples(store):
     """Training and inference see the same patch, with the same fill where the file ends.
 
     But for the outermost half slice: the engine repeats the last slice, the store blends into the
@@ -106,7 +106,7 @@ def test_without_augmentation_it_is_what_the_engine_crops(store):
         data = (store.intensity[n : n + 1], store.share[n : n + 1], store.coverage[n : n + 1])
         view = augment(*data, None, generator())
         scan = read_scan(store.nodules[n])
-        patch = crop_patch(scan.volume, scan.center_ras_mm)
+        patch = sample_patch(scan.volume, scan.center_ras_mm)
         assert_close(view.valid[0, 0], torch.from_numpy(patch.valid).float())
         k = np.flatnonzero(patch.valid.any(axis=(1, 2)))[1:-1]
         assert len(k) > 2

@@ -77,7 +77,7 @@ class ConceptsEval:
     elsewhere: float = ELSEWHERE
     """Weight of what lies outside the boxes that users draw."""
     seed: int = 0
-    """Fixes crops and the users' mistakes."""
+    """Fixes patches and the users' mistakes."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the networks run."""
 

@@ -15,7 +15,7 @@ from contrastdiagnosis.cases.case_folder import Nodule, read_case_folder, read_s
 from contrastdiagnosis.diagnosis.diagnoser import choose_device
 from contrastdiagnosis.errors import InputError
 from contrastdiagnosis.files.output import check_outputs, write_file
-from contrastdiagnosis.imaging.patch import crop_patch
+from contrastdiagnosis.imaging.patch import sample_patch
 from contrastdiagnosis.model.network import NoduleNet
 from contrastdiagnosis.protocol.map_variant import LocalCam
 from numpy.typing import NDArray
@@ -73,7 +73,7 @@ class ExplainEval:
     html: Path | None = None
     """Write the report here. It shows nodules of the case folder."""
     seed: int = 0
-    """Draws nodules, crops, noise and controls."""
+    """Draws nodules, patches, noise and controls."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the networks run."""
 
@@ -181,7 +181,7 @@ def _strangers(
     if len({unseen.rows[n].patient_id for n in chosen}) < 2:
         return {}
     scans = [read_scan(unseen.rows[n]) for n in chosen]
-    patches = np.stack([crop_patch(s.volume, s.center_ras_mm).intensity for s in scans])
+    patches = np.stack([sample_patch(s.volume, s.center_ras_mm).intensity for s in scans])
     nodules = unseen.predictions[np.array(chosen)]
 
     def probed(network: NoduleNet) -> ProbedNetwork:
@@ -189,7 +189,7 @@ def _strangers(
         nowhere = np.zeros((len(chosen), network.config.embedding), np.float32)
         support = SupportVote(nowhere, nodules.patient_id, nodules.malignancy, nodules.diameter_mm)
         blind = ProbedNetwork(network, support, options.map)
-        return replace(blind, support=replace(support, embedding=blind.look(patches)[1]))
+        return replace(blind, support=replace(support, embedding=blind.infer(patches)[1]))
 
     return {name: [probed(n) for n in kind] for name, kind in networks.items()}
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from contrastdiagnosis.cases.case_folder import NoduleScan, consensus_on
-from contrastdiagnosis.concepts.encoding import look
-from contrastdiagnosis.imaging.patch import DEFAULT_GEOMETRY, Patch, crop_patch
+from contrastdiagnosis.concepts.encoding import infer
+from contrastdiagnosis.imaging.patch import DEFAULT_GEOMETRY, Patch, sample_patch
 from contrastdiagnosis.maps.local_cam import pair_maps
 from contrastdiagnosis.model.network import NoduleNet
 from contrastdiagnosis.protocol.map_variant import SIGNS, LocalCam
@@ -58,12 +58,12 @@ class ProbedNetwork:
         """Where the network is."""
         return next(self.network.parameters()).device
 
-    def look(
+    def infer(
         self, intensity: NDArray[np.float32]
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Mask probabilities (N, D, H, W) and embeddings (N, p) of (N, D, H, W) patches."""
         parts = [
-            look(self.network, intensity[n : n + BATCH], self.device)[:2]
+            infer(self.network, intensity[n : n + BATCH], self.device)[:2]
             for n in range(0, len(intensity), BATCH)
         ]
         probability, embedding = zip(*parts, strict=True)
@@ -105,7 +105,7 @@ class ProbedPatch:
 
 def probe_patch(probed: ProbedNetwork, patch: Patch, patient_id: str) -> ProbedPatch:
     """Shows a patch to a probed network."""
-    mask, embedding = probed.look(patch.intensity[None])
+    mask, embedding = probed.infer(patch.intensity[None])
     case = probed.nearest(embedding[0], patient_id)
     return ProbedPatch(patch, mask[0], case, probed.maps(patch.intensity, case), patient_id)
 
@@ -140,11 +140,11 @@ def probe_nodule(
             means over those of a kind.
         scan: The nodule.
         patient_id: Its cases are left out.
-        random: Draws crops, noise and the random control.
+        random: Draws patches, noise and the random control.
     """
-    centred = probe_patch(probed, crop_patch(scan.volume, scan.center_ras_mm), patient_id)
+    centred = probe_patch(probed, sample_patch(scan.volume, scan.center_ras_mm), patient_id)
     off_point = scan.center_ras_mm + off_centre_mm(random)
-    off = probe_patch(probed, crop_patch(scan.volume, off_point), patient_id)
+    off = probe_patch(probed, sample_patch(scan.volume, off_point), patient_id)
     figures: Figures = {}
     curves: Curves = {}
     shown: dict[Place, ProbedPatch] = {"centred": centred, "off-centre": off}
@@ -185,7 +185,7 @@ def _deletion(
     }
     ways = [(name, insert) for name in compared for insert in (False, True)]
     patches = [perturbed(intensity, fill, compared[n], insert, random) for n, insert in ways]
-    _, embedding = probed.look(np.concatenate([intensity[None], fill[None], *patches]))
+    _, embedding = probed.infer(np.concatenate([intensity[None], fill[None], *patches]))
     distance = np.linalg.norm(embedding - probed.support.embedding[shown.case], axis=1)
     patient = np.full(len(embedding), shown.patient_id)
     probability = probed.support.probability(embedding, patient)
@@ -227,7 +227,7 @@ def _stability(
     patch, values = shown.patch, shown.maps["similar"]
     step = random.choice([-1, 1], 3)
     moved_mm = patch.ijk_to_ras[:3, :3] @ step.astype(np.float64)
-    moved = crop_patch(scan.volume, scan.center_ras_mm + moved_mm)
+    moved = sample_patch(scan.volume, scan.center_ras_mm + moved_mm)
     there = probed.maps(moved.intensity, shown.case)["similar"]
     # A voxel of the moved patch lies `step` further on the grid of the first one.
     back = np.roll(there, step[::-1], axis=(0, 1, 2))
