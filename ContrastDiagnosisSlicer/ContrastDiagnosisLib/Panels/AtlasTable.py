@@ -31,7 +31,7 @@ COLUMNS = {
 }
 """Header and what it stands for. Short, so that a panel of 420 pixels shows all of them."""
 PICTURE, NUMBER, CASE, LABEL, DIAMETER, SIMILARITY, HITS, KEEP, NOTE = range(9)
-FIGURES = (NUMBER, DIAMETER, SIMILARITY, HITS)
+METRICS = (NUMBER, DIAMETER, SIMILARITY, HITS)
 
 SHOWN = qt.Qt.ItemIsEnabled | qt.Qt.ItemIsSelectable
 
@@ -199,7 +199,7 @@ def _itemsOf(prototype: Mapping[str, Any], case: str, pictured: bool) -> list[An
     for item in items[:NOTE]:
         item.setFlags(SHOWN)
         item.setToolTip(tip)
-    for column in FIGURES:
+    for column in METRICS:
         items[column].setTextAlignment(qt.Qt.AlignRight | qt.Qt.AlignVCenter)
     if prototype["kept"]:
         items[KEEP].setFlags(SHOWN | qt.Qt.ItemIsUserCheckable)

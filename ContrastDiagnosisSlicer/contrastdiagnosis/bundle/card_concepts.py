@@ -1,4 +1,4 @@
-"""Which figures of the concepts a card tells; older bundles lack some."""
+"""Which metrics of the concepts a card tells; older bundles lack some."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from contrastdiagnosis.bundle.card_figures import Metrics, Table, rounded, source_of
+from contrastdiagnosis.bundle.card_metrics import Metrics, Table, rounded, source_of
 
 if TYPE_CHECKING:
     from contrastdiagnosis.bundle.info import BundleInfo
@@ -57,7 +57,7 @@ class SmallNodules:
 
 
 @dataclass(frozen=True)
-class MalignancyFigures:
+class MalignancyMetrics:
     """What the concepts say of malignancy; None for what an older bundle did not measure."""
 
     auc: str
@@ -75,23 +75,23 @@ class MalignancyFigures:
 
 
 @dataclass(frozen=True)
-class ConceptFigures:
+class ConceptMetrics:
     """What the concepts are, how well they are told, and what they say of malignancy."""
 
     table: Table
-    malignancy: MalignancyFigures | None
+    malignancy: MalignancyMetrics | None
     note: str
     recipes: Table | None
 
 
-def concept_figures(info: BundleInfo) -> ConceptFigures | None:
+def concept_metrics(info: BundleInfo) -> ConceptMetrics | None:
     """What the concepts are and what they are worth; None for a bundle without them."""
     if not info.concepts:
         return None
     metrics = info.metrics.get("concepts") or {}
     rows = [(c.name, c.criterion, rounded(c.auroc), rounded(c.reader_kappa)) for c in info.concepts]
     columns = ("concept", "present where most readers rate", "AUROC", "readers' kappa")
-    return ConceptFigures(
+    return ConceptMetrics(
         table=Table(columns, tuple(rows)),
         malignancy=_malignancy(metrics) if "malignancy" in metrics else None,
         note=str(info.metrics.get("concepts_note") or ""),
@@ -99,10 +99,10 @@ def concept_figures(info: BundleInfo) -> ConceptFigures | None:
     )
 
 
-def _malignancy(metrics: Metrics) -> MalignancyFigures:
+def _malignancy(metrics: Metrics) -> MalignancyMetrics:
     through, pointing = metrics["malignancy"], metrics["pointing"]["off centre"]["nodule"]
     logits, ignoring = metrics.get("mean_logits"), metrics.get("ignoring")
-    return MalignancyFigures(
+    return MalignancyMetrics(
         auc=rounded(through["auc"]),
         auc_ci=rounded(through["auc_ci"]),
         auc_diameter=rounded(metrics["auc_diameter"]),

@@ -44,7 +44,7 @@ class BundleInfo:
     recipe: dict[str, Any] = field(default_factory=dict)
     """Options and commit of the training run."""
     metrics: dict[str, Any] = field(default_factory=dict)
-    """Measured figures with their protocol."""
+    """Metrics on unseen patients, with their protocol."""
     licence: str = "Apache-2.0"
     citation: str = ""
     intended_use: str = RESEARCH_USE_NOTICE

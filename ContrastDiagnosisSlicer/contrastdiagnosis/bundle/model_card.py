@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
-from contrastdiagnosis.bundle.card_concepts import concept_figures
-from contrastdiagnosis.bundle.card_figures import case_figures, gate_figures, measured_figures
+from contrastdiagnosis.bundle.card_concepts import concept_metrics
+from contrastdiagnosis.bundle.card_metrics import case_counts, gate_metrics, vote_metrics
 from contrastdiagnosis.trust.case_limits import CUT_THROUGH, MOST_UNMEASURED, NODULE_MM
 from contrastdiagnosis.trust.confidence import normal_factor
 
@@ -23,15 +23,15 @@ def model_card(info: BundleInfo, library: CaseLibrary) -> str:
         .get_template("model_card.md.j2")
         .render(
             info=info,
-            cases=case_figures(library),
+            cases=case_counts(library),
             normal_factor=normal_factor(info.similarity_quantile),
-            measured=measured_figures(info.metrics),
-            concepts=concept_figures(info),
+            vote=vote_metrics(info.metrics),
+            concepts=concept_metrics(info),
             limits=info.limits,
             cut_through=CUT_THROUGH,
             most_unmeasured=MOST_UNMEASURED,
             nodule_mm=NODULE_MM,
-            gate=gate_figures(info.metrics),
+            gate=gate_metrics(info.metrics),
         )
     )
 

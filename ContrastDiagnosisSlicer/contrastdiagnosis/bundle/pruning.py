@@ -97,7 +97,7 @@ def prune_bundle(bundle: Bundle, file: Path, out: Path) -> Bundle:
 
 
 def removed_note(count: int, by: str) -> str:
-    """What figures that were measured before have to say."""
+    """What metrics that were measured before have to say."""
     removed = "prototype was" if count == 1 else "prototypes were"
     return f"{count} {removed} removed by {by}; measured before that"
 

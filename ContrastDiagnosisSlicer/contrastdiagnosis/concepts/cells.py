@@ -21,7 +21,7 @@ CELL_REACH = (3, 5, 7)
 """Edges of the cubes of cells, in which it is counted how much nodule there is around a cell."""
 
 CELL_STATISTICS = 6 + DENSITY_BINS + len(CELL_REACH)
-"""Number of figures that `cell_statistics` gives of a cell."""
+"""Number of statistics that `cell_statistics` gives of a cell."""
 
 HIGHEST_INSIDE = 5
 """Which of them is the highest probability of being nodule."""

@@ -128,7 +128,7 @@ def hu_of(
 def voxels_under_patch(
     volume: Volume, center_ras_mm: ArrayLike, geometry: PatchGeometry
 ) -> NDArray:
-    """View of the volume's own voxels that a patch around the point touches; may be empty."""
+    """The volume's own voxels, not copied, that a patch around the point touches; may be empty."""
     to_volume = np.linalg.inv(volume.ijk_to_ras) @ geometry.ijk_to_ras(center_ras_mm)
     return volume.hu[_touched(to_volume, geometry.shape, volume.hu.shape)]
 

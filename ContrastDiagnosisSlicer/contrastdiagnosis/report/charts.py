@@ -107,16 +107,16 @@ def similarity_chart(indicator: SimilarityIndicator, distances: ArrayLike) -> Ch
     )
 
 
-def measured_charts(figures: dict[str, Any], this_probability: float | None = None) -> list[Chart]:
+def metric_charts(metrics: dict[str, Any], this_probability: float | None = None) -> list[Chart]:
     """Reliability, ROC and risk-coverage of a bundle that was measured on unseen patients.
 
     Args:
-        figures: Of one label rule, as `contrastdiagnosis-train evaluate` stores them.
+        metrics: Of one label rule, as `contrastdiagnosis-train evaluate` stores them.
         this_probability: Marked on the reliability diagram.
     """
     marks = () if this_probability is None else (Mark("this nodule", "#8a5a00", this_probability),)
-    curves = figures["curves"]
-    vote, diameter = (f", AUC {figures[name]:.3f}" for name in ("auc", "auc_diameter"))
+    curves = metrics["curves"]
+    vote, diameter = (f", AUC {metrics[name]:.3f}" for name in ("auc", "auc_diameter"))
     reliability = [(p, observed) for p, observed, _ in curves["reliability"]]
     highest = max(0.05, 1.1 * max(risk for _, risk in curves["risk_coverage"]))
     return [

@@ -16,7 +16,7 @@ from contrastdiagnosis.diagnosis.diagnoser import Diagnosis, SimilarCase
 from contrastdiagnosis.imaging.volume import Volume
 from contrastdiagnosis.maps.explanation import Explanation
 from contrastdiagnosis.protocol.map_variant import SIGNS
-from contrastdiagnosis.report.charts import Chart, measured_charts, similarity_chart
+from contrastdiagnosis.report.charts import Chart, metric_charts, similarity_chart
 from contrastdiagnosis.report.concept_section import concept_section
 from contrastdiagnosis.report.pictures import (
     Picture,
@@ -110,16 +110,16 @@ def render_report(
 
 
 def headline_metrics(info: BundleInfo) -> dict[str, Any] | None:
-    """The figures of the rule `exclude3` if the bundle was measured."""
+    """The metrics of the rule `exclude3` if the bundle was measured."""
     return info.metrics.get("exclude3")
 
 
 def report_charts(diagnosis: Diagnosis, bundle: Bundle) -> list[Chart]:
     """How near the cases are, and what the bundle's answers were worth where that was measured."""
     charts = [similarity_chart(bundle.indicator, [c.distance for c in diagnosis.cases])]
-    figures = headline_metrics(bundle.info) or {}
+    metrics = headline_metrics(bundle.info) or {}
     shown = diagnosis.probability if diagnosis.judged else None
-    return charts + (measured_charts(figures, shown) if "curves" in figures else [])
+    return charts + (metric_charts(metrics, shown) if "curves" in metrics else [])
 
 
 def case_map(bundle: Bundle, diagnosis: Diagnosis) -> tuple[list[MapPoint], tuple[float, float]]:

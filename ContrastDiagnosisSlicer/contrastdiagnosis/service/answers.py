@@ -196,7 +196,7 @@ def _blaming_the_bundle() -> Iterator[None]:
 def bundle_facts(bundle: Bundle) -> dict[str, Any]:
     """What a user should know of the bundle before trusting it."""
     info, library = bundle.info, bundle.library
-    figures = info.metrics.get("exclude3") or {}
+    metrics = info.metrics.get("exclude3") or {}
     wanted = ("auc", "auc_ci", "auc_diameter", "auc_6_12mm", "accuracy")
     return {
         "name": info.name,
@@ -213,7 +213,7 @@ def bundle_facts(bundle: Bundle) -> dict[str, Any]:
         "licence": info.licence,
         "intended_use": info.intended_use,
         "concepts": [concept.name for concept in info.concepts],
-        "figures": {name: figures[name] for name in wanted if name in figures},
+        "figures": {name: metrics[name] for name in wanted if name in metrics},
         "protocol": info.metrics.get("protocol", ""),
         "notice": RESEARCH_USE_NOTICE,
     }

@@ -23,7 +23,7 @@ from contrastdiagnosis.trust.cues import NoduleCues
 from contrastdiagnosis.trust.facts import NEAR_MM, NoduleFacts
 
 TINY = NoduleNetConfig(channels=(4, 6, 8, 10), embedding=5, ratings=3)
-FIGURES = {
+METRICS = {
     "auc": 0.5,
     "auc_ci": [0.4, 0.6],
     "auc_diameter": 0.5,
@@ -116,7 +116,7 @@ def write_tiny_bundle(folder: Path, cases: int = 40, with_concepts: bool = True)
         vote=VoteRule(5, 0.5),
         calibration=Calibration(1.2, -0.1),
         training_data="Nothing: it is a test.",
-        metrics={"exclude3": FIGURES, "protocol": "None."},
+        metrics={"exclude3": METRICS, "protocol": "None."},
         recipe={"epochs": 0},
         citation="Nobody, nowhere.",
         concepts=CONCEPTS if with_concepts else (),

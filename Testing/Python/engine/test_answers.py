@@ -169,7 +169,7 @@ def test_facts_of_a_bundle(engine):
     json.dumps(facts, allow_nan=False)
 
 
-def test_a_bundle_that_was_not_measured_tells_no_figures(engine):
+def test_a_bundle_that_was_not_measured_tells_no_metrics(engine):
     facts = bundle_facts(replace(engine.bundle, info=replace(engine.bundle.info, metrics={})))
     assert (facts["figures"], facts["protocol"]) == ({}, "")
 

@@ -9,7 +9,7 @@ from contrastdiagnosis.report.charts import (
     WIDTH,
     Chart,
     Series,
-    measured_charts,
+    metric_charts,
     similarity_chart,
 )
 from contrastdiagnosis.trust.confidence import SimilarityIndicator
@@ -60,12 +60,12 @@ def test_measured_curves_become_three_charts():
         "roc_diameter": [(0, 0), (1, 1)],
         "risk_coverage": [(0.1, 0.02), (1.0, 0.13)],
     }
-    figures = {"auc": 0.91, "auc_diameter": 0.88, "curves": curves}
-    reliability, roc, risk = measured_charts(figures, 0.7)
+    metrics = {"auc": 0.91, "auc_diameter": 0.88, "curves": curves}
+    reliability, roc, risk = metric_charts(metrics, 0.7)
     assert reliability.marks[0].x == 0.7
     assert reliability.series[1].points == [(0.2, 0.1), (0.8, 0.9)]
     assert [s.label for s in roc.series[1:]] == [
         "vote of the cases, AUC 0.910", "diameter alone, AUC 0.880",
     ]  # fmt: skip
     assert risk.y_range[1] > 0.13
-    assert not measured_charts(figures)[0].marks
+    assert not metric_charts(metrics)[0].marks

@@ -9,9 +9,9 @@ import pytest
 from contrastdiagnosis.errors import InputError
 from contrastdiagnosis_training.commands import main as cli
 from contrastdiagnosis_training.commands.agreement import (
-    IDEAL_FIGURES,
+    IDEAL_METRICS,
     ReaderModel,
-    ideal_figures,
+    ideal_metrics,
     one_reader_against_the_others,
     variance_components,
 )
@@ -64,34 +64,34 @@ def test_simulated_readers_scatter_as_the_real_ones():
     assert np.mean([f.within for f in found]) == pytest.approx(wanted.within, rel=0.05)
 
 
-def figures_of(given):
+def metrics_of(given):
     patient = np.arange(len(given)) // 2
     diameter = np.random.default_rng(0).uniform(4, 20, len(given))
-    return ideal_figures(ReaderModel(given), diameter, patient, repeats=5)
+    return ideal_metrics(ReaderModel(given), diameter, patient, repeats=5)
 
 
 def test_without_noise_the_ideal_is_perfect():
     one_voice = [np.repeat(value, 4) for value in (1.0, 2.0, 4.0, 5.0) for _ in range(30)]
-    for name, (mean, _, _) in figures_of(one_voice).items():
+    for name, (mean, _, _) in metrics_of(one_voice).items():
         assert mean == pytest.approx(1), name
 
 
 def test_noise_lowers_the_ceiling():
-    quiet, loud = (figures_of(ratings(within=w)) for w in (0.1, 1.5))
-    assert set(quiet) == set(IDEAL_FIGURES)
-    for name in IDEAL_FIGURES:
+    quiet, loud = (metrics_of(ratings(within=w)) for w in (0.1, 1.5))
+    assert set(quiet) == set(IDEAL_METRICS)
+    for name in IDEAL_METRICS:
         assert loud[name][0] < quiet[name][0] - 0.03, name
         assert loud[name][1] <= loud[name][0] <= loud[name][2]
 
 
 def test_the_simulation_is_seeded():
-    assert figures_of(ratings(count=80)) == figures_of(ratings(count=80))
+    assert metrics_of(ratings(count=80)) == metrics_of(ratings(count=80))
 
 
 def test_a_band_without_both_classes_has_no_figure():
     given = ratings(count=80)
     patient, diameter = np.arange(80), np.full(80, 20.0)
-    assert "auc_6_12mm" not in ideal_figures(ReaderModel(given), diameter, patient, repeats=2)
+    assert "auc_6_12mm" not in ideal_metrics(ReaderModel(given), diameter, patient, repeats=2)
 
 
 @pytest.mark.parametrize("given", [[], [[3.0, 4.0]], [[3.0], [4.0], [1.0]]])

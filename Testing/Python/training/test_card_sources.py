@@ -21,7 +21,7 @@ def sections() -> dict[str, str]:
 
 
 @pytest.mark.parametrize("name", ["Measured", "Concepts", "What is not judged"])
-def test_every_part_with_figures_names_its_command(name):
+def test_every_part_with_metrics_names_its_command(name):
     """Each table has its command in front of it or behind it, before the next table."""
     text = sections()[name]
     tables = len(re.findall(r"^\|---", text, flags=re.MULTILINE))

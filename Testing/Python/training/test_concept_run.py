@@ -50,9 +50,9 @@ from contrastdiagnosis_training.concept_head.scores import ConceptScores, touche
 from contrastdiagnosis_training.data.columns import load_columns
 from contrastdiagnosis_training.data.concept_list import LIDC_CONCEPTS
 from contrastdiagnosis_training.data.splits import patient_folds
-from contrastdiagnosis_training.evaluation.concepts.figures import calibrate_concepts
+from contrastdiagnosis_training.evaluation.concepts.metrics import calibrate_concepts
 from contrastdiagnosis_training.evaluation.concepts.probe import CORRECTIONS
-from contrastdiagnosis_training.evaluation.figures import calibrated_folds
+from contrastdiagnosis_training.evaluation.metrics import calibrated_folds
 from contrastdiagnosis_training.evaluation.shipped_rule import with_size_factors
 from contrastdiagnosis_training.evaluation.unseen import unseen_of_bundle
 from contrastdiagnosis_training.network.recipe import Recipe
@@ -163,32 +163,32 @@ def test_a_folder_without_the_ratings_is_refused(runs, cache, tmp_path):
         ).run()
 
 
-def test_all_figures_are_there(measured):
-    figures, printed = measured
-    assert list(figures["concepts"]) == [c.name for c in LIDC_CONCEPTS]
-    for concept in figures["concepts"].values():
+def test_all_metrics_are_there(measured):
+    metrics, printed = measured
+    assert list(metrics["concepts"]) == [c.name for c in LIDC_CONCEPTS]
+    for concept in metrics["concepts"].values():
         assert 0 <= concept["auroc"] <= 1
         assert concept["accuracy_majority_constant"] >= 0.5
         assert concept["kappa_readers"] is None or -1 <= concept["kappa_readers"] <= 1
-    rated = [figures["concepts"][c.name]["auroc"] for c in LIDC_CONCEPTS if c.rating in RATINGS]
+    rated = [metrics["concepts"][c.name]["auroc"] for c in LIDC_CONCEPTS if c.rating in RATINGS]
     assert len(rated) == 6
-    assert figures["mean_auroc"] == pytest.approx(np.mean(rated))
-    assert set(figures["corrections"]) == set(CORRECTIONS)
+    assert metrics["mean_auroc"] == pytest.approx(np.mean(rated))
+    assert set(metrics["corrections"]) == set(CORRECTIONS)
     # The defaults are two of the ways.
-    users, ways = figures["users"], figures["corrections"]
+    users, ways = metrics["users"], metrics["corrections"]
     for way in ("rejected: median where absent", "elsewhere 0.2"):
         assert ways[way]["f1"] == users["both"]["f1"]
     for where in ("centred", "off centre", "off centre, refined"):
-        row = figures["pointing"][where]["nodule"]
+        row = metrics["pointing"][where]["nodule"]
         assert set(row) == {"n", "map", "centre", "random", "mask"}
         assert 0 < row["random"] < row["mask"] <= 1 or row["mask"] == row["random"]
     assert {"reject", "box", "both", "one action", "one action, noisy", "refined"} < set(
-        figures["users"]
+        metrics["users"]
     )
-    assert figures["users"]["one action"]["actions"] <= 1
+    assert metrics["users"]["one action"]["actions"] <= 1
     for name in ("vote", "presence_alone", "malignancy"):
-        assert 0 <= figures[name]["auc"] <= 1
-    assert len(figures["prototypes"]["alive"]) == 3
+        assert 0 <= metrics[name]["auc"] <= 1
+    assert len(metrics["prototypes"]["alive"]) == 3
     for text in (
         "mean AUROC",
         "pointing game",
@@ -435,7 +435,7 @@ def test_recipes_are_measured_side_by_side(runs, folder, cache, tmp_path, capsys
             assert all(0 <= value <= 1 for value in row[where].values())
         assert len(row["alive"]) == len(LIDC_CONCEPTS)
         assert max(row["alive"]) <= int(row["recipe"][11])
-    # The same network, recipe and seed: the same figures.
+    # The same network, recipe and seed: the same metrics.
     assert rows[0]["centred"] == rows[2]["centred"] and rows[0]["alive"] == rows[2]["alive"]
     assert capsys.readouterr().out.count("prototypes=") == 3
 

@@ -1,4 +1,4 @@
-"""The atlas, the cells of a region, and figures of recipes side by side, on made scores."""
+"""The atlas, the cells of a region, and metrics of recipes side by side, on made scores."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from contrastdiagnosis.concepts.head import Concept, ConceptConfig, ConceptHead
 from contrastdiagnosis_training.commands.concepts_ablate import (
     HEADING,
     ablation_line,
-    heldout_figures,
+    heldout_metrics,
 )
 from contrastdiagnosis_training.concept_head.cell_views import CellViews
 from contrastdiagnosis_training.concept_head.scores import ConceptScores, make_atlas, touched_cells
@@ -149,11 +149,11 @@ def area(score, positive):
     return np.mean(above)
 
 
-def figures(views=None, targets=None):
-    return heldout_figures(ablated_head(), views or made_views(), targets or made_targets())
+def metrics(views=None, targets=None):
+    return heldout_metrics(ablated_head(), views or made_views(), targets or made_targets())
 
 
-def test_the_figures_of_a_recipe_as_in_plain_loops():
+def test_the_metrics_of_a_recipe_as_in_plain_loops():
     head, views, targets = ablated_head(), made_views(), made_targets()
     share, malignancy = targets.share.numpy(), targets.malignancy.numpy()
     auroc, malignant, pointing = [], [], []
@@ -180,7 +180,7 @@ def test_the_figures_of_a_recipe_as_in_plain_loops():
         malignant.append(area(logit[kept], malignancy[kept] > 3))
         pointing.append(np.mean(hits))
     assert len(auroc) == VIEWS * 6
-    told = figures()
+    told = metrics()
     concepts = told.pop("concepts")
     assert list(concepts) == list(each)
     for name, values in each.items():
@@ -200,7 +200,7 @@ def test_size_is_pointed_at_but_counts_for_no_auroc():
     targets = made_targets()
     share = targets.share.clone()
     share[:, LARGE] = 1
-    before, after = figures(targets=targets), figures(targets=replace(targets, share=share))
+    before, after = metrics(targets=targets), metrics(targets=replace(targets, share=share))
     assert after["auroc"] == before["auroc"] and after["pointing"] != before["pointing"]
 
 
@@ -208,10 +208,10 @@ def test_size_is_pointed_at_but_counts_for_no_auroc():
 def test_a_pointer_hits_wherever_there_is_any_weight(weight):
     views = made_views()
     everywhere = replace(views, seen=torch.full_like(views.seen, weight))
-    assert figures(everywhere)["pointing"] == float(weight > 0)
+    assert metrics(everywhere)["pointing"] == float(weight > 0)
 
 
-def test_a_line_shows_recipe_network_and_all_figures():
+def test_a_line_shows_recipe_network_and_all_metrics():
     centred = {"auroc": 0.81234, "malignancy": 0.9, "pointing": 0.7}
     off_centre = {"auroc": 0.8, "malignancy": 0.85, "pointing": 0.05}
     row = {

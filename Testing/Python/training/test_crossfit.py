@@ -1,4 +1,4 @@
-"""From a case folder to a bundle and its figures: crossfit, evaluate, export, evaluate --bundle."""
+"""From a case folder to a bundle and its metrics: crossfit, evaluate, export, evaluate --bundle."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from contrastdiagnosis.cases.case_folder import read_case_folder, read_scan
 from contrastdiagnosis.cases.vote import VoteRule
 from contrastdiagnosis.diagnosis.diagnoser import Diagnoser
 from contrastdiagnosis.errors import InputError
-from contrastdiagnosis.report.charts import measured_charts
+from contrastdiagnosis.report.charts import metric_charts
 from contrastdiagnosis_training.commands import main as cli
 from contrastdiagnosis_training.commands.crossfit import CrossFit, crossfit
 from contrastdiagnosis_training.commands.evaluate import Evaluate
 from contrastdiagnosis_training.commands.export import Export, checked_settings
 from contrastdiagnosis_training.commands.fit import Fit, train
-from contrastdiagnosis_training.evaluation.figures import (
+from contrastdiagnosis_training.evaluation.metrics import (
     evaluate_crossfit,
-    figures_of,
     fold_part,
-    rule_figures,
+    metrics_of,
+    rule_metrics,
     strict,
 )
 from contrastdiagnosis_training.evaluation.support_vote import K_CHOICES, support_of_predictions
@@ -76,7 +76,7 @@ def evaluated(runs):
 
 
 @pytest.fixture(scope="module")
-def figures(evaluated):
+def metrics(evaluated):
     return evaluated[0]
 
 
@@ -89,37 +89,37 @@ def bundle(runs, folders):
     return runs / "bundle"
 
 
-def assert_complete(figures, n):
-    assert figures["n"] == n
+def assert_complete(metrics, n):
+    assert metrics["n"] == n
     for rule in ("paper", "exclude3", "band"):
-        assert figures[rule].keys() >= RULE_KEYS
-        low, high = figures[rule]["auc_ci"]
-        assert 0 <= low <= figures[rule]["auc"] <= high <= 1
+        assert metrics[rule].keys() >= RULE_KEYS
+        low, high = metrics[rule]["auc_ci"]
+        assert 0 <= low <= metrics[rule]["auc"] <= high <= 1
         for key in RULE_KEYS - {"auc_ci", "auc_6_12mm"}:
-            assert 0 <= figures[rule][key] <= 1, (rule, key)
-    assert 0 <= figures["dice"] <= 1
-    assert 0.8 < figures["dice_inter_reader"] < 1
-    assert figures["protocol"]
+            assert 0 <= metrics[rule][key] <= 1, (rule, key)
+    assert 0 <= metrics["dice"] <= 1
+    assert 0.8 < metrics["dice_inter_reader"] < 1
+    assert metrics["protocol"]
 
 
-def test_every_figure_of_the_cross_fit_run_is_there(figures):
-    assert_complete(figures, n=60)
-    assert figures["paper"]["n"] == 60 > figures["exclude3"]["n"]
-    assert "3-fold" in figures["protocol"]
+def test_every_figure_of_the_cross_fit_run_is_there(metrics):
+    assert_complete(metrics, n=60)
+    assert metrics["paper"]["n"] == 60 > metrics["exclude3"]["n"]
+    assert "3-fold" in metrics["protocol"]
     # Malignant balls are larger: their diameter tells them.
-    assert figures["exclude3"]["auc_diameter"] > 0.9
+    assert metrics["exclude3"]["auc_diameter"] > 0.9
 
 
 def test_the_table_is_printed(evaluated):
-    figures, printed = evaluated
+    metrics, printed = evaluated
     for text in (
         "exclude3", "AUC", "95 % patient bootstrap", "diameter alone", "ECE", "retrieval P@1",
-        "forest on readers' masks", f"{figures['paper']['auc_forest']:.3f}",
-        "if perfectly calibrated", f"{figures['band']['ece_expected']:.3f}",
+        "forest on readers' masks", f"{metrics['paper']['auc_forest']:.3f}",
+        "if perfectly calibrated", f"{metrics['band']['ece_expected']:.3f}",
         "folds 0 and 2, which chose the recipe", "fold 1, which chose nothing",
         "confidence by: vote, limits of the other folds' nodules; not yet as shipped: without the"
         " gate and the concepts of size",
-        "Dice to the consensus", "same without context", f"{figures['band']['auc']:.3f}",
+        "Dice to the consensus", "same without context", f"{metrics['band']['auc']:.3f}",
     ):  # fmt: skip
         assert text in printed
 
@@ -137,13 +137,13 @@ def test_g1_every_fold_is_read_by_a_network_that_never_saw_its_patients(runs, fo
         assert count == len(nodules)
 
 
-def test_the_second_folder_shows_what_context_changes(runs, figures):
+def test_the_second_folder_shows_what_context_changes(runs, metrics):
     """Its files go on above and below the nodule; those of the first do not."""
     other = load_fold(runs / "cv", 0)["other"]
     assert np.isfinite(other.trimmed_dice).all()
     assert np.isnan(load_fold(runs / "cv", 0)["test"].trimmed_dice).all()
-    assert figures["context_n"] == sum(len(load_fold(runs / "cv", f)["other"]) for f in FOLDS)
-    assert 0 <= figures["context_same_diagnosis"] <= 1
+    assert metrics["context_n"] == sum(len(load_fold(runs / "cv", f)["other"]) for f in FOLDS)
+    assert 0 <= metrics["context_same_diagnosis"] <= 1
 
 
 def test_cross_fitting_again_makes_nothing_anew(runs, folders, cache):
@@ -153,11 +153,11 @@ def test_cross_fitting_again_makes_nothing_anew(runs, folders, cache):
     assert {f: f.stat().st_mtime_ns for f in files} == files
 
 
-def test_the_bundle_is_sound_and_tells_where_it_comes_from(bundle, figures):
+def test_the_bundle_is_sound_and_tells_where_it_comes_from(bundle, metrics):
     loaded = load_bundle(bundle)
     assert loaded.info.name == "made"
     assert len(loaded.library) == 60
-    assert loaded.info.metrics["exclude3"]["auc"] == figures["exclude3"]["auc"]
+    assert loaded.info.metrics["exclude3"]["auc"] == metrics["exclude3"]["auc"]
     assert loaded.info.recipe["seed"] == 0
     assert loaded.info.recipe["cases"] == ["stacks", "context"]
     assert {c.source for c in loaded.library.cases} == {"stacks"}
@@ -176,12 +176,12 @@ def test_the_bundle_knows_how_its_cases_were_scanned(bundle, folders):
     assert 0 < limits.min_lung_share < 1
 
 
-def test_the_curves_of_the_report_come_with_the_bundle(bundle, figures):
+def test_the_curves_of_the_report_come_with_the_bundle(bundle, metrics):
     told = load_bundle(bundle).info.metrics["exclude3"]
     curves = told["curves"]
     assert set(curves) == {"reliability", "roc", "roc_diameter", "risk_coverage"}
-    assert sum(n for *_, n in curves["reliability"]) == figures["exclude3"]["n"]
-    assert len(measured_charts(told)) == 3
+    assert sum(n for *_, n in curves["reliability"]) == metrics["exclude3"]["n"]
+    assert len(metric_charts(told)) == 3
 
 
 def test_places_come_from_the_files_that_kept_them(bundle):
@@ -210,10 +210,10 @@ def test_the_bundle_is_evaluated_on_another_folder(bundle, folders, tmp_path, ca
     file = tmp_path / "held-out.json"
     arguments = ["--bundle", str(bundle), "--cases", str(folders[1]), "--json", str(file)]
     assert cli.main(["evaluate", *arguments, "--device", "cpu"]) == 0
-    figures = json.loads(file.read_text())
-    assert_complete(figures, n=16)
-    assert figures["of_patients_in_bundle"] == 16
-    assert "no held-out figure" in figures["protocol"]
+    metrics = json.loads(file.read_text())
+    assert_complete(metrics, n=16)
+    assert metrics["of_patients_in_bundle"] == 16
+    assert "no held-out figure" in metrics["protocol"]
     assert f"wrote {file}" in capsys.readouterr().out
 
 
@@ -237,35 +237,35 @@ def test_runs_that_do_not_belong_together_are_refused(runs, folders, cache, tmp_
     assert not (tmp_path / "bundle").exists()
 
 
-def test_figures_that_cannot_be_had_are_null(runs, folders, tmp_path):
+def test_metrics_that_cannot_be_had_are_null(runs, folders, tmp_path):
     """A rule that leaves one class has no AUC; the file stays strict JSON with all its keys."""
     predictions = load_fold(runs / "cv", 0)["test"]
     benign = predictions[predictions.malignancy < 3]
     support, _ = fold_part(load_fold(runs / "cv", 0), VoteRule(5, 0.1))
-    figures = json.loads(json.dumps(strict(figures_of([(support, benign)])), allow_nan=False))
-    assert figures["exclude3"]["n"] == len(benign)
-    assert all(figures["exclude3"][key] is None for key in RULE_KEYS)
-    assert "-" in table(figures)
+    metrics = json.loads(json.dumps(strict(metrics_of([(support, benign)])), allow_nan=False))
+    assert metrics["exclude3"]["n"] == len(benign)
+    assert all(metrics["exclude3"][key] is None for key in RULE_KEYS)
+    assert "-" in table(metrics)
 
 
-def test_every_nodule_is_confident_or_doubtful_or_without_a_verdict(figures):
-    told = figures["confidence"]
+def test_every_nodule_is_confident_or_doubtful_or_without_a_verdict(metrics):
+    told = metrics["confidence"]
     groups = [told[name] for name in ("confident", "doubtful", "no_verdict")]
-    assert sum(g["n"] for g in groups) == told["n"] == figures["exclude3"]["n"]
+    assert sum(g["n"] for g in groups) == told["n"] == metrics["exclude3"]["n"]
     assert sum(g["share"] for g in groups) == pytest.approx(1)
 
 
-def test_folds_that_chose_the_recipe_stand_apart(figures, bundle):
+def test_folds_that_chose_the_recipe_stand_apart(metrics, bundle):
     for rule in ("paper", "exclude3", "band"):
-        groups = figures[rule]["by_folds"]
+        groups = metrics[rule]["by_folds"]
         assert list(groups) == [
             "folds 0 and 2, which chose the recipe",
             "fold 1, which chose nothing",
         ]
-        assert sum(g["n"] for g in groups.values()) == figures[rule]["n"]
+        assert sum(g["n"] for g in groups.values()) == metrics[rule]["n"]
         for told in groups.values():
             assert {"auc", "auc_ci", "auc_diameter", "auc_forest"} < set(told)
-    told = figures["exclude3"]["by_folds"]["fold 1, which chose nothing"]
+    told = metrics["exclude3"]["by_folds"]["fold 1, which chose nothing"]
     card = (bundle / "MODEL_CARD.md").read_text()
     assert "| AUC, folds 0 and 2, which chose the recipe |" in card
     assert f"diameter {told['auc_diameter']:.3f}; forest {told['auc_forest']:.3f}" in card
@@ -273,19 +273,19 @@ def test_folds_that_chose_the_recipe_stand_apart(figures, bundle):
 
 def test_no_fold_is_said_to_have_chosen_where_none_did(runs):
     parts = [fold_part(load_fold(runs / "cv", n)) for n in FOLDS]
-    assert rule_figures(parts, "band", folds=FOLDS, chose=())["by_folds"] == {}
-    assert rule_figures(parts, "band")["by_folds"] is None
+    assert rule_metrics(parts, "band", folds=FOLDS, chose=())["by_folds"] == {}
+    assert rule_metrics(parts, "band")["by_folds"] is None
 
 
-def test_the_card_tells_the_controls_and_what_calibration_can_reach(figures, bundle):
+def test_the_card_tells_the_controls_and_what_calibration_can_reach(metrics, bundle):
     card = (bundle / "MODEL_CARD.md").read_text()
     for title, key in (
         ("AUC of a random forest on size, shape and HU under the readers' masks", "auc_forest"),
         ("ECE to be expected if the calibration were perfect", "ece_expected"),
     ):
-        row = " | ".join(f"{figures[rule][key]:.3f}" for rule in ("paper", "exclude3", "band"))
+        row = " | ".join(f"{metrics[rule][key]:.3f}" for rule in ("paper", "exclude3", "band"))
         assert f"| {title} | {row} |" in card
-    told = figures["confidence"]["confident"]
+    told = metrics["confidence"]["confident"]
     assert f"| confident | {told['n']} | {told['share']:.3f} |" in card
 
 
@@ -295,10 +295,10 @@ def test_without_the_readers_masks_the_control_is_missing_and_nothing_else(runs,
     for fold in FOLDS:
         shutil.copytree(runs / "cv" / f"fold{fold}", copied / f"fold{fold}")
         (copied / f"fold{fold}" / "settings.json").unlink()
-    figures = evaluate_crossfit(copied)
-    assert figures["exclude3"]["auc_forest"] is None
-    assert figures["exclude3"]["auc"] > 0
-    assert "forest on readers' masks" in table(figures)
+    metrics = evaluate_crossfit(copied)
+    assert metrics["exclude3"]["auc_forest"] is None
+    assert metrics["exclude3"]["auc"] > 0
+    assert "forest on readers' masks" in table(metrics)
 
 
 def test_a_run_without_predictions_is_refused(tmp_path):
@@ -363,16 +363,16 @@ def test_the_vote_is_chosen_on_the_validation_parts_alone(by_majority, runs):
     assert areas[load_bundle(by_majority[0]).info.vote.k] == pytest.approx(max(areas.values()))
 
 
-def test_a_cross_fit_run_is_evaluated_by_majority(runs, figures, tmp_path, by_majority):
+def test_a_cross_fit_run_is_evaluated_by_majority(runs, metrics, tmp_path, by_majority):
     file = tmp_path / "majority.json"
     options = ["--crossfit", str(runs / "cv"), "--vote", "majority", "--json", str(file)]
     assert cli.main(["evaluate", *options]) == 0
     told = json.loads(file.read_text())
     assert_complete(told, n=60)
     assert "majority vote, k chosen" in told["protocol"] and "1.96" not in told["protocol"]
-    assert "k and temperature chosen" in figures["protocol"]
+    assert "k and temperature chosen" in metrics["protocol"]
     # Retrieval knows of no vote.
-    assert told["exclude3"]["map"] == figures["exclude3"]["map"]
+    assert told["exclude3"]["map"] == metrics["exclude3"]["map"]
     right = total = 0
     for fold, k in zip(FOLDS, told["k"], strict=True):
         roles = load_fold(runs / "cv", fold)

@@ -69,9 +69,9 @@ def evaluated(runs, folder):
     return json.loads(files[0].read_text()), files[1].read_text()
 
 
-def assert_complete(figures, maps, n):
-    assert (figures["n_maps"], figures["n"]) == (maps, n)
-    curves, told = of_records(figures["curves"], "values"), of_records(figures["maps"])
+def assert_complete(metrics, maps, n):
+    assert (metrics["n_maps"], metrics["n"]) == (maps, n)
+    curves, told = of_records(metrics["curves"], "values"), of_records(metrics["maps"])
     for way in ("deletion", "insertion"):
         for score in ("distance", "vote", "raw distance"):
             for name in (*CONTROLS, "different"):
@@ -81,20 +81,20 @@ def assert_complete(figures, maps, n):
         for where in ("centred", "off-centre"):
             for name in CONTROLS:
                 assert 0 <= told[Measure(kind, name, where)] <= 1
-    compared = {(r["what"], r["score"], r["place"], r["over"]): r for r in figures["against"]}
+    compared = {(r["what"], r["score"], r["place"], r["over"]): r for r in metrics["against"]}
     row = compared["deletion", "vote", "centred", "gaussian"]
     assert row.keys() >= {"gain", "relative", "p"}
-    assert 0 <= figures["confidence"]["confident"]["share"] <= 1
-    assert set(figures["ratings"]) == {"texture", "malignancy"}
+    assert 0 <= metrics["confidence"]["confident"]["share"] <= 1
+    assert set(metrics["ratings"]) == {"texture", "malignancy"}
 
 
 def test_every_figure_of_the_cross_fit_run_is_there(evaluated):
-    figures, _ = evaluated
-    assert_complete(figures, maps=6, n=36)
-    assert "fold 0, fold 1, fold 2 on stacks" in figures["protocol"]
+    metrics, _ = evaluated
+    assert_complete(metrics, maps=6, n=36)
+    assert "fold 0, fold 1, fold 2 on stacks" in metrics["protocol"]
     for name in ("random weights", "random labels"):
-        assert -1 <= of_records(figures["maps"])[Measure("correlation", name)] <= 1
-    for rating in figures["ratings"].values():
+        assert -1 <= of_records(metrics["maps"])[Measure("correlation", name)] <= 1
+    for rating in metrics["ratings"].values():
         assert min(rating.values()) >= 0
 
 
@@ -143,24 +143,24 @@ def test_curves_start_with_the_whole_patch_or_with_nothing(evaluated):
         assert curves[deletion._replace(score="vote")][0] >= 0.5
 
 
-def test_figures_that_cannot_be_had_are_left_out_of_the_table(evaluated):
+def test_metrics_that_cannot_be_had_are_left_out_of_the_table(evaluated):
     """A folder of one reader a nodule tells no disagreement; one class tells no AUC."""
-    figures = json.loads(json.dumps(evaluated[0]))
-    for rating in figures["ratings"].values():
+    metrics = json.loads(json.dumps(evaluated[0]))
+    for rating in metrics["ratings"].values():
         rating["readers"] = None
-    figures["confidence"] |= {"auc_gap": None, "coverage": None}
-    names = [row.name for row in target_rows(figures)]
+    metrics["confidence"] |= {"auc_gap": None, "coverage": None}
+    names = [row.name for row in target_rows(metrics)]
     assert not any("coverage" in n or "confident" in n for n in names)
-    (ratings,) = (row for row in target_rows(figures) if row.name.startswith("ratings"))
+    (ratings,) = (row for row in target_rows(metrics) if row.name.startswith("ratings"))
     assert "0 of 0 at the readers' own disagreement" in ratings.value
     assert not ratings.reached
-    printed = table(figures)
+    printed = table(metrics)
     assert not re.search(r"\bnan\b", printed)
     assert re.search(r"texture +\d\.\d+ +\d\.\d+ +-", printed)
 
 
 def test_the_report_is_whole_and_self_contained(evaluated):
-    figures, html = evaluated
+    metrics, html = evaluated
     parser = HTMLParser()
     tags = []
     parser.handle_starttag = lambda tag, attrs: tags.append((tag, dict(attrs)))
@@ -170,7 +170,7 @@ def test_the_report_is_whole_and_self_contained(evaluated):
     assert html.count('class="chart"') == 6
     assert "Research use only" in html
     assert "Confidence by: vote, limits of the other folds" in unescape(html)
-    for row in target_rows(figures):
+    for row in target_rows(metrics):
         assert row.value in unescape(html)
 
 
@@ -179,10 +179,10 @@ def test_the_bundle_is_judged_on_any_folder(runs, folder, tmp_path, capsys):
     arguments = ["--bundle", runs / "bundle", "--cases", folder, "--nodules", 1, "--json", file]
     arguments += ["--map.levels", 4, 3, "--map.window-cells", 3, "--device", "cpu"]
     assert cli.main(["explain-eval", *map(str, arguments)]) == 0
-    figures = json.loads(file.read_text())
-    assert_complete(figures, maps=1, n=36)
-    assert "36 are of patients it was made from: no held-out figure" in figures["protocol"]
-    assert figures["variant"] == {
+    metrics = json.loads(file.read_text())
+    assert_complete(metrics, maps=1, n=36)
+    assert "36 are of patients it was made from: no held-out figure" in metrics["protocol"]
+    assert metrics["variant"] == {
         "levels": [4, 3], "window_cells": 3, "rectified": True, "through_mask": False,
         "outside": 0.001,
     }  # fmt: skip
@@ -191,7 +191,7 @@ def test_the_bundle_is_judged_on_any_folder(runs, folder, tmp_path, capsys):
         assert text in printed
 
 
-def test_the_same_seed_gives_the_same_figures(runs, folder, tmp_path):
+def test_the_same_seed_gives_the_same_metrics(runs, folder, tmp_path):
     files = [tmp_path / name for name in ("a.json", "b.json")]
     for file in files:
         ExplainEval(
@@ -231,7 +231,7 @@ def test_a_map_of_the_evidence_beats_the_controls_where_the_truth_is_known(conte
         probe_nodule(
             Told(network, support, LocalCam(rectified=r)), {}, scan, nodule.patient_id,
             np.random.default_rng(0),
-        ).figures
+        ).metrics
         for r in (True, False)
     )  # fmt: skip
     deletion = Measure("deletion", score="distance")

@@ -25,13 +25,13 @@ def test_each_group_is_measured_on_its_own_nodules():
     assert list(told) == [
         "folds 0 and 2, which chose the recipe", "folds 1, 3 and 4, which chose nothing"
     ]  # fmt: skip
-    for figures, among in zip(
+    for metrics, among in zip(
         told.values(), (np.isin(fold, (0, 2)), ~np.isin(fold, (0, 2))), strict=True
     ):
-        assert figures["n"] == among.sum()
-        assert figures["auc"] == auc(score[among], malignant[among])
-        low, high = figures["auc_ci"]
-        assert low < figures["auc"] < high
+        assert metrics["n"] == among.sum()
+        assert metrics["auc"] == auc(score[among], malignant[among])
+        low, high = metrics["auc_ci"]
+        assert low < metrics["auc"] < high
 
 
 def test_other_folds_may_have_chosen_or_none():
@@ -49,8 +49,8 @@ def test_a_group_of_one_class_has_no_auc():
     told = auc_by_fold_group(
         np.arange(4.0), np.zeros(4, bool), np.arange(4), np.array([0, 0, 1, 1])
     )
-    for figures in told.values():
-        assert np.isnan([figures["auc"], *figures["auc_ci"]]).all()
+    for metrics in told.values():
+        assert np.isnan([metrics["auc"], *metrics["auc_ci"]]).all()
 
 
 def test_folds_are_named_as_one_says_them():

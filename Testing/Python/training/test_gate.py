@@ -23,7 +23,6 @@ from contrastdiagnosis_training.data.columns import save_columns
 from contrastdiagnosis_training.data.healthy_points import KINDS, lungs_of
 from contrastdiagnosis_training.evaluation import gate
 from contrastdiagnosis_training.evaluation.confidences import LEAST_COVERED_SHARE, limits_of
-from contrastdiagnosis_training.evaluation.figures import crossfit_confidence, strict
 from contrastdiagnosis_training.evaluation.gate import (
     LOST,
     Answers,
@@ -37,6 +36,7 @@ from contrastdiagnosis_training.evaluation.gate import (
     nodule_answers,
     read_answers,
 )
+from contrastdiagnosis_training.evaluation.metrics import crossfit_confidence, strict
 from engine.conftest import write_tiny_bundle
 
 from training.conftest import SOUND_FACTS, sound_facts, write_case_folder
@@ -218,7 +218,7 @@ def test_the_bundle_is_the_same_but_for_its_limits(folders, fitted):
     assert "cues of vessels and other normal tissue (gate)" in card
 
 
-def test_figures_of_confidence_do_not_outlive_their_rule():
+def test_metrics_of_confidence_do_not_outlive_their_rule():
     old = {"n": 3, "confidence": {"n": 3}, "confident_share": 0.8, "unsure_accuracy": 0.7}
     assert _still_true(old) == {"n": 3}
 

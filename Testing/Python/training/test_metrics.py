@@ -1,4 +1,4 @@
-"""The reported figures against slow references (docs/methods.md 7)."""
+"""The reported metrics against slow references (docs/methods.md 7)."""
 
 from __future__ import annotations
 
@@ -72,11 +72,11 @@ def test_the_bootstrap_draws_whole_patients():
     size = {"a": 2, "b": 1, "c": 3, "d": 1}
     drawn = []
 
-    def figure(positions):
+    def metric(positions):
         drawn.append(positions)
         return 0.0
 
-    patient_bootstrap(figure, patient)
+    patient_bootstrap(metric, patient)
     assert len(drawn) == BOOTSTRAPS
     for positions in drawn:
         times = {p: (patient[positions] == p).sum() / n for p, n in size.items()}

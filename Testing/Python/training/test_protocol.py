@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from contrastdiagnosis.cases.vote import VoteRule
 from contrastdiagnosis_training.data.columns import save_columns
-from contrastdiagnosis_training.evaluation import figures as evaluate
-from contrastdiagnosis_training.evaluation.figures import (
+from contrastdiagnosis_training.evaluation import metrics as evaluate
+from contrastdiagnosis_training.evaluation.metrics import (
     calibrated_across,
     evaluate_crossfit,
     fold_part,
@@ -112,8 +112,8 @@ def judged(monkeypatch, tmp_path):
                 folder.mkdir(parents=True, exist_ok=True)
                 save_columns(mine, folder / f"{role}.npz")
         calls = []
-        monkeypatch.setattr(evaluate, "figures_of", lambda *args: {"n": 0})  # Takes long.
-        monkeypatch.setattr(evaluate, "confidence_figures", lambda *args: calls.append(args) or {})
+        monkeypatch.setattr(evaluate, "metrics_of", lambda *args: {"n": 0})  # Takes long.
+        monkeypatch.setattr(evaluate, "confidence_metrics", lambda *args: calls.append(args) or {})
         evaluate_crossfit(run)
         ((_, thresholds, _, limits),) = calls
         return thresholds, limits

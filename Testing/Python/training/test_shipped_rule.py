@@ -9,10 +9,10 @@ import pytest
 from contrastdiagnosis.trust.facts import FACT_NAMES
 from contrastdiagnosis_training.data.columns import save_columns
 from contrastdiagnosis_training.data.labels import is_malignant
-from contrastdiagnosis_training.evaluation.figures import crossfit_confidence
 from contrastdiagnosis_training.evaluation.gate import fitted_limits, joined, read_answers
+from contrastdiagnosis_training.evaluation.metrics import crossfit_confidence
 from contrastdiagnosis_training.evaluation.shipped_rule import (
-    confidence_figures,
+    confidence_metrics,
     fold_limits,
     rule_in_words,
 )
@@ -83,11 +83,11 @@ def test_the_answers_come_back_as_gate_fit_kept_them(known, tmp_path):
 
 def test_the_worth_of_each_group_is_measured_on_it_alone(run, known):
     from contrastdiagnosis_training.evaluation.confidences import confidence_of_nodules
-    from contrastdiagnosis_training.evaluation.figures import calibrated_folds, fold_thresholds
+    from contrastdiagnosis_training.evaluation.metrics import calibrated_folds, fold_thresholds
 
     folds, parts = calibrated_folds(run(), "distance-weighted")
     thresholds, limits = fold_thresholds(parts), [fold_limits(f, known) for f in folds]
-    figures = confidence_figures(parts, thresholds, (0.35, 0.65), limits)
+    metrics = confidence_metrics(parts, thresholds, (0.35, 0.65), limits)
     right: dict[str, list[bool]] = {"confident": [], "doubtful": []}
     for (support, unseen), threshold, limit in zip(parts, thresholds, limits, strict=True):
         told = confidence_of_nodules(support, unseen, threshold, (0.35, 0.65), limit)
@@ -97,8 +97,8 @@ def test_the_worth_of_each_group_is_measured_on_it_alone(run, known):
                 group = "confident" if verdict.confident else "doubtful"
                 right[group].append((p[n] > 0.5) == is_malignant(unseen.malignancy[n]))
     for group, correct in right.items():
-        assert figures[group]["n"] == len(correct) > 0
-        assert figures[group]["accuracy"] == pytest.approx(np.mean(correct))
+        assert metrics[group]["n"] == len(correct) > 0
+        assert metrics[group]["accuracy"] == pytest.approx(np.mean(correct))
 
 
 def test_only_the_whole_rule_is_called_shipped(known, tmp_path):

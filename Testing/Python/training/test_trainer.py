@@ -154,9 +154,9 @@ def test_kept_weights_are_the_moving_average(make):
 
 def test_validation_gives_vote_retrieval_and_overlap(make):
     trainer = make()
-    figures = trainer.validate()
-    assert set(figures) == {"val_auc", "val_p1", "val_map", "val_dice"}
-    assert all(0 <= value <= 1 for value in figures.values())
+    metrics = trainer.validate()
+    assert set(metrics) == {"val_auc", "val_p1", "val_map", "val_dice"}
+    assert all(0 <= value <= 1 for value in metrics.values())
     assert make(fold=None).validate() == {}
 
 
@@ -330,7 +330,7 @@ def test_the_paper_recipe_may_end_before_its_first_restart(options):
     assert (options.out / MODEL).is_file()
 
 
-def test_without_validation_figures_the_last_weights_are_kept(options, monkeypatch):
+def test_without_validation_metrics_the_last_weights_are_kept(options, monkeypatch):
     """One class among the validation nodules: no AUC to choose by."""
     kept = []
     monkeypatch.setattr(Trainer, "validate", lambda self: {"val_auc": float("nan")})

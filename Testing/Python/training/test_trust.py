@@ -61,13 +61,13 @@ def unseen(threshold, queries=60, cases=200, seed=0):
 
 
 def test_the_confident_are_better_than_the_rest():
-    figures = confidence([unseen(threshold=99.0, queries=400)])
-    sure, doubtful = figures["confident"], figures["doubtful"]
+    metrics = confidence([unseen(threshold=99.0, queries=400)])
+    sure, doubtful = metrics["confident"], metrics["doubtful"]
     assert sure["auc"] > doubtful["auc"] + 0.1
     assert sure["accuracy"] > doubtful["accuracy"]
-    assert figures["auc_gap"] == sure["auc"] - doubtful["auc"]
+    assert metrics["auc_gap"] == sure["auc"] - doubtful["auc"]
     assert 0.3 < sure["share"] < 1
-    assert sure["n"] + doubtful["n"] == figures["n"]
+    assert sure["n"] + doubtful["n"] == metrics["n"]
 
 
 def test_what_has_no_verdict_is_neither_confident_nor_doubtful():
@@ -75,10 +75,10 @@ def test_what_has_no_verdict_is_neither_confident_nor_doubtful():
     facts = part.predictions.facts.copy()
     facts[:30, FACT_NAMES.index("volume_mm3")] = 0.0  # Nothing was outlined.
     before = confidence([part])
-    figures = confidence([replace(part, predictions=replace(part.predictions, facts=facts))])
+    metrics = confidence([replace(part, predictions=replace(part.predictions, facts=facts))])
     gone = int((part.predictions.malignancy[:30] != 3).sum())
-    assert figures["no_verdict"]["n"] == gone
-    assert figures["confident"]["n"] + figures["doubtful"]["n"] == before["n"] - gone
+    assert metrics["no_verdict"]["n"] == gone
+    assert metrics["confident"]["n"] + metrics["doubtful"]["n"] == before["n"] - gone
 
 
 def test_coverage_is_the_share_of_matched_pairs_within_the_threshold():
@@ -96,9 +96,9 @@ def test_coverage_is_the_share_of_matched_pairs_within_the_threshold():
             continue
         matched = distance[near][votes == (rating > 3)]
         within, total = within + (matched <= 0.05).sum(), total + len(matched)
-    figures = confidence([part])
-    assert figures["matched_pairs"] == total
-    assert figures["coverage"] == pytest.approx(within / total, abs=0.005)
+    metrics = confidence([part])
+    assert metrics["matched_pairs"] == total
+    assert metrics["coverage"] == pytest.approx(within / total, abs=0.005)
     assert confidence([unseen(threshold=0.0)])["coverage"] < 0.05
     assert confidence([unseen(threshold=99.0)])["coverage"] == 1
 
@@ -107,8 +107,8 @@ def test_neighbours_share_ratings_where_the_space_knows_them():
     part = unseen(threshold=1.0)
     agreement = rating_agreement([part])
     assert set(agreement) == {"malignancy", "margin"}
-    for figures in agreement.values():
-        assert figures["neighbours"] < figures["same_label"]
+    for metrics in agreement.values():
+        assert metrics["neighbours"] < metrics["same_label"]
     queries = ratings_of(part.rows)
     slow = []
     for n, z in enumerate(part.predictions.embedding):

@@ -28,7 +28,7 @@ from contrastdiagnosis_training.concept_head.run_folder import (
 from contrastdiagnosis_training.concept_head.scores import ConceptScores, make_atlas, score_nodules
 from contrastdiagnosis_training.data.columns import load_columns
 from contrastdiagnosis_training.data.concept_list import LIDC_CONCEPTS
-from contrastdiagnosis_training.evaluation.concepts.figures import calibrate_concepts
+from contrastdiagnosis_training.evaluation.concepts.metrics import calibrate_concepts
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,19 +39,19 @@ class ConceptRun:
         head: Trained on all patients.
         concepts: Calibrated on the test folds of the other heads.
         calibration: Of the decision, likewise.
-        figures: What `concepts-eval` measured, None if that is not given.
+        metrics: What `concepts-eval` measured, None if that is not given.
         removed: Prototypes that a pruning file took out of it.
     """
 
     head: ConceptHead
     concepts: tuple[Concept, ...]
     calibration: Calibration
-    figures: dict[str, Any] | None
+    metrics: dict[str, Any] | None
     removed: int = 0
 
     @property
     def note(self) -> dict[str, str]:
-        """What the figures do not know, for the bundle's metrics."""
+        """What `concepts-eval` does not know, for the bundle's metrics."""
         gone = self.removed
         return {"concepts_note": removed_note(gone, "a pruning file")} if gone else {}
 
@@ -86,19 +86,19 @@ def read_concept_run(
             raise InputError(f"{folder} and {run / ALL} differ in their recipe")
     scored = [(head_of_run(test.parent), load_columns(ConceptScores, test)) for test in tests]
     concepts, calibration = calibrate_concepts(LIDC_CONCEPTS, scored)
-    figures = None
+    metrics = None
     if measured:
-        figures = read_json(measured)
+        metrics = read_json(measured)
         concepts = tuple(
-            replace(c, auroc=round(figures["concepts"][c.name]["auroc"], 3)) for c in concepts
+            replace(c, auroc=round(metrics["concepts"][c.name]["auroc"], 3)) for c in concepts
         )
     if ablations:
-        figures = {**(figures or {}), "ablations": [read_json(file) for file in ablations]}
+        metrics = {**(metrics or {}), "ablations": [read_json(file) for file in ablations]}
     head, whole = head_of_run(run / ALL), run / ALL / WHOLE
     removed = 0
     if whole.is_file():
         removed = int((load_head(whole, head.config).kept - head.kept).sum())
-    return ConceptRun(head, concepts, calibration, figures, removed)
+    return ConceptRun(head, concepts, calibration, metrics, removed)
 
 
 def concept_part(

@@ -25,28 +25,28 @@ Ratings = Sequence[Sequence[float] | NDArray[np.float64]]
 SCALE = (1.0, 5.0)
 """Of the malignancy rating."""
 
-IDEAL_FIGURES = ("auc", "auc_6_12mm", "accuracy", "f1", "precision_at_1", "map")
+IDEAL_METRICS = ("auc", "auc_6_12mm", "accuracy", "f1", "precision_at_1", "map")
 """As `evaluate` calls them."""
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """Print how far the readers agree, and an estimate of the best figures that this allows."""
+    """Print how far the readers agree, and an estimate of the best metrics that this allows."""
 
     cases: Path
     """Case folder with every reader's ratings."""
     json: Path | None = None
-    """Write the figures here."""
+    """Write the metrics here."""
     repeats: int = 100
     """Simulated ratings of all nodules."""
 
     def run(self) -> None:
         """Measures, prints, writes."""
         check_writable(self.json)
-        figures = reader_figures(self.cases, self.repeats)
-        print(table(figures))
+        metrics = reader_metrics(self.cases, self.repeats)
+        print(table(metrics))
         if self.json:
-            write_file(self.json, (json.dumps(figures, indent=1) + "\n").encode())
+            write_file(self.json, (json.dumps(metrics, indent=1) + "\n").encode())
             print(f"wrote {self.json}")
 
 
@@ -142,10 +142,10 @@ class ReaderModel:
         return np.split(values, np.cumsum(self.readers)[:-1])
 
 
-def ideal_figures(
+def ideal_metrics(
     model: ReaderModel, diameter_mm: NDArray, patient_id: NDArray, repeats: int
 ) -> dict[str, tuple[float, float, float]]:
-    """Mean and 95 % range of the figures of somebody who knows the true scores.
+    """Mean and 95 % range of the metrics of somebody who knows the true scores.
 
     The labels are those of the simulated readers (rule exclude3): even perfect knowledge does not
     agree with the mean of three or four of them. Cases of a nodule's own patient are left out.
@@ -175,16 +175,16 @@ def ideal_figures(
             (auc(score, truth), auc(score[band], truth[band]), (found == truth).mean(),
              f1(found, truth), first, average)
         )  # fmt: skip
-    figures = {}
-    for name, values in zip(IDEAL_FIGURES, np.array(rows).T, strict=True):
+    metrics = {}
+    for name, values in zip(IDEAL_METRICS, np.array(rows).T, strict=True):
         known = values[np.isfinite(values)]  # The band may lack a class.
         if len(known):
             low, high = np.percentile(known, [2.5, 97.5])
-            figures[name] = (float(known.mean()), float(low), float(high))
-    return figures
+            metrics[name] = (float(known.mean()), float(low), float(high))
+    return metrics
 
 
-def reader_figures(cases: Path, repeats: int) -> dict[str, Any]:
+def reader_metrics(cases: Path, repeats: int) -> dict[str, Any]:
     """All that is printed, for a case folder.
 
     Raises:
@@ -218,24 +218,24 @@ def reader_figures(cases: Path, repeats: int) -> dict[str, Any]:
         "one_reader_simulated": one_reader_against_the_others(
             [r for _ in range(10) for r in model.ratings()]
         ),
-        "ideal": ideal_figures(model, diameter, patient, repeats),
+        "ideal": ideal_metrics(model, diameter, patient, repeats),
     }
 
 
-def table(figures: dict[str, Any]) -> str:
-    """The figures as text."""
+def table(metrics: dict[str, Any]) -> str:
+    """The metrics as text."""
     lines = [
-        f"{figures['n']} nodules",
+        f"{metrics['n']} nodules",
         "",
         f"{'rating':20}{'within':>9}{'between':>9}{'one reader':>12}{'their mean':>12}"
         "   share of variance that is the nodule's",
     ]
-    for name, of in figures["ratings"].items():
+    for name, of in metrics["ratings"].items():
         lines.append(
             f"{name:20}{of['within']:9.2f}{of['between']:9.2f}{of['reliability_of_one']:12.2f}"
             f"{of['reliability_of_mean']:12.2f}"
         )
-    one, simulated = figures["one_reader"], figures["one_reader_simulated"]
+    one, simulated = metrics["one_reader"], metrics["one_reader_simulated"]
     lines += [
         "",
         f"one reader against the others: AUC {one['auc']:.3f}, accuracy {one['accuracy']:.3f}",
@@ -243,6 +243,6 @@ def table(figures: dict[str, Any]) -> str:
         "",
         "knowing what infinitely many readers would say, against the mean of these (exclude3):",
     ]
-    for name, (mean, low, high) in figures["ideal"].items():
+    for name, (mean, low, high) in metrics["ideal"].items():
         lines.append(f"  {name:18}{mean:8.3f}   {low:.3f}-{high:.3f}")
     return "\n".join(lines)

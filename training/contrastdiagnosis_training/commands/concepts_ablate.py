@@ -32,8 +32,8 @@ from contrastdiagnosis_training.data.concept_list import LIDC_CONCEPTS, concept_
 from contrastdiagnosis_training.data.labels import RULES, is_malignant
 from contrastdiagnosis_training.data.patch_store import PatchStore, load_patch_store
 from contrastdiagnosis_training.data.splits import split_by_patient
-from contrastdiagnosis_training.evaluation.concepts.figures import alive_counts
-from contrastdiagnosis_training.evaluation.figures import strict
+from contrastdiagnosis_training.evaluation.concepts.metrics import alive_counts
+from contrastdiagnosis_training.evaluation.metrics import strict
 from contrastdiagnosis_training.objectives.metrics import auc
 from contrastdiagnosis_training.runs.run_folder import SETTINGS, augmentation_of_run, network_of_run
 
@@ -89,7 +89,7 @@ class ConceptsAblate:
     crossfit: Path
     """Folder that `crossfit` filled."""
     fold: int = 0
-    """Which fold; what is chosen by its figures must be reported on the others."""
+    """Which fold; what is chosen by its metrics must be reported on the others."""
     variants: tuple[str, ...] = VARIANTS
     """Recipes, each as changes separated by spaces, or "paper" for CSR as published, which changes
     may follow."""
@@ -99,7 +99,7 @@ class ConceptsAblate:
     seeds: tuple[int, ...] = (0,)
     """Each recipe is trained with each seed."""
     json: Path | None = None
-    """Write the figures here, for `export --concepts-ablations`."""
+    """Write the metrics here, for `export --concepts-ablations`."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the frozen networks run; the heads are trained on the CPU."""
     cache: Path = Path("runs/cache")
@@ -124,7 +124,7 @@ class ConceptsAblate:
                 for seed in self.seeds:
                     recipe = recipe_of(text)
                     row = {"recipe": text or "default", "network": str(folder), "seed": seed}
-                    rows.append(row | bench.figures(recipe, seed))
+                    rows.append(row | bench.metrics(recipe, seed))
                     print(ablation_line(rows[-1]), flush=True)
                     self._write(rows)
 
@@ -187,23 +187,23 @@ class Bench:
     test: dict[str, CellViews]
     test_targets: ConceptTargets
 
-    def figures(self, recipe: ConceptRecipe, seed: int) -> dict[str, Any]:
+    def metrics(self, recipe: ConceptRecipe, seed: int) -> dict[str, Any]:
         """Of a head of this recipe: AUROC of the concepts, malignancy, pointing, alive ones."""
         head = train_head(self.views, self.targets, recipe, seed)
         scores = views_scores(head, self.centred)
         if recipe.alive_only:
             keep_alive(head, scores[0].numpy(), self.centred_targets.share.numpy())
         fit_decisions(head, scores, self.centred_targets, recipe, seed)
-        figures: dict[str, Any] = {
-            name: heldout_figures(head, views, self.test_targets)
+        metrics: dict[str, Any] = {
+            name: heldout_metrics(head, views, self.test_targets)
             for name, views in self.test.items()
         }
-        return figures | {
+        return metrics | {
             "alive": alive_counts(scores[0].numpy(), self.centred_targets.share.numpy())
         }
 
 
-def heldout_figures(head: ConceptHead, views: CellViews, targets: ConceptTargets) -> dict[str, Any]:
+def heldout_metrics(head: ConceptHead, views: CellViews, targets: ConceptTargets) -> dict[str, Any]:
     """Means over the views of mean AUROC, AUC of malignancy under `exclude3`, and pointing.
 
     `concepts` has the AUROC of each concept, `auroc` is the mean of those that readers rate.
@@ -249,9 +249,9 @@ HEADING = (
 
 def ablation_line(row: dict[str, Any]) -> str:
     """One head as a line of text."""
-    figures = " · ".join(
+    metrics = " · ".join(
         " ".join(f"{row[where][name]:.3f}" for name in ("auroc", "malignancy", "pointing"))
         for where in ("centred", "off_centre")
     )
     network = "/".join(Path(row["network"]).parts[-2:])
-    return f"{row['recipe']:48}{network:>16}{row['seed']:5}   {figures}   alive {row['alive']}"
+    return f"{row['recipe']:48}{network:>16}{row['seed']:5}   {metrics}   alive {row['alive']}"

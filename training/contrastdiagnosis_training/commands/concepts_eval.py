@@ -25,11 +25,11 @@ from contrastdiagnosis_training.concept_head.scores import ConceptScores
 from contrastdiagnosis_training.data.columns import load_columns
 from contrastdiagnosis_training.data.concept_list import LIDC_CONCEPTS
 from contrastdiagnosis_training.data.labels import RULES, is_malignant
-from contrastdiagnosis_training.evaluation.concepts.figures import (
+from contrastdiagnosis_training.evaluation.concepts.metrics import (
     alive_counts,
     calibrate_concepts,
-    concept_figures,
-    decision_figures,
+    concept_metrics,
+    decision_metrics,
     decision_score,
     mean_logits,
     presence_alone,
@@ -42,12 +42,12 @@ from contrastdiagnosis_training.evaluation.concepts.probe import (
     probe_concepts,
 )
 from contrastdiagnosis_training.evaluation.concepts.table import concept_table
-from contrastdiagnosis_training.evaluation.figures import calibrated_across, fold_part, strict
 from contrastdiagnosis_training.evaluation.fold_groups import (
     RECIPE_FOLDS,
     auc_by_fold_group,
     fold_groups,
 )
+from contrastdiagnosis_training.evaluation.metrics import calibrated_across, fold_part, strict
 from contrastdiagnosis_training.objectives.metrics import BAND_MM, auc, paired_auc
 from contrastdiagnosis_training.progress import Bar
 from contrastdiagnosis_training.runs.crossfit_run import load_fold
@@ -67,11 +67,11 @@ class ConceptsEval:
     folds: tuple[int, ...] | None = None
     """Only these folds; thresholds and calibration still come from all others."""
     chose: tuple[int, ...] = RECIPE_FOLDS
-    """Folds whose figures chose the recipe: told apart from those that chose nothing."""
+    """Folds whose metrics chose the recipe: told apart from those that chose nothing."""
     nodules: int | None = None
     """At most so many of each fold, or of the folder."""
     json: Path | None = None
-    """Write the figures here."""
+    """Write the metrics here."""
     mode: Literal["absent_median", "zero"] = "absent_median"
     """What a rejected concept's scores become."""
     elsewhere: float = ELSEWHERE
@@ -87,10 +87,10 @@ class ConceptsEval:
         if bool(self.crossfit) == bool(self.bundle):
             raise InputError("wanted one of --crossfit RUN and --bundle DIR")
         rows = read_case_folder(self.cases)
-        figures = self._of_bundle(rows) if self.bundle else self._of_run(rows)
-        print(concept_table(figures))
+        metrics = self._of_bundle(rows) if self.bundle else self._of_run(rows)
+        print(concept_table(metrics))
         if self.json:
-            write_file(self.json, (json.dumps(strict(figures), indent=1) + "\n").encode())
+            write_file(self.json, (json.dumps(strict(metrics), indent=1) + "\n").encode())
             print(f"wrote {self.json}")
 
     def _corrected(self) -> Revision:
@@ -140,21 +140,21 @@ class ConceptsEval:
             fold += [int(name.removeprefix("fold"))] * len(asked[-1][2])
             alive.append(alive_counts(train.scores, train.share))
             removed.append(int((refined.kept == 0).sum()))
-        figures = self._figures(asked, np.array(fold))
-        figures["prototypes"] = {
+        metrics = self._metrics(asked, np.array(fold))
+        metrics["prototypes"] = {
             "concepts": len(LIDC_CONCEPTS),
             "of_each": parts[0][0].config.prototypes,
             "alive": alive,
             "removed_by_rule": removed,
         }
-        figures["printed_by"] = "contrastdiagnosis-train concepts-eval --crossfit"
-        figures["protocol"] = (
+        metrics["printed_by"] = "contrastdiagnosis-train concepts-eval --crossfit"
+        metrics["protocol"] = (
             f"concept heads {self.crossfit}, folds {list(self.folds or range(len(names)))}: each"
             " head and network on patients new to both, calibrated on the other folds"
         )
         if not self.folds and self.nodules is None:
-            figures |= beside_the_vote(self.crossfit, parts)
-        return figures
+            metrics |= beside_the_vote(self.crossfit, parts)
+        return metrics
 
     def _of_bundle(self, rows: Sequence[Nodule]) -> dict[str, Any]:
         bundle = load_bundle(Path(str(self.bundle)))
@@ -166,17 +166,17 @@ class ConceptsEval:
             self._corrected(),
         )  # fmt: skip
         known = {case.patient_id for case in bundle.library.cases}
-        figures = self._figures([(evaluated, None, list(rows)[: self.nodules])])
+        metrics = self._metrics([(evaluated, None, list(rows)[: self.nodules])])
         seen = sum(n.patient_id in known for n in list(rows)[: self.nodules])
-        figures["printed_by"] = "contrastdiagnosis-train concepts-eval --bundle"
-        figures["protocol"] = (
-            f"bundle {bundle.info.name} {bundle.info.version} on {figures['n']} nodules of"
+        metrics["printed_by"] = "contrastdiagnosis-train concepts-eval --bundle"
+        metrics["protocol"] = (
+            f"bundle {bundle.info.name} {bundle.info.version} on {metrics['n']} nodules of"
             f" {self.cases.name}"
             + (f"; {seen} are of patients it was made from: no held-out figure" if seen else "")
         )
-        return figures
+        return metrics
 
-    def _figures(
+    def _metrics(
         self,
         asked: Sequence[tuple[EvaluatedHead, EvaluatedHead | None, list[Nodule]]],
         fold: NDArray[np.int64] | None = None,
@@ -196,20 +196,20 @@ class ConceptsEval:
                 diameter.append(scan.diameter_mm)
                 shares.append(share)
             rows += nodules
-        figures = probe_figures(asked[0][0], probes, rows, np.stack(shares), np.array(diameter))
+        metrics = probe_metrics(asked[0][0], probes, rows, np.stack(shares), np.array(diameter))
         if fold is not None:
-            figures["by_fold_group"] = fold_group_figures(probes, rows, fold, self.chose)
-        return figures
+            metrics["by_fold_group"] = fold_group_metrics(probes, rows, fold, self.chose)
+        return metrics
 
 
-def probe_figures(
+def probe_metrics(
     evaluated: EvaluatedHead,
     probes: Sequence[ConceptProbe],
     rows: Sequence[Nodule],
     share: NDArray[np.float64],
     diameter_mm: NDArray[np.float64],
 ) -> dict[str, Any]:
-    """The figures of all probes.
+    """The metrics of all probes.
 
     Args:
         evaluated: Names the concepts.
@@ -222,7 +222,7 @@ def probe_figures(
     malignancy = np.array([n.mean_rating("malignancy") for n in rows])
     patient = np.array([n.patient_id for n in rows])
     probability = np.array([p.probability for p in probes])
-    concepts = concept_figures(evaluated.concepts, presence, share, rows)
+    concepts = concept_metrics(evaluated.concepts, presence, share, rows)
     rated = [concepts[c.name]["auroc"] for c in evaluated.concepts if c.rating in RATINGS]
     known = [auroc for auroc in rated if np.isfinite(auroc)]
     kept = RULES["exclude3"](malignancy)
@@ -235,20 +235,20 @@ def probe_figures(
         "n": len(rows),
         "concepts": concepts,
         "mean_auroc": float(np.mean(known)) if known else None,
-        "malignancy": decision_figures(probability, malignancy, patient),
+        "malignancy": decision_metrics(probability, malignancy, patient),
         "auc_diameter": ranks(diameter_mm, kept),
         "auc_6_12mm": ranks(probability, band),
         "auc_diameter_6_12mm": ranks(diameter_mm, band),
         "explanations_per_decision": len(evaluated.concepts),
         "mean_logits": mean_logits(presence, np.array([p.contribution for p in probes])),
-        "pointing": pointing_figures(probes),
-        "users": user_figures(probes, malignancy, patient),
-        "corrections": correction_figures(probes, malignancy, patient),
+        "pointing": pointing_metrics(probes),
+        "users": user_metrics(probes, malignancy, patient),
+        "corrections": correction_metrics(probes, malignancy, patient),
         "ignoring": {"boxes": IGNORED * len(probes), "highest_rise": max(p.rise for p in probes)},
     }
 
 
-def fold_group_figures(
+def fold_group_metrics(
     probes: Sequence[ConceptProbe],
     rows: Sequence[Nodule],
     fold: NDArray[np.int64],
@@ -265,47 +265,47 @@ def fold_group_figures(
     malignancy = np.array([n.mean_rating("malignancy") for n in rows])
     patient = np.array([n.patient_id for n in rows])
     kept = RULES["exclude3"](malignancy)
-    figures = auc_by_fold_group(
+    metrics = auc_by_fold_group(
         np.array([p.probability for p in probes])[kept], is_malignant(malignancy[kept]),
         patient[kept], fold[kept], chose,
     )  # fmt: skip
     groups = fold_groups(fold, chose)
-    for name, group in figures.items():
+    for name, group in metrics.items():
         among = groups[name]
-        users = user_figures(
+        users = user_metrics(
             [probes[n] for n in np.flatnonzero(among).tolist()], malignancy[among], patient[among]
         )
         group |= {"f1": users["nobody"]["f1"], "one_action_gain": users["one action"]["gain"]}
-    return figures
+    return metrics
 
 
-def pointing_figures(probes: Sequence[ConceptProbe]) -> dict[str, dict[str, dict[str, float]]]:
+def pointing_metrics(probes: Sequence[ConceptProbe]) -> dict[str, dict[str, dict[str, float]]]:
     """Share of hits by place, region and pointer, and how many there were."""
     hits: dict[tuple[str, str, str], list[float]] = {}
     for probe in probes:
         for key, values in probe.pointing.items():
             hits.setdefault(key, []).extend(values)
-    figures: dict[str, dict[str, dict[str, float]]] = {}
+    metrics: dict[str, dict[str, dict[str, float]]] = {}
     for (where, region, pointer), values in hits.items():
-        row = figures.setdefault(where, {}).setdefault(region, {"n": len(values)})
+        row = metrics.setdefault(where, {}).setdefault(region, {"n": len(values)})
         row[pointer] = float(np.mean(values))
-    return figures
+    return metrics
 
 
-def user_figures(
+def user_metrics(
     probes: Sequence[ConceptProbe], malignancy: NDArray, patient: NDArray
 ) -> dict[str, dict[str, Any]]:
     """F1 after each user's actions, the gain, and the gain per action and 100 nodules."""
     before = np.array([p.probability for p in probes])
-    f1_before = decision_figures(before, malignancy, patient)["f1"]
+    f1_before = decision_metrics(before, malignancy, patient)["f1"]
     kept = RULES["exclude3"](malignancy)
-    figures: dict[str, dict[str, Any]] = {"nobody": {"f1": f1_before}}
+    metrics: dict[str, dict[str, Any]] = {"nobody": {"f1": f1_before}}
     for user in probes[0].revised:
         after = np.array([p.revised[user] for p in probes])
         actions = np.array([p.actions.get(user, 0) for p in probes])[kept]
-        told = decision_figures(after, malignancy, patient)
+        told = decision_metrics(after, malignancy, patient)
         gain = told["f1"] - f1_before
-        figures[user] = {
+        metrics[user] = {
             "f1": told["f1"],
             "auc": told["auc"],
             "gain": gain,
@@ -313,19 +313,19 @@ def user_figures(
             "nodules_touched": float((actions > 0).mean()),
             "gain_per_action": gain / float(actions.mean()) if actions.any() else None,
         }
-    return figures
+    return metrics
 
 
-def correction_figures(
+def correction_metrics(
     probes: Sequence[ConceptProbe], malignancy: NDArray, patient: NDArray
 ) -> dict[str, dict[str, float]]:
     """F1 and AUC after all corrections of a perfect user, by the way of taking them."""
-    figures = {}
+    metrics = {}
     for way in probes[0].corrected:
         after = np.array([p.corrected[way] for p in probes])
-        told = decision_figures(after, malignancy, patient)
-        figures[way] = {"f1": told["f1"], "auc": told["auc"]}
-    return figures
+        told = decision_metrics(after, malignancy, patient)
+        metrics[way] = {"f1": told["f1"], "auc": told["auc"]}
+    return metrics
 
 
 def beside_the_vote(
@@ -358,8 +358,8 @@ def beside_the_vote(
     truth = is_malignant(malignancy[kept])
     alone = presence_alone(parts)
     return {
-        "vote": decision_figures(vote, malignancy, patient),
-        "presence_alone": decision_figures(alone, malignancy, patient),
+        "vote": decision_metrics(vote, malignancy, patient),
+        "presence_alone": decision_metrics(alone, malignancy, patient),
         "concepts_minus_vote_ci": paired_auc(concept[kept], vote[kept], truth, patient[kept]),
         "agreement_with_vote": float(((vote > 0.5) == (concept > 0.5)).mean()),
     }

@@ -13,9 +13,9 @@ from contrastdiagnosis.errors import InputError
 from contrastdiagnosis.files.output import check_outputs, write_file
 from contrastdiagnosis.trust.confidence import IntervalForm
 
-from contrastdiagnosis_training.evaluation.figures import evaluate_bundle, evaluate_crossfit, strict
 from contrastdiagnosis_training.evaluation.fold_groups import RECIPE_FOLDS
 from contrastdiagnosis_training.evaluation.gate import read_answers
+from contrastdiagnosis_training.evaluation.metrics import evaluate_bundle, evaluate_crossfit, strict
 from contrastdiagnosis_training.evaluation.table import table
 
 
@@ -43,17 +43,17 @@ class Evaluate:
     """Folder that `concepts` filled for the cross-fit run: its concepts of size may contradict the
     measured one, as shipped."""
     chose: tuple[int, ...] = RECIPE_FOLDS
-    """Folds of a cross-fit run whose figures chose the recipe; they are told apart."""
+    """Folds of a cross-fit run whose metrics chose the recipe; they are told apart."""
     json: Path | None = None
-    """Write the figures here."""
+    """Write the metrics here."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the bundle's network runs."""
 
     def run(self) -> None:
         """Measures, prints, writes."""
-        check_outputs({"the figures": self.json}, [self.gate])
+        check_outputs({"the metrics": self.json}, [self.gate])
         if self.crossfit and not (self.bundle or self.cases):
-            figures = evaluate_crossfit(
+            metrics = evaluate_crossfit(
                 self.crossfit, self.vote or "distance-weighted", self.interval or "quantile",
                 read_answers(self.gate), self.concepts, self.chose,
             )  # fmt: skip
@@ -68,10 +68,10 @@ class Evaluate:
                     "a bundle has its own limits, gate and concepts: --gate and --concepts go with"
                     " --crossfit"
                 )
-            figures = evaluate_bundle(load_bundle(self.bundle), self.cases, self.device)
+            metrics = evaluate_bundle(load_bundle(self.bundle), self.cases, self.device)
         else:
             raise InputError("wanted either --crossfit RUN, or --bundle DIR with --cases FOLDER")
-        print(table(figures))
+        print(table(metrics))
         if self.json:
-            write_file(self.json, (json.dumps(strict(figures), indent=1) + "\n").encode())
+            write_file(self.json, (json.dumps(strict(metrics), indent=1) + "\n").encode())
             print(f"wrote {self.json}")

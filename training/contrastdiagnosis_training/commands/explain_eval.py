@@ -20,12 +20,12 @@ from contrastdiagnosis.model.network import NoduleNet
 from contrastdiagnosis.protocol.map_variant import LocalCam
 from numpy.typing import NDArray
 
-from contrastdiagnosis_training.evaluation.figures import strict
 from contrastdiagnosis_training.evaluation.gate import read_answers
 from contrastdiagnosis_training.evaluation.maps.measure import CONTROLS, as_records
 from contrastdiagnosis_training.evaluation.maps.pair_parts import pair_parts
 from contrastdiagnosis_training.evaluation.maps.probe import Probe, ProbedNetwork, probe_nodule
 from contrastdiagnosis_training.evaluation.maps.report import render_explain_report, table
+from contrastdiagnosis_training.evaluation.metrics import strict
 from contrastdiagnosis_training.evaluation.support_vote import SupportVote
 from contrastdiagnosis_training.evaluation.trust import confidence, rating_agreement
 from contrastdiagnosis_training.evaluation.unseen import (
@@ -69,7 +69,7 @@ class ExplainEval:
     map: LocalCam = field(default_factory=LocalCam)
     """The variant of the maps."""
     json: Path | None = None
-    """Write the figures here."""
+    """Write the metrics here."""
     html: Path | None = None
     """Write the report here. It shows nodules of the case folder."""
     seed: int = 0
@@ -79,7 +79,7 @@ class ExplainEval:
 
     def run(self) -> None:
         """Measures, prints, writes."""
-        check_outputs({"the figures": self.json, "the page": self.html}, [self.gate])
+        check_outputs({"the metrics": self.json, "the page": self.html}, [self.gate])
         if self.bundle and self.crossfit:
             raise InputError("wanted --bundle or --crossfit, got both")
         if (self.gate or self.concepts) and not self.crossfit:
@@ -89,13 +89,13 @@ class ExplainEval:
         rows = read_case_folder(self.cases)
         device = choose_device(self.device)
         unseen_sets = self._unseen(rows, device)
-        figures, probes = explain_figures(unseen_sets, self, device)
-        print(table(figures))
+        metrics, probes = explain_metrics(unseen_sets, self, device)
+        print(table(metrics))
         if self.json:
-            write_file(self.json, (json.dumps(strict(figures), indent=1) + "\n").encode())
+            write_file(self.json, (json.dumps(strict(metrics), indent=1) + "\n").encode())
             print(f"wrote {self.json}")
         if self.html:
-            write_file(self.html, render_explain_report(strict(figures), probes).encode())
+            write_file(self.html, render_explain_report(strict(metrics), probes).encode())
             print(f"wrote {self.html}")
 
     def _unseen(self, rows: Sequence[Nodule], device: torch.device) -> list[UnseenNodules]:
@@ -105,15 +105,15 @@ class ExplainEval:
         return unseen_of_crossfit(self.crossfit, rows, self.folds, device, answers, self.concepts)
 
 
-def explain_figures(
+def explain_metrics(
     unseen_sets: Sequence[UnseenNodules], options: ExplainEval, device: torch.device
 ) -> tuple[dict[str, Any], list[Probe]]:
-    """All figures, and the probes of the nodules that maps were made for."""
+    """All metrics, and the probes of the nodules that maps were made for."""
     chosen = drawn_nodules(unseen_sets, options)
     probes, patients = probe_unseen(unseen_sets, chosen, options, device)
     # A fold of which one patient was drawn has no random networks to compare with.
-    measures = dict.fromkeys(measure for p in probes for measure in p.figures)
-    maps = {m: float(np.nanmean([p.figures.get(m, np.nan) for p in probes])) for m in measures}
+    measures = dict.fromkeys(measure for p in probes for measure in p.metrics)
+    maps = {m: float(np.nanmean([p.metrics.get(m, np.nan) for p in probes])) for m in measures}
     curves = {
         m: np.nanmean([p.curves[m] for p in probes], axis=0).tolist() for m in probes[0].curves
     }
@@ -202,12 +202,12 @@ def _untrained(network: NoduleNet, seed: int) -> NoduleNet:
 def _against(probes: Sequence[Probe], patients: NDArray) -> list[dict[str, Any]]:
     """Paired differences of the map from each control, as better minus worse."""
     compared = []
-    for measure in probes[0].figures:
+    for measure in probes[0].metrics:
         if measure.of != "map" or measure.what not in ("deletion", "insertion", "energy"):
             continue
         for control in CONTROLS:
             ours, theirs = (
-                np.array([p.figures[measure._replace(of=of)] for p in probes])
+                np.array([p.metrics[measure._replace(of=of)] for p in probes])
                 for of in ("map", control)
             )
             known = np.isfinite(ours) & np.isfinite(theirs)

@@ -29,12 +29,12 @@ from contrastdiagnosis_training.data.concept_list import with_agreement
 from contrastdiagnosis_training.data.labels import RULES, is_malignant
 from contrastdiagnosis_training.data.splits import patient_folds
 from contrastdiagnosis_training.evaluation.confidences import limits_of
-from contrastdiagnosis_training.evaluation.figures import (
+from contrastdiagnosis_training.evaluation.fold_groups import RECIPE_FOLDS
+from contrastdiagnosis_training.evaluation.metrics import (
     calibrated_across,
     evaluate_crossfit,
     fold_part,
 )
-from contrastdiagnosis_training.evaluation.fold_groups import RECIPE_FOLDS
 from contrastdiagnosis_training.evaluation.support_vote import (
     calibrate,
     choose_vote,
@@ -64,7 +64,7 @@ class Export:
     weights: Path
     """Folder of a `fit` without --fold."""
     crossfit: Path
-    """Folder that `crossfit` filled, for k, calibration, similarity and the measured figures."""
+    """Folder that `crossfit` filled, for k, calibration, similarity and the measured metrics."""
     out: Path
     """Bundle folder."""
     concepts: Path | None = None
@@ -74,7 +74,7 @@ class Export:
     concepts_ablations: tuple[Path, ...] = ()
     """What `concepts-ablate --json` wrote of each fold, for bundle.json and the model card."""
     chose: tuple[int, ...] = RECIPE_FOLDS
-    """Folds of the cross-fit run whose figures chose the recipe; the card tells them apart."""
+    """Folds of the cross-fit run whose metrics chose the recipe; the card tells them apart."""
     name: str = "lidc"
     version: str = "1"
     vote: VoteForm = "distance-weighted"
@@ -105,7 +105,7 @@ class Export:
             self.vote,
         )
         parts = [fold_part(fold, choice) for fold in folds]
-        figures = evaluate_crossfit(
+        metrics = evaluate_crossfit(
             self.crossfit, self.vote, self.interval, concepts=self.concepts, chose=self.chose
         )
         info = BundleInfo(
@@ -123,20 +123,22 @@ class Export:
                 "cases": [Path(folder).name for folder in settings["cases"]],
                 **settings["recipe"],
             },
-            metrics=figures,
+            metrics=metrics,
             citation=LIDC_CITATION,
         )
         part = None
         if concepts:
             rated = with_agreement(concepts.concepts, read_case_folder(self.cases[0]))
-            metrics = {**info.metrics, "concepts": concepts.figures, **concepts.note}
             info = replace(
-                info, concepts=rated, concept_calibration=concepts.calibration, metrics=metrics
+                info,
+                concepts=rated,
+                concept_calibration=concepts.calibration,
+                metrics={**metrics, "concepts": concepts.metrics, **concepts.note},
             )
             part = concept_part(concepts, network, rows, choose_device(self.device))
         matched = scale * scaled_matched_distances(calibrated_across(parts))
         save_bundle(self.out, info, network, library, matched, part)
-        print(table(figures))
+        print(table(metrics))
         size = sum(f.stat().st_size for f in self.out.iterdir() if f.is_file()) / 1e6
         print(f"\nwrote {self.out}: {len(library)} cases, {choice.text}, {size:.1f} MB")
 

@@ -17,7 +17,6 @@ from contrastdiagnosis.trust.case_limits import CaseLimits
 
 from contrastdiagnosis_training.data.columns import save_columns
 from contrastdiagnosis_training.data.healthy_points import read_healthy_cts
-from contrastdiagnosis_training.evaluation.figures import crossfit_confidence, strict
 from contrastdiagnosis_training.evaluation.gate import (
     Answers,
     before_the_gate,
@@ -30,6 +29,7 @@ from contrastdiagnosis_training.evaluation.gate import (
     nodule_answers,
     tissue_answers,
 )
+from contrastdiagnosis_training.evaluation.metrics import crossfit_confidence, strict
 from contrastdiagnosis_training.evaluation.table import confidence_table
 
 
@@ -76,7 +76,7 @@ class GateFit:
         limits = fitted_limits(answers)
         rows = left_out_table(bundle, answers, limits)
         print(gate_text(rows))
-        figures: dict[str, Any] = {
+        metrics: dict[str, Any] = {
             "gate": {
                 "printed_by": "contrastdiagnosis-train gate-fit",
                 "protocol": protocol(answers, self),
@@ -89,7 +89,7 @@ class GateFit:
                 self.crossfit, info.vote.form, info.similarity_interval, answers, self.concepts
             )
             source = "contrastdiagnosis-train gate-fit --crossfit"
-            figures["confidence"] = {"printed_by": source, **strict(worth)}
+            metrics["confidence"] = {"printed_by": source, **strict(worth)}
             print("\n" + confidence_table(worth))
         if self.answers:
             save_columns(answers, self.answers)
@@ -97,7 +97,7 @@ class GateFit:
             bundle.info,
             limits=limits,
             version=self.version or bundle.info.version,
-            metrics={**_still_true(bundle.info.metrics), **figures},
+            metrics={**_still_true(bundle.info.metrics), **metrics},
         )
         save_bundle(
             self.out, info, bundle.network, bundle.library, bundle.indicator.matched,
@@ -122,7 +122,7 @@ class GateEval:
     readers: int = 1
     """Leave out nodules that fewer readers marked."""
     json: Path | None = None
-    """Write the figures here."""
+    """Write the metrics here."""
     points: int = 40
     """Of each kind of tissue, drawn in each CT."""
     seed: int = 0
@@ -153,7 +153,7 @@ class GateEval:
 
 
 def _still_true(metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """The figures without those of confidence: other limits judge now."""
+    """The metrics without those of confidence: other limits judge now."""
     flat = ("verdict_share", "confident_share", "confident_accuracy", "unsure_accuracy")
     gone = ("confidence", *flat)  # Bundles up to lidc 9 have them flat.
     return {name: value for name, value in metrics.items() if name not in gone}

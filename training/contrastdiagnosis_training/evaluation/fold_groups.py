@@ -1,4 +1,4 @@
-"""AUC apart for folds whose figures chose the recipe, and for folds that chose nothing."""
+"""AUC apart for folds whose metrics chose the recipe, and for folds that chose nothing."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ def auc_by_fold_group(
         chose: Folds that chose the recipe; where none did, there is nothing to tell apart.
         interval: Adds the 95 % patient bootstrap interval, `auc_ci`.
     """
-    figures: dict[str, dict[str, Any]] = {}
+    metrics: dict[str, dict[str, Any]] = {}
     for name, among in fold_groups(fold, chose).items():
         p, truth = score[among], malignant[among]
-        figures[name] = {"n": int(among.sum()), "auc": auc(p, truth)}
+        metrics[name] = {"n": int(among.sum()), "auc": auc(p, truth)}
         if interval:
-            figures[name]["auc_ci"] = _interval(p, truth, patient[among])
-    return figures
+            metrics[name]["auc_ci"] = _interval(p, truth, patient[among])
+    return metrics
 
 
 def fold_groups(fold: NDArray, chose: Sequence[int]) -> dict[str, NDArray[np.bool_]]:

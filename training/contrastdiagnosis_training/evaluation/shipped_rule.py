@@ -19,7 +19,7 @@ from contrastdiagnosis_training.concept_head.scores import ConceptScores
 from contrastdiagnosis_training.data.columns import load_columns
 from contrastdiagnosis_training.data.concept_list import LIDC_CONCEPTS
 from contrastdiagnosis_training.data.labels import RULES, is_malignant
-from contrastdiagnosis_training.evaluation.concepts.figures import (
+from contrastdiagnosis_training.evaluation.concepts.metrics import (
     calibrate_concepts,
     presence_score,
 )
@@ -33,7 +33,7 @@ Part = tuple[SupportVote, Predictions]
 """Nodules, and a support set to which they are new."""
 
 
-def confidence_figures(
+def confidence_metrics(
     parts: Sequence[Part],
     thresholds: Sequence[float],
     split_vote: tuple[float, float],

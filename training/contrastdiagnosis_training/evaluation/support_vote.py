@@ -106,7 +106,7 @@ def choose_vote(
     """
     temperatures = TEMPERATURE_CHOICES if form == "distance-weighted" else (None,)
     rules = [VoteRule(k, t, form) for k in K_CHOICES for t in temperatures]
-    figures: dict[VoteRule, list[float]] = {}
+    metrics: dict[VoteRule, list[float]] = {}
     for support, predictions in validation:
         kept = predictions[RULES["exclude3"](predictions.malignancy)]
         truth = is_malignant(kept.malignancy)
@@ -117,8 +117,8 @@ def choose_vote(
         scale = embedding_scale(support.embedding)
         for rule in rules:
             score = rule.scaled(scale).score(near[:, : rule.k], label[:, : rule.k])
-            figures.setdefault(rule, []).append(auc(score, truth))
-    return max(figures, key=lambda rule: float(np.mean(figures[rule])))
+            metrics.setdefault(rule, []).append(auc(score, truth))
+    return max(metrics, key=lambda rule: float(np.mean(metrics[rule])))
 
 
 def calibrate(judged: Sequence[tuple[SupportVote, Predictions]]) -> Calibration:

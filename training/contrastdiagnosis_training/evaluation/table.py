@@ -1,4 +1,4 @@
-"""The figures of `evaluate` as text."""
+"""The metrics of `evaluate` as text."""
 
 from __future__ import annotations
 
@@ -35,22 +35,22 @@ ROWS = {
     "ece": "ECE",
     "ece_expected": "  if perfectly calibrated",
 }
-"""Keys of a rule's figures and how the table names them."""
+"""Keys of a rule's metrics and how the table names them."""
 
 WIDTH = 27
 
 
-def table(figures: dict[str, Any]) -> str:
-    """The figures as text: the rules side by side, folds apart, then masks, confidence, context."""
-    lines = [str(figures.get("protocol", "")), ""]
+def table(metrics: dict[str, Any]) -> str:
+    """The metrics as text: the rules side by side, folds apart, then masks, confidence, context."""
+    lines = [str(metrics.get("protocol", "")), ""]
     lines.append(
         f"{'':{WIDTH}}" + "".join(f"{rule:>14}" for rule in RULES) + f"{'must':>8}{'aim':>8}"
     )
     for key, name in ROWS.items():
-        values = "".join(f"{_text(figures[rule].get(key)):>14}" for rule in RULES)
+        values = "".join(f"{_text(metrics[rule].get(key)):>14}" for rule in RULES)
         goals = "".join(f"{goal:>8}" for goal in TARGETS.get(key, ()))
         lines.append(f"{name:{WIDTH}}{values}{goals}")
-    lines += _folds_apart(figures)
+    lines += _folds_apart(metrics)
     lines.append("")
     for key, name, goal in (
         ("dice", "Dice to the consensus", "0.80 / 0.85"),
@@ -59,20 +59,20 @@ def table(figures: dict[str, Any]) -> str:
         ("context_same_diagnosis", "same without context", "0.90 / 0.97"),
         ("context_dice", "  Dice of both masks", "0.85 / 0.92"),
     ):
-        if figures.get(key) is not None:
-            lines.append(f"{name:{WIDTH}}{figures[key]:14.3f}   {goal}")
-    if figures.get("confidence"):
-        lines += ["", confidence_table(figures["confidence"])]
+        if metrics.get(key) is not None:
+            lines.append(f"{name:{WIDTH}}{metrics[key]:14.3f}   {goal}")
+    if metrics.get("confidence"):
+        lines += ["", confidence_table(metrics["confidence"])]
     return "\n".join(lines)
 
 
-def _folds_apart(figures: Mapping[str, Any]) -> list[str]:
-    groups = dict.fromkeys(group for rule in RULES for group in figures[rule].get("by_folds") or ())
+def _folds_apart(metrics: Mapping[str, Any]) -> list[str]:
+    groups = dict.fromkeys(group for rule in RULES for group in metrics[rule].get("by_folds") or ())
     lines = []
     for group in groups:
         lines.append(group)
         for key in ("n", "auc", "auc_ci", "auc_diameter", "auc_forest"):
-            told = [(figures[rule].get("by_folds") or {}).get(group, {}).get(key) for rule in RULES]
+            told = [(metrics[rule].get("by_folds") or {}).get(group, {}).get(key) for rule in RULES]
             lines.append(
                 f"  {ROWS[key].strip():{WIDTH - 2}}" + "".join(f"{_text(v):>14}" for v in told)
             )

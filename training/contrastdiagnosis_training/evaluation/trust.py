@@ -12,7 +12,7 @@ from contrastdiagnosis.diagnosis.diagnoser import SHOWN_CASES
 from numpy.typing import NDArray
 
 from contrastdiagnosis_training.data.labels import RULES, is_malignant
-from contrastdiagnosis_training.evaluation.shipped_rule import confidence_figures
+from contrastdiagnosis_training.evaluation.shipped_rule import confidence_metrics
 from contrastdiagnosis_training.evaluation.support_vote import (
     embedding_scale,
     scaled_matched_distances,
@@ -31,7 +31,7 @@ def confidence(unseen_sets: Sequence[UnseenNodules]) -> dict[str, Any]:
     if not within:
         return {}
     inside = np.concatenate(within)
-    worth = confidence_figures(
+    worth = confidence_metrics(
         [(unseen.support, unseen.predictions) for unseen in unseen_sets],
         [unseen.threshold for unseen in unseen_sets],
         unseen_sets[0].split_vote,

@@ -18,8 +18,8 @@ from contrastdiagnosis.model.network import NoduleNet
 from contrastdiagnosis.trust.case_limits import CaseLimits
 from numpy.typing import NDArray
 
-from contrastdiagnosis_training.evaluation.figures import calibrated_folds, fold_thresholds
 from contrastdiagnosis_training.evaluation.gate import Answers
+from contrastdiagnosis_training.evaluation.metrics import calibrated_folds, fold_thresholds
 from contrastdiagnosis_training.evaluation.shipped_rule import (
     fold_limits,
     rule_in_words,

@@ -1,1 +1,1 @@
-"""Losses that are minimised and figures that are reported."""
+"""Losses that are minimised and metrics that are reported."""

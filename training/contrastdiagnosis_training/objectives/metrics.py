@@ -1,4 +1,4 @@
-"""The figures that are reported, each with its definition; none of them looks at a network."""
+"""The metrics that are reported, each with its definition; none of them looks at a network."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def auc(score: NDArray, malignant: NDArray) -> float:
     """Area under the ROC curve, NaN where only one class is present.
 
     By the ranks (Mann-Whitney U): bootstraps ask it thousands of times, and the checks of
-    scikit-learn's `roc_auc_score` take ten times as long as the figure.
+    scikit-learn's `roc_auc_score` take ten times as long as the metric.
 
     Args:
         score: (N,).
@@ -40,28 +40,28 @@ def auc(score: NDArray, malignant: NDArray) -> float:
 
 
 def patient_bootstrap(
-    figure: Callable[[NDArray[np.int64]], float], patient: NDArray, seed: int = 0
+    metric: Callable[[NDArray[np.int64]], float], patient: NDArray, seed: int = 0
 ) -> tuple[float, float]:
-    """95 % interval of a figure when whole patients are drawn with replacement.
+    """95 % interval of a metric when whole patients are drawn with replacement.
 
     Args:
-        figure: Gives the figure for positions of nodules, which may repeat.
+        metric: Gives the metric for positions of nodules, which may repeat.
         patient: (N,) patient of each nodule.
         seed: Fixes the draws.
     """
-    low, high = np.nanpercentile(patient_draws(figure, patient, seed), [2.5, 97.5])
+    low, high = np.nanpercentile(patient_draws(metric, patient, seed), [2.5, 97.5])
     return float(low), float(high)
 
 
 def patient_draws(
-    figure: Callable[[NDArray[np.int64]], float], patient: NDArray, seed: int = 0
+    metric: Callable[[NDArray[np.int64]], float], patient: NDArray, seed: int = 0
 ) -> NDArray[np.float64]:
-    """(BOOTSTRAPS,) values of a figure when whole patients are drawn with replacement."""
+    """(BOOTSTRAPS,) values of a metric when whole patients are drawn with replacement."""
     random = np.random.default_rng(seed)
     _, member = np.unique(patient, return_inverse=True)
     of_patient = [np.flatnonzero(member == p) for p in range(member.max() + 1)]
     values = [
-        figure(
+        metric(
             np.concatenate(
                 [of_patient[p] for p in random.integers(len(of_patient), size=len(of_patient))]
             )

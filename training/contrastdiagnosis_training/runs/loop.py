@@ -36,15 +36,15 @@ def run_epochs(trainer: Trainer, folder: Path) -> None:
     )
     try:
         while trainer.epoch < recipe.epochs:
-            figures = trainer.run_epoch()
+            metrics = trainer.run_epoch()
             if trainer.at_cycle_end or trainer.epoch % recipe.validate_every == 0:
-                figures |= trainer.validate()
+                metrics |= trainer.validate()
             # Without validation patients of both classes the last cycle counts.
-            score = figures.get("val_auc", np.nan)
+            score = metrics.get("val_auc", np.nan)
             score = score if np.isfinite(score) else trainer.epoch
             if rank_zero:
-                trainer.fabric.log_dict(figures, step=trainer.epoch)
-                append_epoch(folder / LOG, {"step": trainer.epoch} | figures)
+                trainer.fabric.log_dict(metrics, step=trainer.epoch)
+                append_epoch(folder / LOG, {"step": trainer.epoch} | metrics)
                 if trainer.at_cycle_end and score > best:
                     best = score
                     with replacing(folder / DRAFT) as draft:
@@ -53,7 +53,7 @@ def run_epochs(trainer: Trainer, folder: Path) -> None:
             kept = trainer.epoch
             trainer.fabric.barrier()
             bar.update()
-            shown = {name: f"{value:.3f}" for name, value in figures.items()}
+            shown = {name: f"{value:.3f}" for name, value in metrics.items()}
             bar.set_postfix(shown)
             if bar.disable and rank_zero:  # In a log: a line an epoch.
                 told = ", ".join(f"{name} {value}" for name, value in shown.items())

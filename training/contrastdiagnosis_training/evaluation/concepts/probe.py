@@ -88,7 +88,7 @@ class EvaluatedHead:
 
 @dataclass(frozen=True, eq=False)
 class ConceptProbe:
-    """The figures of one nodule.
+    """The metrics of one nodule.
 
     Attributes:
         presence: (K,) calibrated, centred.

@@ -19,7 +19,7 @@ from contrastdiagnosis_training.evaluation.unseen import UnseenNodules
 def pair_parts(
     unseen_sets: Sequence[UnseenNodules], chosen: Sequence[Sequence[int]], device: torch.device
 ) -> dict[str, Any]:
-    """Figures of the share over `all` pairs, and over each nodule with its `nearest` few.
+    """Metrics of the share over `all` pairs, and over each nodule with its `nearest` few.
 
     Pairs are of the chosen nodules of one set, and of two patients.
 
@@ -41,7 +41,7 @@ def pair_parts(
         order = np.argsort(known, axis=1, kind="stable")[:, :SHOWN_CASES]
         near = np.take_along_axis(share, order, axis=1)
         nearest.append(near[np.isfinite(near)])
-    return {"all": _figures(np.concatenate(pairs)), "nearest": _figures(np.concatenate(nearest))}
+    return {"all": _metrics(np.concatenate(pairs)), "nearest": _metrics(np.concatenate(nearest))}
 
 
 def _matrices(
@@ -63,7 +63,7 @@ def _matrices(
     return share, distance
 
 
-def _figures(share: NDArray[np.float64]) -> dict[str, Any]:
+def _metrics(share: NDArray[np.float64]) -> dict[str, Any]:
     """Mean, spread and how often a part works against the other; None of no pair."""
     if not len(share):
         return dict.fromkeys(("mean", "sd", "p5", "p95", "below_0", "above_1")) | {"n": 0}
@@ -79,14 +79,14 @@ def _figures(share: NDArray[np.float64]) -> dict[str, Any]:
     }
 
 
-def parts_lines(figures: dict[str, Any]) -> list[str]:
-    """The figures as text."""
+def parts_lines(metrics: dict[str, Any]) -> list[str]:
+    """The metrics as text."""
     lines = ["share of the distance that size, density and outline make, and no map can show"]
     for name, title in (
         ("all", "all pairs"),
         ("nearest", f"each nodule and its nearest {SHOWN_CASES}"),
     ):
-        f = figures[name]
+        f = metrics[name]
         lines.append(
             f"  {title:34}{f['mean']:8.3f}, sd {f['sd']:.3f}, 5-95 % {f['p5']:.2f} to"
             f" {f['p95']:.2f}; below 0 {f['below_0']:.1%}, above 1 {f['above_1']:.1%} of {f['n']}"

@@ -35,7 +35,7 @@ OFF_CENTRE_VOXELS = 16
 NOISE_HU = 20.0
 BATCH = 16
 
-Figures = dict[Measure, float]
+Metrics = dict[Measure, float]
 Curves = dict[Measure, NDArray[np.float64]]
 
 
@@ -112,15 +112,15 @@ def probe_patch(probed: ProbedNetwork, patch: Patch, patient_id: str) -> ProbedP
 
 @dataclass(frozen=True, eq=False)
 class Probe:
-    """The figures of one nodule.
+    """The metrics of one nodule.
 
     Attributes:
-        figures: By what they say.
+        metrics: By what they say.
         curves: (len(SHARES),) likewise.
         picture: Off-centre intensity, mask and map, each (D, H, W).
     """
 
-    figures: Figures
+    metrics: Metrics
     curves: Curves
     picture: tuple[NDArray, NDArray, NDArray]
 
@@ -136,7 +136,7 @@ def probe_nodule(
 
     Args:
         probed: The network whose maps are measured.
-        strangers: Networks whose maps must look different, by what was randomised; figures are
+        strangers: Networks whose maps must look different, by what was randomised; metrics are
             means over those of a kind.
         scan: The nodule.
         patient_id: Its cases are left out.
@@ -145,24 +145,24 @@ def probe_nodule(
     centred = probe_patch(probed, sample_patch(scan.volume, scan.center_ras_mm), patient_id)
     off_point = scan.center_ras_mm + off_centre_mm(random)
     off = probe_patch(probed, sample_patch(scan.volume, off_point), patient_id)
-    figures: Figures = {}
+    metrics: Metrics = {}
     curves: Curves = {}
     shown: dict[Place, ProbedPatch] = {"centred": centred, "off-centre": off}
     for place, patch in shown.items():
         areas, ways = _deletion(probed, patch, place, random)
-        figures |= areas
+        metrics |= areas
         curves |= ways
     for place, patch in shown.items():
-        figures |= _localisation(place, patch, scan)
-    figures |= _stability(probed, centred, scan, random)
+        metrics |= _localisation(place, patch, scan)
+    metrics |= _stability(probed, centred, scan, random)
     for name, others in strangers.items():
         theirs = [probe_patch(other, centred.patch, patient_id).maps["similar"] for other in others]
         correlation = [rank_correlation(centred.maps["similar"], values) for values in theirs]
-        figures[Measure("correlation", name)] = float(np.mean(correlation))
+        metrics[Measure("correlation", name)] = float(np.mean(correlation))
     labels = is_malignant(probed.support.malignancy[[centred.case, off.case]])
-    figures[Measure("same label", place="off-centre")] = float(labels[0] == labels[1])
+    metrics[Measure("same label", place="off-centre")] = float(labels[0] == labels[1])
     picture = (off.patch.intensity, consensus_on(scan, off.patch), off.maps["similar"])
-    return Probe(figures, curves, picture)
+    return Probe(metrics, curves, picture)
 
 
 def off_centre_mm(random: np.random.Generator) -> NDArray[np.float64]:
@@ -173,7 +173,7 @@ def off_centre_mm(random: np.random.Generator) -> NDArray[np.float64]:
 
 def _deletion(
     probed: ProbedNetwork, shown: ProbedPatch, place: Place, random: np.random.Generator
-) -> tuple[Figures, Curves]:
+) -> tuple[Metrics, Curves]:
     intensity = shown.patch.intensity
     fill = local_lung_mean(intensity, shown.patch.valid)
     compared: dict[str, NDArray] = {
@@ -205,7 +205,7 @@ def _deletion(
     return {measure: float(curve_area(values)) for measure, values in curves.items()}, curves
 
 
-def _localisation(place: Place, shown: ProbedPatch, scan: NoduleScan) -> Figures:
+def _localisation(place: Place, shown: ProbedPatch, scan: NoduleScan) -> Metrics:
     near = widened(consensus_on(scan, shown.patch))
     controls: dict[str, NDArray] = {
         "map": shown.maps["similar"],
@@ -213,16 +213,16 @@ def _localisation(place: Place, shown: ProbedPatch, scan: NoduleScan) -> Figures
         "mask": shown.mask,
         "random": np.ones(near.shape),
     }
-    figures = {}
+    metrics = {}
     for name, control in controls.items():
-        figures[Measure("energy", name, place)] = energy_inside(control, near)
-        figures[Measure("pointing", name, place)] = points_inside(control, near)
-    return figures
+        metrics[Measure("energy", name, place)] = energy_inside(control, near)
+        metrics[Measure("pointing", name, place)] = points_inside(control, near)
+    return metrics
 
 
 def _stability(
     probed: ProbedNetwork, shown: ProbedPatch, scan: NoduleScan, random: np.random.Generator
-) -> Figures:
+) -> Metrics:
     """Correlation of the map with that of the patch moved by a voxel, and of a noisy one."""
     patch, values = shown.patch, shown.maps["similar"]
     step = random.choice([-1, 1], 3)

@@ -69,10 +69,10 @@ class Row(NamedTuple):
     """The aim."""
 
 
-def target_rows(figures: dict[str, Any]) -> list[Row]:
+def target_rows(metrics: dict[str, Any]) -> list[Row]:
     """The targets, with the controls that each must be read beside."""
-    maps = of_records(figures["maps"])
-    against = {(row["over"], row["place"]): row for row in figures["against"] if _is_main(row)}
+    maps = of_records(metrics["maps"])
+    against = {(row["over"], row["place"]): row for row in metrics["against"] if _is_main(row)}
     rows = []
     places: dict[Place, str] = {
         "centred": "centred on the readers' mask",
@@ -109,7 +109,7 @@ def target_rows(figures: dict[str, Any]) -> list[Row]:
                     correlation <= 0.5, correlation <= 0.3,
                 )
             )  # fmt: skip
-    trust = figures["confidence"]
+    trust = metrics["confidence"]
     if trust.get("coverage") is not None:
         value = trust["coverage"]
         rows.append(
@@ -130,7 +130,7 @@ def target_rows(figures: dict[str, Any]) -> list[Row]:
                 trust["auc_gap"] >= 0.25 and trust["confident"]["share"] >= 0.7,
             )
         )
-    ratings = figures["ratings"].values()
+    ratings = metrics["ratings"].values()
     if ratings:
         lower = sum(r["neighbours"] < r["same_label"] for r in ratings)
         known = [r for r in ratings if _known(r["readers"])]
@@ -168,34 +168,34 @@ def _at_least(name: str, value: float, must: float, aim: float, beside: str) -> 
     )
 
 
-def table(figures: dict[str, Any]) -> str:
-    """The figures as text."""
-    lines = [figures["protocol"], f"map: {figures['variant']}", ""]
-    for row in target_rows(figures):
+def table(metrics: dict[str, Any]) -> str:
+    """The metrics as text."""
+    lines = [metrics["protocol"], f"map: {metrics['variant']}", ""]
+    for row in target_rows(metrics):
         verdict = "aim" if row.reached else "holds" if row.holds else "MISSED"
         lines.append(f"{row.name:76} {row.value:42} {verdict:7} must {row.must}; aim {row.aim}")
-    lines += ["", confidence_table(figures["confidence"])]
+    lines += ["", confidence_table(metrics["confidence"])]
     lines += [
         "",
         f"{'mean absolute difference of ratings':36}{'top 6':>8}{'label':>8}{'readers':>8}",
     ]
-    for name, r in figures["ratings"].items():
+    for name, r in metrics["ratings"].items():
         readers = f"{r['readers']:8.3f}" if _known(r["readers"]) else f"{'-':>8}"
         lines.append(f"  {name:34}{r['neighbours']:8.3f}{r['same_label']:8.3f}{readers}")
     lines += ["", f"{'':36}" + "".join(f"{name:>12}" for name in COLOURS)]
-    maps = of_records(figures["maps"])
+    maps = of_records(metrics["maps"])
     for measure in TOLD:
         values = [maps.get(measure._replace(of=name)) for name in COLOURS]
         texts = [f"{v:.3f}" if v is not None else "-" for v in values]
         lines.append(f"{measure.words:36}" + "".join(f"{t:>12}" for t in texts))
     for change in ("shift", "noise"):
         lines.append(f"{f'stability under {change}':36}{maps[Measure('stability', change)]:12.3f}")
-    return "\n".join([*lines, "", *parts_lines(figures["parts"])])
+    return "\n".join([*lines, "", *parts_lines(metrics["parts"])])
 
 
-def charts(figures: dict[str, Any]) -> list[Chart]:
+def charts(metrics: dict[str, Any]) -> list[Chart]:
     """Deletion and insertion curves, on the distance and on the vote."""
-    curves = of_records(figures["curves"], "values")
+    curves = of_records(metrics["curves"], "values")
     return [
         *_curve_charts(curves, "centred", ("distance", "vote")),
         *_curve_charts(curves, "off-centre", ("distance",)),
@@ -231,7 +231,7 @@ def _curve_charts(
 
 def example_pictures(probes: Sequence[Probe]) -> dict[str, list[Picture]]:
     """Off-centre patches with their maps: the first ones drawn, and the worst."""
-    order = np.argsort([p.figures[SEEN] for p in probes], kind="stable")
+    order = np.argsort([p.metrics[SEEN] for p in probes], kind="stable")
     return {
         "As drawn": [_picture(p) for p in probes[:SHOWN]],
         "Where the map misses the nodule most": [_picture(probes[n]) for n in order[:SHOWN]],
@@ -242,7 +242,7 @@ def _picture(probe: Probe) -> Picture:
     intensity, mask, values = probe.picture
     evidence = EvidenceMap(values, float(values.max()))
     return evidence_picture(
-        f"energy inside {probe.figures[SEEN]:.2f}",
+        f"energy inside {probe.metrics[SEEN]:.2f}",
         intensity,
         mask.astype(np.float32),
         evidence,
@@ -251,7 +251,7 @@ def _picture(probe: Probe) -> Picture:
     )
 
 
-def render_explain_report(figures: dict[str, Any], probes: Sequence[Probe]) -> str:
+def render_explain_report(metrics: dict[str, Any], probes: Sequence[Probe]) -> str:
     """HTML text of the report; no script, no link to anything outside the file."""
     own = PackageLoader("contrastdiagnosis_training.evaluation.maps")
     environment = Environment(
@@ -260,10 +260,10 @@ def render_explain_report(figures: dict[str, Any], probes: Sequence[Probe]) -> s
         undefined=StrictUndefined,
     )
     return environment.get_template("explain.html.j2").render(
-        figures=figures,
-        rows=target_rows(figures),
-        charts=charts(figures),
-        parts=parts_lines(figures["parts"]),
+        metrics=metrics,
+        rows=target_rows(metrics),
+        charts=charts(metrics),
+        parts=parts_lines(metrics["parts"]),
         examples=example_pictures(probes),
         created=date.today().isoformat(),
         notice=RESEARCH_USE_NOTICE,

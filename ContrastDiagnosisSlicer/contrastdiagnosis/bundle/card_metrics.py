@@ -1,4 +1,4 @@
-"""Which figures of the cases, the vote and the gate a card tells; older bundles lack some."""
+"""Which metrics of the vote and the gate a card tells, rounded; older bundles lack some."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Table:
 
 
 @dataclass(frozen=True)
-class CaseFigures:
+class CaseCounts:
     """How many cases there are, and of which sizes."""
 
     nodules: int
@@ -65,7 +65,7 @@ class CaseFigures:
 
 
 @dataclass(frozen=True)
-class ConfidenceFigures:
+class ConfidenceMetrics:
     """What confident and doubtful diagnoses are worth."""
 
     rule: str
@@ -74,28 +74,28 @@ class ConfidenceFigures:
 
 
 @dataclass(frozen=True)
-class MeasuredFigures:
+class VoteMetrics:
     """What the vote is worth by each label rule."""
 
     source: str
     table: Table
     numbers: tuple[str, ...]
     """Metrics that no label rule changes, each "name: value"."""
-    confidence: ConfidenceFigures | None
+    confidence: ConfidenceMetrics | None
 
 
 @dataclass(frozen=True)
-class GateFigures:
+class GateMetrics:
     """At which points there is a verdict."""
 
     source: str
     table: Table
 
 
-def case_figures(library: CaseLibrary) -> CaseFigures:
+def case_counts(library: CaseLibrary) -> CaseCounts:
     """What the card counts of the cases."""
     diameters_mm = [case.diameter_mm for case in library.cases]
-    return CaseFigures(
+    return CaseCounts(
         nodules=len(library),
         patients=len({case.patient_id for case in library.cases}),
         malignant=int(library.malignant.sum()),
@@ -104,7 +104,7 @@ def case_figures(library: CaseLibrary) -> CaseFigures:
     )
 
 
-def measured_figures(metrics: Metrics) -> MeasuredFigures | None:
+def vote_metrics(metrics: Metrics) -> VoteMetrics | None:
     """What the vote is worth; None for a bundle that was not measured."""
     rules = {
         name: value
@@ -118,7 +118,7 @@ def measured_figures(metrics: Metrics) -> MeasuredFigures | None:
         for key, title in RULE_METRICS.items()
         if any(key in rule for rule in rules.values())
     ]
-    return MeasuredFigures(
+    return VoteMetrics(
         source=source_of(metrics),
         table=Table(("figure", *rules), (*rows, *_fold_rows(list(rules.values())))),
         numbers=tuple(
@@ -131,7 +131,7 @@ def measured_figures(metrics: Metrics) -> MeasuredFigures | None:
 
 
 def source_of(metrics: Metrics) -> str:
-    """Which command printed figures, and how they were made; older bundles know less."""
+    """Which command printed metrics, and how they were made; older bundles know less."""
     command, protocol = metrics.get("printed_by"), str(metrics.get("protocol", ""))
     if not command:
         return protocol
@@ -157,7 +157,7 @@ def _fold_cell(group: Metrics | None) -> str:
     return "; ".join([f"{rounded(group['auc'])}{interval}", *beside, f"n {group['n']}"])
 
 
-def _confidence(metrics: Metrics | None) -> ConfidenceFigures | None:
+def _confidence(metrics: Metrics | None) -> ConfidenceMetrics | None:
     if not metrics or "n" not in metrics:
         return None
     rows = [
@@ -168,14 +168,14 @@ def _confidence(metrics: Metrics | None) -> ConfidenceFigures | None:
         )
         for name in ("confident", "doubtful", "no_verdict")
     ]
-    return ConfidenceFigures(
+    return ConfidenceMetrics(
         rule=metrics.get("rule", ""),
         source=source_of({**metrics, "protocol": ""}),
         table=Table(("diagnosis, rule exclude3", "n", "share", "AUC", "accuracy"), tuple(rows)),
     )
 
 
-def gate_figures(metrics: Metrics) -> GateFigures | None:
+def gate_metrics(metrics: Metrics) -> GateMetrics | None:
     """How often there is no verdict, and how often that is right; None without a gate's metrics."""
     gate = metrics.get("gate")
     if not gate:
@@ -184,7 +184,7 @@ def gate_figures(metrics: Metrics) -> GateFigures | None:
         (row["points"], str(row["n"]), *(rounded(row[name]) for name in GATE_COLUMNS))
         for row in gate["table"]
     ]
-    return GateFigures(source_of(gate), Table(("points", "n", *GATE_COLUMNS.values()), tuple(rows)))
+    return GateMetrics(source_of(gate), Table(("points", "n", *GATE_COLUMNS.values()), tuple(rows)))
 
 
 def rounded(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""Figures of concepts on made scores: each against a slow reference, or counted by hand."""
+"""Metrics of concepts on made scores: each against a slow reference, or counted by hand."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from contrastdiagnosis.cases.vote import Calibration, fit_calibration
 from contrastdiagnosis.concepts.fit import fit_decision, fit_presence
 from contrastdiagnosis.concepts.head import DIAMETER, Concept, ConceptConfig, ConceptHead
 from contrastdiagnosis_training.concept_head.scores import ConceptScores
-from contrastdiagnosis_training.evaluation.concepts.figures import (
+from contrastdiagnosis_training.evaluation.concepts.metrics import (
     LEAST_SLOPE,
     alive_counts,
     calibrate_concepts,
-    concept_figures,
-    decision_figures,
+    concept_metrics,
+    decision_metrics,
     decision_score,
     mean_logits,
     presence_alone,
@@ -163,8 +163,8 @@ def test_agreement_with_the_readers_as_counted_by_hand():
         np.array([[0.9], [0.6], [0.4], [0.99]]),
         np.array([[1], [0], [2 / 3], [np.nan]]),
     )
-    figures = concept_figures(CONCEPTS[:1], presence, share, nodules)["spiculated"]
-    assert figures == pytest.approx(
+    metrics = concept_metrics(CONCEPTS[:1], presence, share, nodules)["spiculated"]
+    assert metrics == pytest.approx(
         {
             "n": 3,
             "prevalence": 2 / 3,
@@ -183,25 +183,25 @@ def test_agreement_with_the_readers_as_counted_by_hand():
 def test_half_of_the_readers_are_enough_and_half_a_presence_is_not():
     nodules = [made_nodule(spiculation=votes) for votes in ((4, 1), (1, 1), (2, 1))]
     presence, share = np.array([[0.5], [0.3], [0.2]]), np.array([[0.5], [0.0], [0.0]])
-    figures = concept_figures(CONCEPTS[:1], presence, share, nodules)["spiculated"]
-    assert figures["prevalence"] == pytest.approx(1 / 3)
+    metrics = concept_metrics(CONCEPTS[:1], presence, share, nodules)["spiculated"]
+    assert metrics["prevalence"] == pytest.approx(1 / 3)
     for name in ("accuracy", "accuracy_majority_constant"):
-        assert figures[name] == pytest.approx(2 / 3)
-    assert figures["balanced_accuracy"] == 0.5
-    assert figures["auroc"] == 1
+        assert metrics[name] == pytest.approx(2 / 3)
+    assert metrics["balanced_accuracy"] == 0.5
+    assert metrics["auroc"] == 1
 
 
 def test_a_measured_concept_that_all_nodules_show_has_no_figure_of_agreement():
     nodules = [made_nodule(spiculation=(4, 1))] * 3
     presence, share = np.array([[0.2], [0.8], [0.9]]), np.ones((3, 1))
-    figures = concept_figures(CONCEPTS[2:], presence, share, nodules)["large"]
-    assert np.isnan([figures[name] for name in ("auroc", "kappa", "kappa_readers")]).all()
-    assert figures["balanced_accuracy"] is None
-    assert figures["accuracy"] == pytest.approx(2 / 3)
-    assert figures["prevalence"] == figures["accuracy_majority_constant"] == 1
+    metrics = concept_metrics(CONCEPTS[2:], presence, share, nodules)["large"]
+    assert np.isnan([metrics[name] for name in ("auroc", "kappa", "kappa_readers")]).all()
+    assert metrics["balanced_accuracy"] is None
+    assert metrics["accuracy"] == pytest.approx(2 / 3)
+    assert metrics["prevalence"] == metrics["accuracy_majority_constant"] == 1
 
 
-def test_each_concept_has_the_figures_that_it_has_alone():
+def test_each_concept_has_the_metrics_that_it_has_alone():
     random, scored = np.random.default_rng(0), made_scores(30)
     nodules = [
         made_nodule(
@@ -210,10 +210,10 @@ def test_each_concept_has_the_figures_that_it_has_alone():
         for _ in range(30)
     ]
     presence = presence_score(made_head(), scored.scores)
-    together = concept_figures(CONCEPTS, presence, scored.share, nodules)
+    together = concept_metrics(CONCEPTS, presence, scored.share, nodules)
     assert list(together) == [concept.name for concept in CONCEPTS]
     for k, concept in enumerate(CONCEPTS):
-        alone = concept_figures(
+        alone = concept_metrics(
             [concept], presence[:, k : k + 1], scored.share[:, k : k + 1], nodules
         )
         assert together[concept.name] == pytest.approx(alone[concept.name], nan_ok=True)
@@ -222,9 +222,9 @@ def test_each_concept_has_the_figures_that_it_has_alone():
 def test_malignancy_as_counted_by_hand_without_threes_and_unknown_ratings():
     malignancy = np.array([5, 4, 3.5, 1, 2, 3, np.nan])
     probability = np.array([0.9, 0.8, 0.5, 0.6, 0.1, 0.99, 0.99])
-    figures = decision_figures(probability, malignancy, np.array(["p"] * 7))
+    metrics = decision_metrics(probability, malignancy, np.array(["p"] * 7))
     # Two true and one false positive, one true and one false negative.
-    assert figures == {
+    assert metrics == {
         "n": 5,
         "auc": pytest.approx(5 / 6),
         # Of one patient all draws are alike.
@@ -239,9 +239,9 @@ def test_more_patients_make_an_interval_around_the_auc():
     random = np.random.default_rng(0)
     malignancy = random.choice([1.0, 5.0], 60)
     probability = np.clip(malignancy / 10 + random.normal(0.2, 0.3, 60), 0, 1)
-    figures = decision_figures(probability, malignancy, np.arange(60))
-    low, high = figures["auc_ci"]
-    assert 0.5 < low < figures["auc"] < high < 1
+    metrics = decision_metrics(probability, malignancy, np.arange(60))
+    low, high = metrics["auc_ci"]
+    assert 0.5 < low < metrics["auc"] < high < 1
 
 
 def parts_of_three():

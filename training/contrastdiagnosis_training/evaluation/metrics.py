@@ -1,4 +1,4 @@
-"""The figures of a cross-fit run's unseen nodules, or of a bundle on a case folder."""
+"""The metrics of a cross-fit run's unseen nodules, or of a bundle on a case folder."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from contrastdiagnosis_training.evaluation.gate import Answers
 from contrastdiagnosis_training.evaluation.mask_measures import Control, control_of
 from contrastdiagnosis_training.evaluation.shipped_rule import (
     Part,
-    confidence_figures,
+    confidence_metrics,
     fold_limits,
     rule_in_words,
     with_size_factors,
@@ -62,7 +62,7 @@ def evaluate_crossfit(
     concepts: Path | None = None,
     chose: Sequence[int] = RECIPE_FOLDS,
 ) -> dict[str, Any]:
-    """Figures of the pooled test folds of a cross-fit run.
+    """Metrics of the pooled test folds of a cross-fit run.
 
     k and the temperature of a fold come from its validation part, voted on by its training part;
     its calibration comes from the votes of the other folds.
@@ -77,25 +77,25 @@ def evaluate_crossfit(
     """
     numbers = folds_of_run(run)
     folds, parts = calibrated_folds(run, form)
-    figures = figures_of(parts, control_of_run(run), numbers, chose)
+    metrics = metrics_of(parts, control_of_run(run), numbers, chose)
     others = [
         (support, fold["other"])
         for (support, _), fold in zip(parts, folds, strict=True)
         if "other" in fold
     ]
-    figures |= context_figures(once_each([*others, *parts]))
+    metrics |= context_metrics(once_each([*others, *parts]))
     worth = crossfit_confidence(run, form, interval, answers, concepts)
-    figures["printed_by"] = "contrastdiagnosis-train evaluate --crossfit"
-    figures["confidence"] = {**worth, "printed_by": figures["printed_by"]}
-    figures["protocol"] = (
-        f"patient-wise {len(folds)}-fold cross-fitting on {figures['n']} nodules;"
+    metrics["printed_by"] = "contrastdiagnosis-train evaluate --crossfit"
+    metrics["confidence"] = {**worth, "printed_by": metrics["printed_by"]}
+    metrics["protocol"] = (
+        f"patient-wise {len(folds)}-fold cross-fitting on {metrics['n']} nodules;"
         f" {'majority vote, k' if form == 'majority' else 'k and temperature'} chosen on each"
         " training fold's validation patients, calibration fitted to the other folds' votes."
     )
     if interval == "normal":
-        figures["protocol"] += " A case is near within mean + 1.96 SD of the matched distances."
-    figures["k"] = [support.vote.k for support, _ in parts]
-    return figures
+        metrics["protocol"] += " A case is near within mean + 1.96 SD of the matched distances."
+    metrics["k"] = [support.vote.k for support, _ in parts]
+    return metrics
 
 
 def calibrated_folds(run: Path, form: VoteForm) -> tuple[list[dict[str, Predictions]], list[Part]]:
@@ -124,8 +124,8 @@ def crossfit_confidence(
     thresholds = fold_thresholds(parts, interval)
     limits = [fold_limits(fold, answers) for fold in folds]
     told = with_size_factors(parts, concepts, folds_of_run(run)) if concepts else parts
-    figures = confidence_figures(told, thresholds, BundleInfo.split_vote, limits)
-    return {"rule": rule_in_words(answers, concepts), **figures}
+    metrics = confidence_metrics(told, thresholds, BundleInfo.split_vote, limits)
+    return {"rule": rule_in_words(answers, concepts), **metrics}
 
 
 def fold_thresholds(parts: Sequence[Part], interval: IntervalForm = "quantile") -> list[float]:
@@ -177,7 +177,7 @@ def calibrated_across(parts: Sequence[Part]) -> list[Part]:
 
 
 def evaluate_bundle(bundle: Bundle, cases: Path, device: str) -> dict[str, Any]:
-    """Figures of a bundle on any case folder; nodules of its own patients never vote for them."""
+    """Metrics of a bundle on any case folder; nodules of its own patients never vote for them."""
     chosen = choose_device(device)
     diagnoser = Diagnoser(bundle, chosen.type)
     nodules = read_case_folder(cases)
@@ -185,44 +185,44 @@ def evaluate_bundle(bundle: Bundle, cases: Path, device: str) -> dict[str, Any]:
     support = support_of_bundle(bundle)
     seen = int(np.isin(predictions.patient_id, support.patient_id).sum())
     parts = [(support, predictions)]
-    figures = figures_of(parts, control_of(nodules)) | context_figures(parts)
+    metrics = metrics_of(parts, control_of(nodules)) | context_metrics(parts)
     rule = ([bundle.indicator.threshold], bundle.info.split_vote, [bundle.info.limits])
-    figures["confidence"] = {"rule": "the bundle's own", **confidence_figures(parts, *rule)}
-    figures["of_patients_in_bundle"] = seen
-    figures["printed_by"] = "contrastdiagnosis-train evaluate --bundle"
-    figures["protocol"] = (
+    metrics["confidence"] = {"rule": "the bundle's own", **confidence_metrics(parts, *rule)}
+    metrics["of_patients_in_bundle"] = seen
+    metrics["printed_by"] = "contrastdiagnosis-train evaluate --bundle"
+    metrics["protocol"] = (
         f"bundle {bundle.info.name} {bundle.info.version} on {len(predictions)} nodules of"
         f" {cases.name}"
         + (f", {support.vote.text}" if support.vote.majority else "")
         + (f"; {seen} are of patients it was made from: no held-out figure" if seen else "")
     )
-    return figures
+    return metrics
 
 
-def figures_of(
+def metrics_of(
     parts: Sequence[Part],
     control: Control | None = None,
     folds: Sequence[int] | None = None,
     chose: Sequence[int] = RECIPE_FOLDS,
 ) -> dict[str, Any]:
-    """The figures of every label rule and of the masks, pooled over parts.
+    """The metrics of every label rule and of the masks, pooled over parts.
 
     Args:
         parts: Support sets and the nodules that are new to them.
-        control: Of these nodules; without it the forest's figures are None.
+        control: Of these nodules; without it the forest's metrics are None.
         folds: Number of each part, to tell apart which chose the recipe.
         chose: Those that did.
     """
     predictions = [r for _, r in parts]
-    figures: dict[str, Any] = {"n": sum(len(r) for r in predictions)}
-    figures |= {rule: rule_figures(parts, rule, control, folds, chose) for rule in RULES}
+    metrics: dict[str, Any] = {"n": sum(len(r) for r in predictions)}
+    metrics |= {rule: rule_metrics(parts, rule, control, folds, chose) for rule in RULES}
     for name in ("dice", "dice_inter_reader", "dice_reader_consensus"):
         values = np.concatenate([getattr(r, name) for r in predictions])
-        figures[name] = float(np.nanmean(values)) if np.isfinite(values).any() else None
-    return figures
+        metrics[name] = float(np.nanmean(values)) if np.isfinite(values).any() else None
+    return metrics
 
 
-RULE_FIGURES = (
+RULE_METRICS = (
     "auc", "auc_ci", "auc_6_12mm", "n_6_12mm", "auc_diameter", "auc_diameter_6_12mm", "auc_gain_ci",
     "auc_forest", "auc_forest_ci", "auc_forest_6_12mm", "by_folds", "accuracy", "f1", "ece",
     "ece_expected", "precision_at_1", "map", "curves",
@@ -231,7 +231,7 @@ RULE_FIGURES = (
 
 
 def strict(value: Any) -> Any:
-    """The figures with None for every number that is not finite, as JSON wants it."""
+    """The metrics with None for every number that is not finite, as JSON wants it."""
     if isinstance(value, dict):
         return {name: strict(inner) for name, inner in value.items()}
     if isinstance(value, list | tuple):
@@ -239,14 +239,14 @@ def strict(value: Any) -> Any:
     return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
-def rule_figures(
+def rule_metrics(
     parts: Sequence[Part],
     rule: str,
     control: Control | None = None,
     folds: Sequence[int] | None = None,
     chose: Sequence[int] = RECIPE_FOLDS,
 ) -> dict[str, Any]:
-    """Malignancy and retrieval figures under one label rule; arguments as of `figures_of`."""
+    """Malignancy and retrieval metrics under one label rule; arguments as of `metrics_of`."""
     kept = [(support, r[RULES[rule](r.malignancy)]) for support, r in parts]
     probability = np.concatenate([j.probability(r.embedding, r.patient_id) for j, r in kept])
     size = np.concatenate([_size_probability(j, r, rule) for j, r in kept])
@@ -255,7 +255,7 @@ def rule_figures(
     truth = is_malignant(np.concatenate([r.malignancy for _, r in kept]))
     counts = {"n": len(truth), "n_malignant": int(truth.sum())}
     if truth.all() or not truth.any():
-        return dict.fromkeys(RULE_FIGURES) | counts
+        return dict.fromkeys(RULE_METRICS) | counts
     band = (diameter >= BAND_MM[0]) & (diameter < BAND_MM[1])
     case_id = np.concatenate([r.case_id for _, r in kept])
     forest = control.probability(rule, case_id) if control else None
@@ -274,7 +274,7 @@ def rule_figures(
         "auc_gain_ci": patient_bootstrap(
             lambda i: auc(probability[i], truth[i]) - auc(size[i], truth[i]), patient
         ),
-        **_forest_figures(forest, truth, patient, band),
+        **_forest_metrics(forest, truth, patient, band),
         "by_folds": _by_folds(scores, truth, patient, fold, chose) if folds else None,
         "accuracy": float(((probability > 0.5) == truth).mean()),
         "f1": f1(probability > 0.5, truth),
@@ -291,7 +291,7 @@ def rule_figures(
     }
 
 
-def _forest_figures(
+def _forest_metrics(
     forest: NDArray[np.float64] | None, truth: NDArray, patient: NDArray, band: NDArray[np.bool_]
 ) -> dict[str, Any]:
     """The control beside the diameter; all None where the readers' masks are not at hand."""
@@ -315,10 +315,10 @@ def _by_folds(
     groups: dict[str, dict[str, Any]] = {}
     for name, score in scores.items():
         told = auc_by_fold_group(score, truth, patient, fold, chose, interval=name == "auc")
-        for group, figures in told.items():
-            groups.setdefault(group, {"n": figures["n"]})[name] = figures["auc"]
-            if "auc_ci" in figures:
-                groups[group]["auc_ci"] = figures["auc_ci"]
+        for group, metrics in told.items():
+            groups.setdefault(group, {"n": metrics["n"]})[name] = metrics["auc"]
+            if "auc_ci" in metrics:
+                groups[group]["auc_ci"] = metrics["auc_ci"]
     return groups
 
 
@@ -338,7 +338,7 @@ def _retrieval(support: SupportVote, predictions: Predictions, rule: str) -> tup
     return retrieval(distance, label[None] == truth[:, None], np.isfinite(distance))
 
 
-def context_figures(parts: Sequence[Part]) -> dict[str, Any]:
+def context_metrics(parts: Sequence[Part]) -> dict[str, Any]:
     """How far diagnosis and mask stay when a file is cut to the nodule's slices."""
     same, overlap = [], []
     for support, predictions in parts:

@@ -1,4 +1,4 @@
-"""Figures of concepts: calibration on other nodules, agreement with readers, pruning by rule."""
+"""Metrics of concepts: calibration on other nodules, agreement with readers, pruning by rule."""
 
 from __future__ import annotations
 
@@ -75,14 +75,14 @@ def rising_calibration(score: NDArray, share: NDArray) -> Calibration:
     return Calibration(LEAST_SLOPE, float(logit(share.mean())))
 
 
-def concept_figures(
+def concept_metrics(
     concepts: Sequence[Concept], presence: NDArray, share: NDArray, nodules: Sequence[Nodule]
 ) -> dict[str, dict[str, Any]]:
     """How far the calibrated presences (N, K) agree with the readers, concept by concept.
 
     `kappa` is with one reader at a time, to be read beside `kappa_readers`, that of two of them.
     """
-    figures = {}
+    metrics = {}
     for k, concept in enumerate(concepts):
         known = np.isfinite(share[:, k])
         truth, score = share[known, k] >= 0.5, presence[known, k]
@@ -93,7 +93,7 @@ def concept_figures(
             for vote in nodule.ratings.get(concept.rating, ())
         ]
         both = bool(truth.any() and not truth.all())
-        figures[concept.name] = {
+        metrics[concept.name] = {
             "n": int(known.sum()),
             "prevalence": float(truth.mean()),
             "auroc": auc(score, truth),
@@ -103,10 +103,10 @@ def concept_figures(
             "kappa": cohen_kappa(np.array(pairs, dtype=bool).reshape(-1, 2)),
             "kappa_readers": cohen_kappa(reader_pairs(nodules, concept)),
         }
-    return figures
+    return metrics
 
 
-def decision_figures(probability: NDArray, malignancy: NDArray, patient: NDArray) -> dict[str, Any]:
+def decision_metrics(probability: NDArray, malignancy: NDArray, patient: NDArray) -> dict[str, Any]:
     """AUC, accuracy, F1 and macro-F1 under the rule exclude3."""
     kept = RULES["exclude3"](malignancy)
     p, truth, who = probability[kept], is_malignant(malignancy[kept]), patient[kept]
