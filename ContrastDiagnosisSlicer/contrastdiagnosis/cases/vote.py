@@ -72,6 +72,16 @@ class VoteRule:
         Args:
             distance: (..., k) distances of the voting cases.
             malignant: (..., k) bool labels of the voting cases.
+
+        Example:
+            >>> rule = VoteRule(k=3, temperature=1.0)
+            >>> rule.weight([1.0, 1.0, 2.0]).round(3).tolist()
+            [1.0, 1.0, 0.368]
+            >>> round(float(rule.score([1.0, 1.0, 2.0], [True, False, False])), 3)
+            0.422
+            >>> majority = VoteRule(k=3, form="majority")
+            >>> round(float(majority.score([1.0, 1.0, 2.0], [True, False, False])), 3)
+            0.333
         """
         weight = self.weight(distance)
         return (weight * np.asarray(malignant)).sum(axis=-1) / weight.sum(axis=-1)
@@ -85,7 +95,12 @@ class Calibration:
     intercept: float = 0.0
 
     def probability(self, score: ArrayLike) -> NDArray[np.float64]:
-        """Calibrated probability of scores in [0, 1], elementwise."""
+        """Calibrated probability of scores in [0, 1], elementwise.
+
+        Example:
+            >>> Calibration(slope=2.0).probability([0.0, 0.5, 0.8]).round(4).tolist()
+            [0.0, 0.5, 0.9412]
+        """
         return expit(self.slope * logit(score) + self.intercept)
 
 

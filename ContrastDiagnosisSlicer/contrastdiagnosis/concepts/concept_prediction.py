@@ -171,6 +171,14 @@ def size_factor(
 
     Returns:
         The largest factor, >= 1; NaN without concepts of size.
+
+    Example:
+        >>> large = [Concept("8 mm or more", "diameter_mm", at_least=8.0)]
+        >>> ball_mm3 = np.pi / 6 * 5.0**3
+        >>> size_factor(large, np.array([0.9]), ball_mm3)  # Called 8 mm or more, measured 5 mm.
+        1.6
+        >>> size_factor(large, np.array([0.1]), ball_mm3)
+        1.0
     """
     if not volume_mm3 > 0:
         return float("nan")

@@ -62,7 +62,13 @@ class Concept:
         return f"diameter {bound} {value} mm" if self.measured else f"{self.rating} {bound} {value}"
 
     def share(self, ratings: Sequence[float]) -> float:
-        """Share of the readers' ratings that call it present, NaN without any."""
+        """Share of the readers' ratings that call it present, NaN without any.
+
+        Example:
+            >>> margin = Concept("ill-defined margin", "margin", at_most=3)
+            >>> margin.criterion, margin.share([2, 3, 4, 5])
+            ('margin at most 3', 0.5)
+        """
         if not len(ratings):
             return float("nan")
         values = np.asarray(ratings)

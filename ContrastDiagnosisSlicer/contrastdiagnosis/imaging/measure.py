@@ -53,6 +53,14 @@ def bounding_box(mask: NDArray[np.bool_], margin: int = 0) -> tuple[slice, slice
     Args:
         mask: (D, H, W), not empty.
         margin: Voxels that the box is wider on every side, as far as there are any.
+
+    Example:
+        >>> mask = np.zeros((4, 6, 6), bool)
+        >>> mask[1, 2:4, 3:5] = True
+        >>> bounding_box(mask)
+        (slice(1, 2, None), slice(2, 4, None), slice(3, 5, None))
+        >>> bounding_box(mask, margin=2)  # Not below 0; slices may end beyond the mask's grid.
+        (slice(0, 4, None), slice(0, 6, None), slice(1, 7, None))
     """
     rest = ((1, 2), (0, 2), (0, 1))
     reached = [np.flatnonzero(mask.any(axis=axes)) for axes in rest]
@@ -68,6 +76,12 @@ def axial_diameters(
     Args:
         probability: (D, H, W) of the nodule; its 0.5 contour is measured between voxels.
         spacing_mm: Distance between voxels along (k, j, i).
+
+    Example:
+        >>> probability = np.zeros((3, 9, 9), np.float32)
+        >>> probability[1, 4, 2:7] = 1  # 5 voxels in a row: the contour runs half a voxel beyond.
+        >>> axial_diameters(probability, spacing_mm=(2.5, 0.5, 1.0))
+        AxialDiameters(long_mm=5.0, short_mm=0.5, slice_index=1)
     """
     best = AxialDiameters(0.0, 0.0, probability.shape[0] // 2)
     # Where nothing exceeds 0.5 there is no outline, even if the mask reaches it.

@@ -30,6 +30,11 @@ class PatchGeometry:
 
         These are the axes of an axial CT as DICOM stores it, so patches of differently oriented
         scans agree, and a patch's slices are shown the way radiologists look at them.
+
+        Example:
+            >>> affine = PatchGeometry().ijk_to_ras((10.0, 20.0, 30.0))
+            >>> (affine @ (0, 0, 0, 1)).round(3).tolist()  # To the right, anterior, below.
+            [32.05, 42.05, 10.625, 1.0]
         """
         k, j, i = self.spacing_mm
         affine = np.diag([-i, -j, k, 1.0])

@@ -87,7 +87,16 @@ class Volume:
         return float(abs(np.linalg.det(self.ijk_to_ras[:3, :3])))
 
     def ras_from_ijk(self, ijk: ArrayLike) -> NDArray[np.float64]:
-        """RAS millimetres of voxel indices (..., 3) in (i, j, k) order."""
+        """RAS millimetres of voxel indices (..., 3) in (i, j, k) order.
+
+        Example:
+            >>> hu = np.zeros((2, 5, 5), np.int16)
+            >>> volume = Volume(hu, np.diag([-0.75, -0.75, 1.25, 1.0]))  # i to the left.
+            >>> volume.ras_from_ijk((4, 0, 1)).tolist()
+            [-3.0, 0.0, 1.25]
+            >>> volume.spacing_mm  # Along (k, j, i).
+            (1.25, 0.75, 0.75)
+        """
         return apply_affine(self.ijk_to_ras, ijk)
 
     def ijk_from_ras(self, ras_mm: ArrayLike) -> NDArray[np.float64]:
@@ -95,7 +104,13 @@ class Volume:
         return apply_affine(np.linalg.inv(self.ijk_to_ras), ras_mm)
 
     def contains(self, ras_mm: ArrayLike) -> bool:
-        """Whether the point lies inside the outer faces of the volume's voxels."""
+        """Whether the point lies inside the outer faces of the volume's voxels.
+
+        Example:
+            >>> volume = Volume(np.zeros((2, 5, 5), np.int16), np.eye(4))
+            >>> volume.contains((4.4, 0, 0)), volume.contains((4.6, 0, 0))
+            (True, False)
+        """
         ijk = self.ijk_from_ras(ras_mm)
         size = np.array(self.hu.shape[::-1])
         return bool(((ijk >= -0.5) & (ijk <= size - 0.5)).all())

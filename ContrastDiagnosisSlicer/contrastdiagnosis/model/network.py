@@ -301,6 +301,10 @@ def distance(a: Tensor, b: Tensor) -> Tensor:
     """AlignDist: Euclidean distance of embeddings (..., p), (...).
 
     The square root is taken so that identical embeddings have distance 0 and a gradient of 0.
+
+    Example:
+        >>> distance(torch.tensor([[0.0, 0.0], [3.0, 4.0]]), torch.zeros(2)).tolist()
+        [0.0, 5.0]
     """
     return torch.linalg.vector_norm(a - b, dim=-1)
 

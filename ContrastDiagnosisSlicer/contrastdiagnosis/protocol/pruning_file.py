@@ -61,6 +61,12 @@ def parse_pruning(text: str) -> Pruning:
     Raises:
         InputError: It is no such file. "false" as a text removes nothing by being one: it is
             refused, like every value of another kind.
+
+    Example:
+        >>> row = '{"concept": "calcified", "prototype": 4, "remove": true, "note": "a rib"}'
+        >>> pruning = parse_pruning(f'{{"head_sha256": "c0ffee", "prototypes": [{row}]}}')
+        >>> pruning.removed, pruning.notes
+        ((('calcified', 4),), {('calcified', 4): 'a rib'})
     """
     try:
         document = json.loads(text.removeprefix("\ufeff"))

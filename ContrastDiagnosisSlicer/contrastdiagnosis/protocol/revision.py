@@ -105,6 +105,16 @@ def read_revision(document: object) -> Revision:
 
     Raises:
         InputError: Something is unknown or of another kind.
+
+    Example:
+        >>> box = {"center_ras_mm": [1, 2, 3], "size_mm": [8, 8, 8], "look": False}
+        >>> revision = read_revision({"boxes": [box], "rejected": ["calcified"]})
+        >>> revision.boxes[0].look, revision.boxes[0].concept, revision.rejected, revision.mode
+        (False, None, ('calcified',), 'absent_median')
+        >>> read_revision({"boxes": [{**box, "look": "no"}]})
+        Traceback (most recent call last):
+            ...
+        contrastdiagnosis.errors.InputError: look must be true or false, got 'no'
     """
     values = known_fields(document, REVISION_FIELDS, "revision")
     boxes, rejected = values.get("boxes", []), values.get("rejected", [])

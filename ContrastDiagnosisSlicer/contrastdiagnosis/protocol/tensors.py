@@ -77,6 +77,11 @@ def unpack(body: bytes) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
 
     Raises:
         InputError: The body is no safetensors file with a JSON object in its metadata.
+
+    Example:
+        >>> tensors, document = unpack(pack({"mask": np.eye(2, dtype=np.uint8)}, {"k": 61}))
+        >>> tensors["mask"].tolist(), document
+        ([[1, 0], [0, 1]], {'k': 61})
     """
     length = int.from_bytes(body[:8], "little")
     if len(body) < 8 + length or length > HEADER_BYTES:

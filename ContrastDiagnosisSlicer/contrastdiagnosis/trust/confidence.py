@@ -55,6 +55,11 @@ class SimilarityIndicator:
         """Share of matched pairs at least as far apart, in (0, 1]; a conformal p-value.
 
         It falls with distance; for exchangeable pairs it is uniform (docs/methods.md 4.6).
+
+        Example:
+            >>> indicator = SimilarityIndicator(np.array([1.0, 2.0, 3.0, 4.0]))
+            >>> indicator.similarity([0.5, 3.0, 3.5, 9.0]).tolist()
+            [1.0, 0.6, 0.4, 0.2]
         """
         nearer = np.searchsorted(self.matched, np.asarray(distance, np.float32), side="left")
         return (1 + self.matched.size - nearer) / (self.matched.size + 1)
@@ -75,7 +80,12 @@ def check_interval(interval: object) -> None:
 
 
 def normal_factor(share: float) -> float:
-    """Standard deviations to each side of the mean that hold a share of a normal distribution."""
+    """Standard deviations to each side of the mean that hold a share of a normal distribution.
+
+    Example:
+        >>> round(normal_factor(0.95), 2)
+        1.96
+    """
     return NormalDist().inv_cdf((1 + share) / 2)
 
 
@@ -89,6 +99,12 @@ def matched_distances(
         neighbour_malignant: (N, k) labels of the voters.
         malignant: (N,) labels of the nodules.
         correct: (N,) whether the vote was right.
+
+    Example:
+        >>> distance = [[1.0, 2.0], [3.0, 4.0]]
+        >>> cases = [[True, False], [True, True]]
+        >>> matched_distances(distance, cases, [True, True], correct=[True, False]).tolist()
+        [1.0]
     """
     same = np.asarray(neighbour_malignant) == np.asarray(malignant)[:, None]
     return np.asarray(distance)[same & np.asarray(correct)[:, None]]

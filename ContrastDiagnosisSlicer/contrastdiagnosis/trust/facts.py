@@ -151,6 +151,16 @@ def cut_share(nodule: NDArray[np.bool_], valid: NDArray[np.bool_]) -> float:
     Returns:
         0 if the scan goes on beyond the mask on some side of every axis, else the smaller of the
         cross-sections at the two ends as a share of the largest; 1 for a cylinder cut out of it.
+
+    Example:
+        >>> valid = np.zeros((6, 3, 3), bool)
+        >>> valid[2:4] = True  # A scan of two slices.
+        >>> nodule = np.ones((6, 3, 3), bool)
+        >>> cut_share(nodule, valid)
+        1.0
+        >>> nodule[3, 1:] = False  # It tapers: a third is left in the last slice.
+        >>> round(cut_share(nodule, valid), 3)
+        0.333
     """
     largest = 0.0
     for axis in range(3):

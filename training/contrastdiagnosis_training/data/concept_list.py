@@ -53,6 +53,12 @@ def cohen_kappa(pairs: NDArray[np.bool_]) -> float:
     """Agreement beyond chance of two opinions (P, 2); NaN where all are alike.
 
     With two values quadratic weights change nothing.
+
+    Example:
+        >>> cohen_kappa(np.array([[True, True], [False, False], [True, False], [False, True]]))
+        0.0
+        >>> cohen_kappa(np.array([[True, True], [True, True]]))  # No chance to differ.
+        nan
     """
     if not len(pairs) or pairs.all() or not pairs.any():
         return float("nan")

@@ -22,5 +22,13 @@ RULES: dict[str, Callable[[NDArray], NDArray[np.bool_]]] = {
 
 
 def is_malignant(mean_malignancy: NDArray) -> NDArray[np.bool_]:
-    """Label under every rule: mean rating above 3 (arXiv:2403.05280); False where unknown."""
+    """Label under every rule: mean rating above 3 (arXiv:2403.05280); False where unknown.
+
+    Example:
+        >>> mean = np.array([2.0, 3.0, 3.25, 4.0, np.nan])
+        >>> is_malignant(mean).tolist()
+        [False, False, True, True, False]
+        >>> {rule: int(keeps(mean).sum()) for rule, keeps in RULES.items()}
+        {'paper': 4, 'exclude3': 3, 'band': 2}
+    """
     return np.asarray(mean_malignancy) > MALIGNANT_ABOVE

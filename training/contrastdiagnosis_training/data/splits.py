@@ -38,6 +38,19 @@ def split_by_patient(nodules: Sequence[Nodule], fold: int | None, seed: int = 0)
 
     Raises:
         InputError: A patient stands in two folds, or nobody stands in the asked one.
+
+    Example:
+        >>> from pathlib import Path
+        >>> def nodule(n):  # Patients have two nodules each, folds two patients each.
+        ...     ratings = {"malignancy": (1.0 + 4 * (n % 2),)}
+        ...     patient, file = f"P{n // 2}", Path()
+        ...     return Nodule(f"{patient}_{n}", patient, file, file, 1, ratings, "", n // 4, "made")
+        ...
+        >>> split = split_by_patient([nodule(n) for n in range(40)], fold=1)
+        >>> split.test.tolist()
+        [4, 5, 6, 7]
+        >>> {n // 2 for n in split.train.tolist()} & {n // 2 for n in split.validation.tolist()}
+        set()
     """
     fold_of = patient_folds(nodules)
     known = np.array([fold_of.get(n.patient_id, -1) for n in nodules])

@@ -58,7 +58,12 @@ def fold_groups(fold: NDArray, chose: Sequence[int]) -> dict[str, NDArray[np.boo
 
 
 def folds_in_words(folds: Sequence[int]) -> str:
-    """Such as "fold 2", "folds 0 and 2" or "folds 1, 3 and 4"."""
+    """Such as "fold 2", "folds 0 and 2" or "folds 1, 3 and 4".
+
+    Example:
+        >>> folds_in_words([2]), folds_in_words([1, 3, 4])
+        ('fold 2', 'folds 1, 3 and 4')
+    """
     *first, last = (str(fold) for fold in folds)
     return f"folds {', '.join(first)} and {last}" if first else f"fold {last}"
 

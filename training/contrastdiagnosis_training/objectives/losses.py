@@ -9,7 +9,15 @@ from torch.nn import functional
 
 
 def weighted_mean(loss: Tensor, weight: Tensor) -> Tensor:
-    """Mean of (N,) losses weighted by (N,) non-negative weights; 0 where all weights are 0."""
+    """Mean of (N,) losses weighted by (N,) non-negative weights; 0 where all weights are 0.
+
+    Example:
+        >>> loss = torch.tensor([1.0, 3.0, 100.0])
+        >>> weighted_mean(loss, torch.tensor([3.0, 1.0, 0.0])).item()
+        1.5
+        >>> weighted_mean(loss, torch.zeros(3)).item()
+        0.0
+    """
     return (loss * weight).sum() / weight.sum().clamp(min=1e-12)
 
 

@@ -28,6 +28,12 @@ def auc(score: NDArray, malignant: NDArray) -> float:
 
     Raises:
         ValueError: A score is not a finite number.
+
+    Example:
+        >>> auc(np.array([0.1, 0.4, 0.4, 0.8]), np.array([0, 0, 1, 1]))  # A tie is half a pair.
+        0.875
+        >>> auc(np.array([0.1, 0.4]), np.array([1, 1]))
+        nan
     """
     malignant = np.asarray(malignant, dtype=bool)
     positive = int(malignant.sum())
@@ -103,7 +109,13 @@ def f1(predicted: NDArray, malignant: NDArray) -> float:
 
 
 def expected_calibration_error(probability: NDArray, malignant: NDArray, bins: int = 10) -> float:
-    """ECE over bins of equal mass (docs/methods.md 7.2)."""
+    """ECE over bins of equal mass (docs/methods.md 7.2).
+
+    Example:
+        >>> p, malignant = np.array([0.2, 0.2, 0.9, 0.9]), np.array([0, 0, 1, 1])
+        >>> round(expected_calibration_error(p, malignant, bins=2), 3)
+        0.15
+    """
     order = np.argsort(probability, kind="stable")
     gaps = [
         len(part) * abs(probability[part].mean() - malignant[part].mean())
