@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-import ast
-from collections.abc import Sequence
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import redirect_stderr
 from dataclasses import dataclass, field, fields, is_dataclass, replace
+from io import StringIO
 from typing import Any, Literal, TypeVar
 
+import tyro
 from contrastdiagnosis.cases.library import RATINGS
 from contrastdiagnosis.errors import InputError
 from contrastdiagnosis.model.network import NoduleNetConfig
@@ -88,38 +91,59 @@ def chosen_recipe(name: str, epochs: int | None = None, changes: Sequence[str] =
         changes: Such as "weight_decay=0.1" or "network.statistics=False".
 
     Raises:
-        InputError: There is no such option, or the value is not of its kind.
+        InputError: As `changed_recipe`.
     """
     recipe = changed_recipe(RECIPES[name], changes)
     return replace(recipe, epochs=epochs or recipe.epochs)
 
 
 def changed_recipe(recipe: T, changes: Sequence[str]) -> T:
-    """A recipe with single options changed.
+    """A recipe with single options changed, by the types of its fields.
+
+    Args:
+        recipe: A dataclass of values and of such dataclasses.
+        changes: An option, also of a nested dataclass, and its value; several values, of a tuple,
+            are separated by commas.
 
     Raises:
         InputError: There is no such option, or the value is not of its kind.
     """
     for change in changes:
-        path, separator, text = change.partition("=")
+        name, separator, text = change.partition("=")
         if not separator:
             raise InputError(f"wanted a change such as weight_decay=0.1, got {change!r}")
+        name, options = name.replace("-", "_"), dict(_options(recipe))
+        if name not in options:
+            raise InputError(f"no option is called {name}; there are {', '.join(options)}")
         try:
-            value = ast.literal_eval(text)
-        except (SyntaxError, ValueError):
-            value = text
-        recipe = _changed(recipe, path.split("."), value)
+            recipe = _parsed(recipe, name, text)
+        except (SystemExit, ValueError):
+            raise InputError(
+                f"option {name} is {options[name]!r}; it cannot become {text!r}"
+            ) from None
     return recipe
 
 
-def _changed(options: Any, path: Sequence[str], value: object) -> Any:
-    names = [f.name for f in fields(options)]
-    if path[0] not in names:
-        raise InputError(f"no option is called {path[0]}; there are {', '.join(names)}")
-    before = getattr(options, path[0])
-    if is_dataclass(before) and len(path) > 1:
-        value = _changed(before, path[1:], value)
-    wanted = (int, float) if isinstance(before, float) else type(before)
-    if (len(path) > 1 and not is_dataclass(before)) or not isinstance(value, wanted):
-        raise InputError(f"option {path[0]} is {before!r}; it cannot become {value!r}")
-    return replace(options, **{path[0]: value})
+def _options(recipe: Any, prefix: str = "") -> Iterator[tuple[str, object]]:
+    """The options of a recipe by the names that change them."""
+    for option in fields(recipe):
+        value = getattr(recipe, option.name)
+        if is_dataclass(value):
+            yield from _options(value, f"{prefix}{option.name}.")
+        else:
+            yield prefix + option.name, value
+
+
+def _parsed(recipe: T, name: str, text: str) -> T:
+    """The recipe with one option read from text; tyro exits where this is of another type."""
+    values = [value.strip() for value in text.strip("()").split(",") if value.strip()]
+    with redirect_stderr(StringIO()):
+        changed = tyro.cli(
+            type(recipe),
+            default=recipe,
+            args=[f"--{name}", *values],
+            config=(tyro.conf.FlagConversionOff,),  # statistics=False, not no-statistics.
+        )
+    # Infinity and NaN are floats too, but no settings.json can tell that a run had them.
+    json.dumps(dict(_options(changed)), allow_nan=False)
+    return changed
