@@ -93,8 +93,9 @@ class Diagnose:
             also_read: Files besides the CT that no output may overwrite.
         """
         from contrastdiagnosis.bundle.bundle import INFO_FILE, default_bundle_folder, load_bundle
-        from contrastdiagnosis.diagnosis.diagnoser import Diagnoser, choose_device
+        from contrastdiagnosis.diagnosis.diagnoser import Diagnoser
         from contrastdiagnosis.imaging.volume import read_volume
+        from contrastdiagnosis.model.device import choose_device
 
         self._check_map_options()
         check_image_name(self.mask)

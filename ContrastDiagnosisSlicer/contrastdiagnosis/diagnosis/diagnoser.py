@@ -39,6 +39,7 @@ from contrastdiagnosis.imaging.volume import (
     measured_range,
 )
 from contrastdiagnosis.maps.explanation import Explanation, explain_pairs
+from contrastdiagnosis.model.device import choose_device
 from contrastdiagnosis.model.network import NoduleNet
 from contrastdiagnosis.protocol.map_variant import LocalCam
 from contrastdiagnosis.protocol.revision import Revision
@@ -139,24 +140,6 @@ def may_be_nodule(confidence: Confidence, facts: NoduleFacts) -> bool:
     if confidence.judged:
         return True
     return not confidence.nothing_there and facts.volume_mm3 >= SPECK_MM3
-
-
-def choose_device(name: str) -> torch.device:
-    """The device called "cpu", "cuda" or "auto" (CUDA where there is one).
-
-    Raises:
-        InputError: The name is unknown, or CUDA was asked for and is absent.
-    """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name not in ("cpu", "cuda"):
-        raise InputError(f"device must be auto, cpu or cuda, got {name}")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise InputError(
-            f"CUDA was asked for, but PyTorch {torch.__version__} finds no CUDA device; choose"
-            " the CPU, or install a driver and a CUDA build of PyTorch"
-        )
-    return torch.device(name)
 
 
 class Diagnoser:

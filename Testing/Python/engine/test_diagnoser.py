@@ -10,7 +10,7 @@ import torch
 from contrastdiagnosis.cases.library import CaseLibrary
 from contrastdiagnosis.concepts.concept_prediction import predict_concepts
 from contrastdiagnosis.concepts.encoding import encode
-from contrastdiagnosis.diagnosis.diagnoser import SHOWN_CASES, Diagnoser, choose_device
+from contrastdiagnosis.diagnosis.diagnoser import SHOWN_CASES, Diagnoser
 from contrastdiagnosis.errors import InputError
 from contrastdiagnosis.imaging.patch import Patch, sample_patch
 from contrastdiagnosis.imaging.volume import Volume
@@ -260,15 +260,6 @@ def test_the_series_of_a_case_tells_its_patient(diagnoser, phantom):
 def test_two_diagnosers_of_one_bundle_do_not_share_weights(bundle):
     first, second = Diagnoser(bundle, "cpu"), Diagnoser(bundle, "cpu")
     assert first.network is not second.network
-
-
-def test_cuda_asked_for_and_absent_is_refused(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(InputError, match="CUDA was asked for, but PyTorch .* finds no CUDA device"):
-        choose_device("cuda")
-    assert choose_device("auto").type == "cpu"
-    with pytest.raises(InputError, match="auto, cpu or cuda, got tpu"):
-        choose_device("tpu")
 
 
 def test_a_diagnosis_tells_the_concepts(diagnoser, diagnosis):

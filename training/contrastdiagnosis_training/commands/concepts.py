@@ -12,9 +12,9 @@ import numpy as np
 from contrastdiagnosis.bundle.bundle import sha256
 from contrastdiagnosis.bundle.pruning import read_pruning
 from contrastdiagnosis.concepts.head import load_head, save_head
-from contrastdiagnosis.diagnosis.diagnoser import choose_device
 from contrastdiagnosis.errors import InputError
 from contrastdiagnosis.files.output import replacing, write_file
+from contrastdiagnosis.model.device import choose_device
 from numpy.typing import NDArray
 
 from contrastdiagnosis_training.concept_head.cell_views import encode_views

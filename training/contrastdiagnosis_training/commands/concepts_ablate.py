@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from contrastdiagnosis.cases.library import RATINGS
 from contrastdiagnosis.concepts.head import ConceptHead
-from contrastdiagnosis.diagnosis.diagnoser import choose_device
 from contrastdiagnosis.errors import InputError
 from contrastdiagnosis.files.documents import read_json
 from contrastdiagnosis.files.output import check_writable, write_file
+from contrastdiagnosis.model.device import choose_device
 from numpy.typing import NDArray
 
 from contrastdiagnosis_training.concept_head.cell_views import CellViews, encode_views

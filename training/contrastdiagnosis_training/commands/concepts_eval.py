@@ -13,10 +13,10 @@ from contrastdiagnosis.bundle.bundle import load_bundle
 from contrastdiagnosis.cases.case_folder import Nodule, read_case_folder, read_scan
 from contrastdiagnosis.cases.library import RATINGS
 from contrastdiagnosis.concepts.head import ConceptHead, readers_shares
-from contrastdiagnosis.diagnosis.diagnoser import choose_device
 from contrastdiagnosis.errors import InputError
 from contrastdiagnosis.files.documents import read_json
 from contrastdiagnosis.files.output import check_writable, write_file
+from contrastdiagnosis.model.device import choose_device
 from contrastdiagnosis.protocol.revision import ELSEWHERE, Revision
 from numpy.typing import NDArray
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from contrastdiagnosis.cases.case_folder import read_case_folder
-from contrastdiagnosis.diagnosis.diagnoser import choose_device
+from contrastdiagnosis.model.device import choose_device
 
 from contrastdiagnosis_training.commands.fit import Fit, train
 from contrastdiagnosis_training.data.splits import patient_folds, split_by_patient

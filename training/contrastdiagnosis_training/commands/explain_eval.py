@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from contrastdiagnosis.bundle.bundle import default_bundle_folder
 from contrastdiagnosis.cases.case_folder import Nodule, read_case_folder, read_scan
-from contrastdiagnosis.diagnosis.diagnoser import choose_device
 from contrastdiagnosis.errors import InputError
 from contrastdiagnosis.files.output import check_outputs, write_file
 from contrastdiagnosis.imaging.patch import sample_patch
+from contrastdiagnosis.model.device import choose_device
 from contrastdiagnosis.model.network import NoduleNet
 from contrastdiagnosis.protocol.map_variant import LocalCam
 from numpy.typing import NDArray

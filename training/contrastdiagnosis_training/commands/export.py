@@ -15,11 +15,11 @@ from contrastdiagnosis.bundle.info import BundleInfo
 from contrastdiagnosis.cases.case_folder import Nodule, case_pixels, read_case_folder, read_scan
 from contrastdiagnosis.cases.library import Case, CaseLibrary
 from contrastdiagnosis.cases.vote import VoteForm
-from contrastdiagnosis.diagnosis.diagnoser import choose_device
 from contrastdiagnosis.errors import InputError
 from contrastdiagnosis.files.output import check_writable
 from contrastdiagnosis.imaging.patch import DEFAULT_GEOMETRY
 from contrastdiagnosis.maps.distance_parts import patch_statistics
+from contrastdiagnosis.model.device import choose_device
 from contrastdiagnosis.model.network import NoduleNet, load_network, round_weights
 from contrastdiagnosis.trust.case_limits import CaseLimits
 from contrastdiagnosis.trust.confidence import IntervalForm

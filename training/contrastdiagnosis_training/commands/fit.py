@@ -10,9 +10,9 @@ from typing import Any, Literal
 
 import torch
 from contrastdiagnosis import __version__
-from contrastdiagnosis.diagnosis.diagnoser import choose_device
 from contrastdiagnosis.errors import InputError
 from contrastdiagnosis.files.output import write_file
+from contrastdiagnosis.model.device import choose_device
 from contrastdiagnosis.model.network import NoduleNet, load_network
 from lightning.fabric import Fabric
 from lightning.fabric.loggers import TensorBoardLogger

@@ -12,7 +12,8 @@ from contrastdiagnosis.bundle.bundle import Bundle
 from contrastdiagnosis.bundle.info import BundleInfo
 from contrastdiagnosis.cases.case_folder import read_case_folder
 from contrastdiagnosis.cases.vote import VoteForm, VoteRule
-from contrastdiagnosis.diagnosis.diagnoser import Diagnoser, choose_device
+from contrastdiagnosis.diagnosis.diagnoser import Diagnoser
+from contrastdiagnosis.model.device import choose_device
 from contrastdiagnosis.trust.confidence import IntervalForm, interval_end
 from numpy.typing import NDArray
 
