@@ -9,21 +9,26 @@ import pytest
 from contrastdiagnosis_training.objectives.metrics import (
     BOOTSTRAPS,
     auc,
+    auc_interval,
     dice,
     expected_calibration_error,
     expected_ece,
     f1,
     forest_baseline,
     inter_reader_dice,
+    paired_auc,
     paired_p,
     patient_bootstrap,
+    patient_draws,
     reader_consensus_dice,
     reliability,
+    resampled_auc,
     retrieval,
     risk_coverage,
     roc,
     size_baseline,
 )
+from scipy import stats
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.metrics import auc as area
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
@@ -67,31 +72,93 @@ def test_f1_is_that_of_scikit_learn():
     assert f1(score > 0.5, malignant) == pytest.approx(f1_score(malignant, score > 0.5))
 
 
+def plain_draws(figure, patient, seed=0):
+    """One resample after the other, each as positions of nodules that may repeat."""
+    random = np.random.default_rng(seed)
+    names = sorted(set(patient))
+    values = []
+    for _ in range(BOOTSTRAPS):
+        drawn = random.integers(len(names), size=len(names))
+        values.append(figure(np.concatenate([np.flatnonzero(patient == names[n]) for n in drawn])))
+    return np.array(values)
+
+
+def patients(count, of, seed=0):
+    return np.random.default_rng(seed).integers(of, size=count)
+
+
+def mean_of(values):
+    return lambda times: times @ values / times.sum(axis=1)
+
+
+@pytest.mark.parametrize("digits", [1, 6])
+@pytest.mark.parametrize(("count", "of"), [(80, 50), (9, 4)])
+def test_resamples_at_once_are_those_of_the_plain_loop(count, of, digits):
+    score, malignant = scores(count)
+    score, patient = score.round(digits), patients(count, of)
+
+    def slow(i):
+        if malignant[i].all() or not malignant[i].any():
+            return np.nan
+        above = score[i][malignant[i]][:, None] - score[i][~malignant[i]]
+        return ((above > 0) + 0.5 * (above == 0)).mean()
+
+    plain = plain_draws(slow, patient)
+    found = patient_draws(lambda times: resampled_auc(score, malignant, times), patient)
+    np.testing.assert_allclose(found, plain, rtol=0, atol=1e-12)
+    interval = np.nanpercentile(plain, [2.5, 97.5])
+    np.testing.assert_allclose(auc_interval(score, malignant, patient), interval, atol=1e-12)
+
+
+def test_the_gain_over_another_score_is_that_of_the_plain_loop():
+    (a, malignant), (b, _), patient = scores(60, 1), scores(60, 2), patients(60, 25)
+    a, b = a.round(1), b.round(1)
+    plain = plain_draws(lambda i: auc(a[i], malignant[i]) - auc(b[i], malignant[i]), patient)
+    found = paired_auc(a, b, malignant, patient)
+    told = (auc(a, malignant) - auc(b, malignant), *np.nanpercentile(plain, [2.5, 97.5]))
+    np.testing.assert_allclose(found, told, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.1, 0.3, 3.0])
+def test_p_is_that_of_the_plain_loop(shift):
+    difference, patient = np.random.default_rng(5).normal(shift, 1, 70), patients(70, 30)
+    means = plain_draws(lambda i: difference[i].mean(), patient)
+    tail = min((means <= 0).mean(), (means >= 0).mean())
+    assert paired_p(difference, patient) == min(1, 2 * max(tail, 1 / BOOTSTRAPS))
+
+
+def test_one_nodule_a_patient_is_the_bootstrap_of_scipy():
+    values = np.random.default_rng(3).normal(size=40)
+    interval = stats.bootstrap(
+        (values,), np.mean, n_resamples=BOOTSTRAPS, method="percentile",
+        random_state=np.random.default_rng(7),
+    ).confidence_interval  # fmt: skip
+    found = patient_bootstrap(mean_of(values), np.arange(40), seed=7)
+    np.testing.assert_allclose(found, interval, rtol=0, atol=1e-12)
+
+
 def test_the_bootstrap_draws_whole_patients():
     patient = np.array(["c", "a", "b", "a", "c", "c", "d"])
     size = {"a": 2, "b": 1, "c": 3, "d": 1}
     drawn = []
 
-    def metric(positions):
-        drawn.append(positions)
-        return 0.0
+    def metric(times):
+        drawn.extend(times)
+        return times.sum(axis=1)
 
     patient_bootstrap(metric, patient)
     assert len(drawn) == BOOTSTRAPS
-    for positions in drawn:
-        times = {p: (patient[positions] == p).sum() / n for p, n in size.items()}
-        assert all(t == int(t) for t in times.values())
-        assert sum(times.values()) == len(size)
-        for p, t in times.items():
-            members = np.flatnonzero(patient == p)
-            assert [(positions == m).sum() for m in members] == [t] * len(members)
-    assert len({tuple(sorted(p)) for p in drawn}) > 20
+    for times in drawn:
+        of_patient = {p: times[patient == p] for p in size}
+        assert sum(t[0] for t in of_patient.values()) == len(size)
+        assert all(len(set(t)) == 1 for t in of_patient.values())
+    assert len({tuple(times) for times in drawn}) > 20
 
 
 def test_the_interval_is_that_of_the_mean():
     """With one nodule a patient: the textbook's mean +- 1.96 standard errors."""
     values = np.random.default_rng(0).normal(5, 2, 300)
-    low, high = patient_bootstrap(lambda i: values[i].mean(), np.arange(300))
+    low, high = patient_bootstrap(mean_of(values), np.arange(300))
     error = values.std() / np.sqrt(300)
     assert low == pytest.approx(values.mean() - 1.96 * error, abs=0.25 * error)
     assert high == pytest.approx(values.mean() + 1.96 * error, abs=0.25 * error)
@@ -99,9 +166,8 @@ def test_the_interval_is_that_of_the_mean():
 
 def test_siblings_make_the_interval_no_narrower():
     values = np.random.default_rng(1).normal(size=60)
-    alone = patient_bootstrap(lambda i: values[i].mean(), np.arange(60))
-    four = np.repeat(values, 4)
-    siblings = patient_bootstrap(lambda i: four[i].mean(), np.repeat(np.arange(60), 4))
+    alone = patient_bootstrap(mean_of(values), np.arange(60))
+    siblings = patient_bootstrap(mean_of(np.repeat(values, 4)), np.repeat(np.arange(60), 4))
     np.testing.assert_allclose(siblings, alone)
 
 
@@ -109,15 +175,14 @@ def test_the_seed_fixes_the_interval():
     values = np.random.default_rng(2).normal(size=30)
 
     def interval(seed):
-        return patient_bootstrap(lambda i: values[i].mean(), np.arange(30), seed)
+        return patient_bootstrap(mean_of(values), np.arange(30), seed)
 
     assert interval(1) == interval(1) != interval(2)
 
 
 def test_a_draw_without_both_classes_is_left_out_of_the_interval():
     score, malignant = np.array([0.1, 0.9, 0.4]), np.array([False, True, False])
-    low, high = patient_bootstrap(lambda i: auc(score[i], malignant[i]), np.arange(3))
-    assert (low, high) == (1, 1)
+    assert auc_interval(score, malignant, np.arange(3)) == (1, 1)
 
 
 def test_ece_equals_the_loop_over_bins_of_equal_mass():

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from contrastdiagnosis_training.objectives.metrics import auc, patient_bootstrap
+from contrastdiagnosis_training.objectives.metrics import auc, auc_interval
 
 RECIPE_FOLDS = (0, 2)
 """Folds of LIDC-IDRI that chose the default recipes of network and concepts (training/LOG.md)."""
@@ -71,4 +71,4 @@ def folds_in_words(folds: Sequence[int]) -> str:
 def _interval(p: NDArray, truth: NDArray, patient: NDArray) -> tuple[float, float]:
     if truth.all() or not truth.any():
         return (np.nan, np.nan)
-    return patient_bootstrap(lambda i: auc(p[i], truth[i]), patient)
+    return auc_interval(p, truth, patient)

@@ -40,10 +40,11 @@ from contrastdiagnosis_training.evaluation.support_vote import (
 from contrastdiagnosis_training.objectives.metrics import (
     BAND_MM,
     auc,
+    auc_interval,
     expected_calibration_error,
     expected_ece,
     f1,
-    patient_bootstrap,
+    paired_auc,
     reliability,
     retrieval,
     risk_coverage,
@@ -267,14 +268,12 @@ def rule_metrics(
     weight = [len(r) for _, r in kept]
     return counts | {
         "auc": auc(probability, truth),
-        "auc_ci": patient_bootstrap(lambda i: auc(probability[i], truth[i]), patient),
+        "auc_ci": auc_interval(probability, truth, patient),
         "auc_6_12mm": auc(probability[band], truth[band]),
         "n_6_12mm": int(band.sum()),
         "auc_diameter": auc(size, truth),
         "auc_diameter_6_12mm": auc(size[band], truth[band]),
-        "auc_gain_ci": patient_bootstrap(
-            lambda i: auc(probability[i], truth[i]) - auc(size[i], truth[i]), patient
-        ),
+        "auc_gain_ci": paired_auc(probability, size, truth, patient)[1:],
         **_forest_metrics(forest, truth, patient, band),
         "by_folds": _by_folds(scores, truth, patient, fold, chose) if folds else None,
         "accuracy": float(((probability > 0.5) == truth).mean()),
@@ -300,7 +299,7 @@ def _forest_metrics(
         return dict.fromkeys(("auc_forest", "auc_forest_ci", "auc_forest_6_12mm"))
     return {
         "auc_forest": auc(forest, truth),
-        "auc_forest_ci": patient_bootstrap(lambda i: auc(forest[i], truth[i]), patient),
+        "auc_forest_ci": auc_interval(forest, truth, patient),
         "auc_forest_6_12mm": auc(forest[band], truth[band]),
     }
 
