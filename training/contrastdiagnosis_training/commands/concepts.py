@@ -43,7 +43,7 @@ from contrastdiagnosis_training.data.columns import load_columns, save_columns
 from contrastdiagnosis_training.data.concept_list import LIDC_CONCEPTS, concept_shares
 from contrastdiagnosis_training.data.patch_store import PatchStore, load_patch_store
 from contrastdiagnosis_training.data.splits import split_by_patient
-from contrastdiagnosis_training.progress import Bar
+from contrastdiagnosis_training.progress import StageBars
 from contrastdiagnosis_training.runs.crossfit_run import folds_of_run
 from contrastdiagnosis_training.runs.run_folder import augmentation_of_run, network_of_run
 
@@ -122,7 +122,8 @@ def train_one(
     views = encode_views(
         network, store, trained, LIDC_CONCEPTS, augmentation, recipe.views, options.seed, device
     )
-    head = train_head(views, targets, recipe, options.seed, Progress())
+    bars = StageBars(unit="epoch", leave=False)
+    head = train_head(views, targets, recipe, options.seed, bars)
     out.mkdir(parents=True, exist_ok=True)
     write_file(out / SETTINGS, (json.dumps(settings, indent=1) + "\n").encode())
     for positions, file in ((split.test, TEST), (trained, TRAIN)):
@@ -224,18 +225,3 @@ def check_targets(targets: ConceptTargets, trained: NDArray[np.int64]) -> None:
                 f"wanted nodules with and without {concept.name!r} (rating {concept.rating}), got"
                 f" {present} with it of {len(known)} that are rated among {len(trained)}"
             )
-
-
-class Progress:
-    """A bar a stage."""
-
-    def __init__(self) -> None:
-        self._bar: Bar | None = None
-
-    def __call__(self, stage: str, done: int, total: int) -> None:
-        """Moves the bar of a stage."""
-        if self._bar is None or done == 1:
-            self._bar = Bar(total=total, desc=stage, unit="epoch", leave=False)
-        self._bar.update(done - self._bar.n)
-        if done == total:
-            self._bar.close()

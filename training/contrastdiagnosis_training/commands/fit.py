@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,7 +22,7 @@ from contrastdiagnosis_training.data.patch_store import PatchStore, load_patch_s
 from contrastdiagnosis_training.data.splits import Split, split_by_patient
 from contrastdiagnosis_training.network.recipe import Recipe, chosen_recipe
 from contrastdiagnosis_training.network.trainer import Trainer
-from contrastdiagnosis_training.progress import Bar
+from contrastdiagnosis_training.progress import StageBars
 from contrastdiagnosis_training.runs.loop import run_epochs
 from contrastdiagnosis_training.runs.run_folder import (
     MODEL,
@@ -79,8 +80,9 @@ def train(options: Fit, recipe: Recipe) -> NoduleNet:
         return load_network(model_file, recipe.network)
     fabric = _fabric(options)
     fabric.launch()
+    bar = partial(StageBars(unit="nodule"), "resampling")
     with fabric.rank_zero_first():
-        store = load_patch_store(options.cases, options.cache, on_progress=_Progress())
+        store = load_patch_store(options.cases, options.cache, bar)
     split = split_by_patient(store.nodules, options.fold, options.seed)
     trainer = Trainer(store, split, recipe, fabric, options.seed, start)
     if fabric.is_global_zero:
@@ -163,15 +165,3 @@ def _report(split: Split, store: PatchStore) -> None:
     for role, positions in roles.items():
         patients = {store.nodules[n].patient_id for n in positions.tolist()}
         print(f"{role}: {len(positions)} nodules of {len(patients)} patients")
-
-
-class _Progress:
-    """Progress bar that appears with the first nodule."""
-
-    bar: Bar | None = None
-
-    def __call__(self, done: int, count: int) -> None:
-        self.bar = self.bar or Bar(total=count, desc="resampling", unit="nodule")
-        self.bar.update(done - self.bar.n)
-        if done == count:
-            self.bar.close()

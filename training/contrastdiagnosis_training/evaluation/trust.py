@@ -79,10 +79,8 @@ def rating_agreement(unseen_sets: Sequence[UnseenNodules]) -> dict[str, dict[str
 
 def _mean_gap(query: NDArray[np.float64], cases: NDArray[np.float64]) -> NDArray[np.float64]:
     """(9,) mean absolute difference to cases, NaN where a rating is unknown."""
-    gap = np.abs(cases - query)
-    known = np.isfinite(gap)
-    total = np.where(known, gap, 0).sum(axis=0)
-    return np.where(known.any(axis=0), total / np.maximum(known.sum(axis=0), 1), np.nan)
+    gap = np.ma.masked_invalid(np.abs(cases - query))
+    return gap.mean(axis=0).filled(np.nan)
 
 
 def _reader_gap(nodule: Nodule, name: str) -> float:

@@ -6,6 +6,7 @@ import numpy as np
 from contrastdiagnosis.imaging.patch import DEFAULT_GEOMETRY
 from numpy.typing import NDArray
 from scipy import ndimage
+from scipy.integrate import trapezoid
 from scipy.stats import spearmanr
 
 SHARES = (0.0, 0.001, 0.002, 0.005, 0.01, 0.02, 0.04, 0.07, 0.1)
@@ -76,7 +77,7 @@ def closeness(distance: NDArray, whole: float, blank: float) -> NDArray[np.float
 
 def curve_area(values: NDArray) -> NDArray[np.float64]:
     """(...) mean height of curves (..., len(SHARES)) over the deleted share."""
-    return np.trapezoid(values, SHARES, axis=-1) / SHARES[-1]
+    return trapezoid(values, SHARES, axis=-1) / SHARES[-1]
 
 
 def centre_gaussian(shape: tuple[int, ...] = DEFAULT_GEOMETRY.shape) -> NDArray[np.float64]:
