@@ -129,6 +129,25 @@ def test_the_protocol_needs_numpy_alone():
     assert set(done.stdout.split()) <= {"contrastdiagnosis", "numpy"}
 
 
+SERVER = {"answers", "app", "connections", "documents", "nodule_documents", "openapi", "problems"}
+"""Modules of the room `service` that need the extra `server`."""
+
+
+def test_only_serving_needs_what_the_server_needs():
+    """`contrastdiagnosis diagnose` must run without the extra."""
+    code = (
+        "import sys, importlib, pkgutil, contrastdiagnosis as package;"
+        "sys.modules |= dict.fromkeys(('fastapi', 'pydantic', 'starlette', 'uvicorn'));"
+        "names = [m.name for m in pkgutil.walk_packages(package.__path__, 'contrastdiagnosis.')];"
+        f"spared = {{f'contrastdiagnosis.service.{{n}}' for n in {sorted(SERVER)}}};"
+        "assert spared < set(names), spared - set(names);"
+        "spared.add('contrastdiagnosis.__main__');"
+        "[importlib.import_module(n) for n in names if n not in spared]"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert not done.returncode, done.stderr
+
+
 @pytest.mark.parametrize("folder", list(LAYERS)[:2])
 def test_the_layers_are_found(folder):
     assert sum(name == folder for name, _ in FILES) > 10

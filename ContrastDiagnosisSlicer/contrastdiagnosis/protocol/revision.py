@@ -29,21 +29,19 @@ Mode = Literal["absent_median", "zero"]
 
 @dataclass(frozen=True)
 class Box:
-    """A box that somebody drew.
-
-    Attributes:
-        center_ras_mm: (3,).
-        size_mm: (3,) lengths of its sides.
-        look: True for "look here", False for "ignore here".
-        concept: The concept that it is about; None for all.
-        axes: (3, 3) directions of its sides in RAS, one a row; along R, A and S if not given.
-    """
+    """A box that somebody drew."""
 
     center_ras_mm: tuple[float, float, float]
+    """(3,) RAS, mm."""
     size_mm: tuple[float, float, float]
+    """(3,) lengths of its sides, mm, above 0."""
     look: bool
+    """True for "look here", False for "ignore here"."""
     concept: str | None = None
+    """The concept that it is about; None for all."""
     axes: tuple[tuple[float, float, float], ...] = ((1, 0, 0), (0, 1, 0), (0, 0, 1))
+    """(3, 3) directions of its sides in RAS, one a row, of length 1 and at right angles; along R, A
+    and S if not given."""
 
     def __post_init__(self) -> None:
         rows = (self.center_ras_mm, self.size_mm, *self.axes)
@@ -73,20 +71,17 @@ class Box:
 
 @dataclass(frozen=True)
 class Revision:
-    """What a clinician corrects; the default corrects nothing.
-
-    Attributes:
-        boxes: Where to look and what to ignore.
-        rejected: Names of concepts that are not there.
-        mode: What a rejected concept's scores become: the median of nodules without the concept, or
-            0 as published, which is unlike any nodule (docs/methods.md 6.6).
-        elsewhere: Weight of the cells outside all boxes where there is a positive one.
-    """
+    """What a clinician corrects; the default corrects nothing."""
 
     boxes: tuple[Box, ...] = ()
+    """Where to look and what to ignore."""
     rejected: tuple[str, ...] = ()
+    """Names of concepts that are not there."""
     mode: Mode = "absent_median"
+    """What a rejected concept's scores become: the median of nodules without the concept, or 0 as
+    published, which is unlike any nodule (docs/methods.md 6.6)."""
     elsewhere: float = field(default=ELSEWHERE)
+    """Weight of the cells outside all boxes where there is a positive one, 0 to 1."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.elsewhere <= 1:

@@ -6,7 +6,7 @@ import io
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +31,13 @@ from contrastdiagnosis.report.summary import (
     parts_summary,
     remarks_of,
     summarise,
+)
+from contrastdiagnosis.service.documents import (
+    Atlas,
+    BundleFacts,
+    CaseRow,
+    Figures,
+    PrototypeRow,
 )
 from contrastdiagnosis.service.engine_queue import DamagedError, Engine
 from contrastdiagnosis.service.requests import NoduleRequest
@@ -102,7 +109,7 @@ def concepts_body(engine: Engine, request: NoduleRequest) -> bytes:
     atlas = {(p.concept, p.number): p for p in part.atlas}
     shown = zip(prediction.concepts, part.head.absent, prediction.shown.tolist(), strict=True)
     examples = [
-        {**prototype_row(bundle, atlas[c.name, m]), "usual_score": float(absent[m])}
+        prototype_row(bundle, atlas[c.name, m]).model_dump() | {"usual_score": float(absent[m])}
         for c, absent, m in shown
         if m >= 0
     ]
@@ -116,27 +123,26 @@ def concepts_body(engine: Engine, request: NoduleRequest) -> bytes:
     return pack({"maps": prediction.maps}, document)
 
 
-def prototype_row(bundle: Bundle, prototype: Prototype) -> dict[str, Any]:
-    """One line of the atlas, with what is known of the prototype's case.
-
-    `label`, `diameter_mm` and `ratings` are None where the case is not in the library.
-    """
+def prototype_row(bundle: Bundle, prototype: Prototype) -> PrototypeRow:
+    """One line of the atlas, with what is known of the prototype's case."""
     cases = bundle.library.cases
     case = next((case for case in cases if case.case_id == prototype.case_id), None)
     known = case_summary(case) if case else {}
-    return {
-        **asdict(prototype),
-        "has_pixels": bundle.pixels.has(prototype.case_id),
-        **{name: known.get(name) for name in ("label", "diameter_mm", "ratings")},
-    }
+    return PrototypeRow(
+        **{**asdict(prototype), "cell_kji": list(prototype.cell_kji)},
+        has_pixels=bundle.pixels.has(prototype.case_id),
+        label=known.get("label"),
+        diameter_mm=known.get("diameter_mm"),
+        ratings=known.get("ratings"),
+    )
 
 
-def atlas_document(bundle: Bundle) -> dict[str, Any]:
+def atlas_document(bundle: Bundle) -> Atlas:
     """The atlas, and the SHA-256 that a pruning file must name."""
     if bundle.concepts is None or bundle.folder is None:
-        return {"head_sha256": "", "prototypes": []}
+        return Atlas(head_sha256="", prototypes=[])
     rows = [prototype_row(bundle, p) for p in bundle.concepts.atlas]
-    return {"head_sha256": sha256(bundle.folder / CONCEPTS_FILE), "prototypes": rows}
+    return Atlas(head_sha256=sha256(bundle.folder / CONCEPTS_FILE), prototypes=rows)
 
 
 def prototype_png(pixels: CasePixels, prototype: Prototype) -> bytes:
@@ -193,35 +199,35 @@ def _blaming_the_bundle() -> Iterator[None]:
         raise DamagedError("a stored picture of a prototype's case is damaged") from error
 
 
-def bundle_facts(bundle: Bundle) -> dict[str, Any]:
+def bundle_facts(bundle: Bundle) -> BundleFacts:
     """What a user should know of the bundle before trusting it."""
     info, library = bundle.info, bundle.library
     metrics = info.metrics.get("exclude3") or {}
-    wanted = ("auc", "auc_ci", "auc_diameter", "auc_6_12mm", "accuracy")
-    return {
-        "name": info.name,
-        "version": info.version,
-        "engine_version": __version__,
-        "created": info.created,
-        "cases": len(library),
-        "malignant_cases": int(library.malignant.sum()),
-        "cases_with_pixels": sum(bundle.pixels.has(case.case_id) for case in library.cases),
-        "voters": info.vote.k,
-        "vote": info.vote.form,
-        "training_data": info.training_data,
-        "citation": info.citation,
-        "licence": info.licence,
-        "intended_use": info.intended_use,
-        "concepts": [concept.name for concept in info.concepts],
-        "figures": {name: metrics[name] for name in wanted if name in metrics},
-        "protocol": info.metrics.get("protocol", ""),
-        "notice": RESEARCH_USE_NOTICE,
-    }
+    told = {name: metrics[name] for name in Figures.__annotations__ if name in metrics}
+    return BundleFacts(
+        name=info.name,
+        version=info.version,
+        engine_version=__version__,
+        created=info.created,
+        cases=len(library),
+        malignant_cases=int(library.malignant.sum()),
+        cases_with_pixels=sum(bundle.pixels.has(case.case_id) for case in library.cases),
+        voters=info.vote.k,
+        vote=info.vote.form,
+        training_data=info.training_data,
+        citation=info.citation,
+        licence=info.licence,
+        intended_use=info.intended_use,
+        concepts=[concept.name for concept in info.concepts],
+        figures=cast(Figures, told),
+        protocol=info.metrics.get("protocol", ""),
+        notice=RESEARCH_USE_NOTICE,
+    )
 
 
-def case_row(bundle: Bundle, case: Case) -> dict[str, Any]:
+def case_row(bundle: Bundle, case: Case) -> CaseRow:
     """One line of the case table."""
-    return {**case_summary(case), "has_pixels": bundle.pixels.has(case.case_id)}
+    return CaseRow(**case_summary(case), has_pixels=bundle.pixels.has(case.case_id))
 
 
 def pixels_body(pixels: CasePixels) -> bytes:

@@ -34,7 +34,17 @@ from contrastdiagnosis.service.answers import (
     report_html,
 )
 from contrastdiagnosis.service.clients import Doorlist
+from contrastdiagnosis.service.documents import Atlas, BundleFacts, CasePage, Health
 from contrastdiagnosis.service.engine_queue import DamagedError, Engine, EngineQueue
+from contrastdiagnosis.service.openapi import (
+    CONCEPTS,
+    DIAGNOSIS,
+    MAPS,
+    PIXELS,
+    REQUEST,
+    Answers,
+    add_schemas,
+)
 from contrastdiagnosis.service.problems import (
     add_problem_answers,
     described,
@@ -66,23 +76,6 @@ OF_NODULES = problem_answers(
     s422="The request cannot be used; `detail` says what was wanted and what came.",
     s429="Too many requests are under way, or the answer took too long.",
 )
-NODULE_BODY: dict[str, Any] = {
-    "requestBody": {
-        "required": True,
-        "description": (
-            "safetensors: tensor `hu` (D, H, W) of int16 or float32 Hounsfield units, (k, j, i);"
-            " optionally `overview_hu`, a thin slab for the report. Metadata `json`: `ijk_to_ras`"
-            " (4x4), `point_ras_mm` (3); optionally `patient_id`, `series_sha256`, `case_ids`,"
-            " `revision` (`boxes` of `center_ras_mm`, `size_mm`, `look`, `concept`, `axes`;"
-            " `rejected`, `mode`, `elsewhere`),"
-            " `map` (how maps are made: `levels`, of 4, 3, 2 and 1, deepest first; `window_cells`,"
-            " odd or null for the whole level; `rectified`; `through_mask`; `outside`, 0 to 1),"
-            " `signs` (which maps: `similar`, `different`),"
-            " `overview_ijk_to_ras` and `part_of_ct` (true: `hu` holds no air, its CT does)."
-        ),
-        "content": {CONTENT_TYPE: {"schema": {"type": "string", "format": "binary"}}},
-    }
-}
 CaseId = Annotated[str, Path(max_length=200)]
 
 
@@ -124,6 +117,7 @@ def make_app(queue: EngineQueue, clients: Doorlist) -> FastAPI:
         dependencies=[Depends(HTTPBearer(auto_error=False, description="The server's token."))],
     )
     add_problem_answers(app)
+    add_schemas(app)
     _add_facts(app, queue)
     _add_cases(app, queue)
     _add_atlas(app, queue)
@@ -241,18 +235,18 @@ def _guards(message: Message) -> list[tuple[bytes, bytes]]:
 
 def _add_facts(app: FastAPI, queue: EngineQueue) -> None:
     @app.get("/health")
-    async def health() -> dict[str, Any]:
+    async def health() -> Health:
         """Whether the engine is there, and where it runs."""
-        return {
-            "status": "ok",
-            "version": __version__,
-            "device": str(queue.engine.diagnoser.device),
-            "waiting": queue.waiting,
-            "notice": RESEARCH_USE_NOTICE,
-        }
+        return Health(
+            status="ok",
+            version=__version__,
+            device=str(queue.engine.diagnoser.device),
+            waiting=queue.waiting,
+            notice=RESEARCH_USE_NOTICE,
+        )
 
     @app.get("/bundle")
-    def bundle() -> dict[str, Any]:
+    def bundle() -> BundleFacts:
         """What the bundle is, and how good it was measured to be."""
         return bundle_facts(queue.engine.bundle)
 
@@ -264,17 +258,21 @@ def _add_cases(app: FastAPI, queue: EngineQueue) -> None:
     def cases(
         start: Annotated[int, Query(ge=0, le=10**9)] = 0,
         count: Annotated[int, Query(ge=1, le=1000)] = 100,
-    ) -> dict[str, Any]:
+    ) -> CasePage:
         """The case table, a part at a time."""
         rows = [case_row(bundle, case) for case in bundle.library.cases[start : start + count]]
-        return {"total": len(bundle.library), "start": start, "cases": rows}
+        return CasePage(total=len(bundle.library), start=start, cases=rows)
 
     @app.get("/cases/{case_id}/picture", response_class=PngResponse, responses=OF_A_CASE)
     def picture(case_id: CaseId) -> PngResponse:
         """The case's largest cross-section with its outline."""
         return PngResponse(picture_png(pixels_of(bundle, case_id)))
 
-    @app.get("/cases/{case_id}/pixels", response_class=SafetensorsResponse, responses=OF_A_CASE)
+    @app.get(
+        "/cases/{case_id}/pixels",
+        response_class=SafetensorsResponse,
+        responses=PIXELS | OF_A_CASE,
+    )
     def pixels(case_id: CaseId) -> SafetensorsResponse:
         """The case's patch and mask."""
         return SafetensorsResponse(pixels_body(pixels_of(bundle, case_id)))
@@ -284,7 +282,7 @@ def _add_atlas(app: FastAPI, queue: EngineQueue) -> None:
     bundle = queue.engine.bundle
 
     @app.get("/atlas")
-    def atlas() -> dict[str, Any]:
+    def atlas() -> Atlas:
         """The prototypes of the concepts; none where the bundle has no concepts."""
         return atlas_document(bundle)
 
@@ -333,24 +331,25 @@ def _add_diagnosis(app: FastAPI, queue: EngineQueue) -> None:
         # W3C Server Timing: what of the waiting was the engine's own.
         return response(made, headers={"Server-Timing": f"engine;dur={1000 * seconds:.1f}"})
 
-    posted: dict[str, Any] = {"openapi_extra": NODULE_BODY, "responses": OF_NODULES}
+    def told(answers: Answers) -> dict[str, Any]:
+        return {"openapi_extra": REQUEST, "responses": answers | OF_NODULES}
 
-    @app.post("/diagnose", response_class=SafetensorsResponse, **posted)
+    @app.post("/diagnose", response_class=SafetensorsResponse, **told(DIAGNOSIS))
     async def diagnose(request: Request) -> Response:
         """Segmentation, vote, probability, confidence and the nearest cases."""
         return await answer(request, SafetensorsResponse, diagnosis_body)
 
-    @app.post("/maps", response_class=SafetensorsResponse, **posted)
+    @app.post("/maps", response_class=SafetensorsResponse, **told(MAPS))
     async def maps(request: Request) -> Response:
         """Maps of what makes the nodule and the shown cases similar or different."""
         return await answer(request, SafetensorsResponse, maps_body)
 
-    @app.post("/concepts", response_class=SafetensorsResponse, **posted)
+    @app.post("/concepts", response_class=SafetensorsResponse, **told(CONCEPTS))
     async def concepts(request: Request) -> Response:
         """Concepts, where each is seen, and the decision they add up to, under a revision."""
         return await answer(request, SafetensorsResponse, concepts_body)
 
-    @app.post("/report", response_class=HTMLResponse, **posted)
+    @app.post("/report", response_class=HTMLResponse, **told({}))
     async def report(request: Request, form: Literal["screen", "print"] = "screen") -> Response:
         """The HTML report, one file; for print it has nothing but tables and pictures."""
         make = print_report_html if form == "print" else report_html

@@ -15,7 +15,9 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from contrastdiagnosis.errors import InputError
+from contrastdiagnosis.service.documents import Problem
 from contrastdiagnosis.service.engine_queue import BusyError, DamagedError, GoneError
+from contrastdiagnosis.service.openapi import reference
 
 PROBLEM_TYPE = "application/problem+json"
 
@@ -24,21 +26,10 @@ CLIENT_LEFT = 499
 
 RETRY_AFTER_S = 5
 
-PROBLEM_SCHEMA = {
-    "type": "object",
-    "required": ["type", "title", "status", "detail"],
-    "properties": {
-        "type": {"type": "string"},
-        "title": {"type": "string"},
-        "status": {"type": "integer"},
-        "detail": {"type": "string", "description": "For the user, as it is."},
-    },
-}
-
 
 def problem_answers(**texts: str) -> dict[int | str, dict[str, Any]]:
     """OpenAPI descriptions of error answers; keywords are `s` and the status."""
-    content = {PROBLEM_TYPE: {"schema": PROBLEM_SCHEMA}}
+    content = {PROBLEM_TYPE: {"schema": reference("Problem")}}
     return {int(s[1:]): {"description": text, "content": content} for s, text in texts.items()}
 
 
@@ -54,14 +45,14 @@ def described(error: BaseException) -> dict[str, Any]:
 def problem(status: int, detail: str) -> JSONResponse:
     """A problem document (RFC 9457); `detail` is shown to the user as it is."""
     known = status in set(HTTPStatus)
-    document = {
-        "type": "about:blank",
-        "title": HTTPStatus(status).phrase if known else "Client Closed Request",
-        "status": status,
+    document = Problem(
+        type="about:blank",
+        title=HTTPStatus(status).phrase if known else "Client Closed Request",
+        status=status,
         # What quotes a request may hold half a surrogate pair.
-        "detail": detail.encode("utf-8", "replace").decode(),
-    }
-    return JSONResponse(document, status, media_type=PROBLEM_TYPE)
+        detail=detail.encode("utf-8", "replace").decode(),
+    )
+    return JSONResponse(document.model_dump(), status, media_type=PROBLEM_TYPE)
 
 
 def add_problem_answers(app: FastAPI) -> None:

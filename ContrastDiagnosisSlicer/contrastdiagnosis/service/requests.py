@@ -42,6 +42,9 @@ LEAST_DETERMINANT = 0.01
 MARGIN = 2
 """Voxels around those that a patch reaches; interpolation needs one."""
 
+SHA256_HEX = "([0-9a-fA-F]{64})?"
+"""Pattern of a `series_sha256`; empty if not known."""
+
 TENSORS = {"hu", "overview_hu"}
 FIELDS = {
     "ijk_to_ras",
@@ -169,7 +172,7 @@ def read_request(body: bytes) -> NoduleRequest:
     case_ids = document.get("case_ids", [])
     if not (patient_id is None or isinstance(patient_id, str)):
         raise InputError(f"patient_id must be a text, got {reprlib.repr(patient_id)}")
-    if not (isinstance(series, str) and re.fullmatch("([0-9a-fA-F]{64})?", series)):
+    if not (isinstance(series, str) and re.fullmatch(SHA256_HEX, series)):
         raise InputError(f"series_sha256 must be 64 hex digits, got {reprlib.repr(series)}")
     if not (isinstance(case_ids, list) and all(isinstance(c, str) for c in case_ids)):
         raise InputError(f"case_ids must be a list of texts, got {reprlib.repr(case_ids)}")

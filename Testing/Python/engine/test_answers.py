@@ -163,20 +163,30 @@ def overview_width(html):
 
 def test_facts_of_a_bundle(engine):
     facts = bundle_facts(engine.bundle)
-    assert (facts["cases"], facts["malignant_cases"], facts["cases_with_pixels"]) == (40, 14, 1)
-    assert facts["figures"]["auc_ci"] == [0.4, 0.6]
-    assert (facts["voters"], facts["vote"]) == (5, "distance-weighted")
-    json.dumps(facts, allow_nan=False)
+    assert (facts.cases, facts.malignant_cases, facts.cases_with_pixels) == (40, 14, 1)
+    assert facts.figures["auc_ci"] == [0.4, 0.6]
+    assert (facts.voters, facts.vote) == (5, "distance-weighted")
+    json.dumps(facts.model_dump(), allow_nan=False)
 
 
 def test_a_bundle_that_was_not_measured_tells_no_metrics(engine):
     facts = bundle_facts(replace(engine.bundle, info=replace(engine.bundle.info, metrics={})))
-    assert (facts["figures"], facts["protocol"]) == ({}, "")
+    assert (facts.figures, facts.protocol) == ({}, "")
+
+
+def test_a_figure_that_could_not_be_measured_is_null(engine):
+    """A bundle holds it as null or, JSON of Python, as NaN."""
+    figures = {"auc": float("nan"), "auc_ci": [float("nan")] * 2, "accuracy": None, "other": 1}
+    info = replace(engine.bundle.info, metrics={"exclude3": figures})
+    facts = bundle_facts(replace(engine.bundle, info=info))
+    told = json.loads(facts.model_dump_json(), parse_constant=refuse)
+    assert told["figures"] == {"auc": None, "auc_ci": [None, None], "accuracy": None}
 
 
 def test_a_row_of_the_case_table(engine, asked):
     pictured = engine.diagnose(asked).cases[1].case
-    assert case_row(engine.bundle, pictured) == {**case_summary(pictured), "has_pixels": True}
+    row = case_row(engine.bundle, pictured).model_dump()
+    assert row == {**case_summary(pictured), "has_pixels": True}
 
 
 def test_a_cases_pixels(engine, asked):
@@ -260,11 +270,11 @@ def test_without_concepts_a_diagnosis_says_so(engine, asked):
     assert told["concepts"] is None and told["disagreement"] == ""
     with pytest.raises(InputError, match="the bundle tiny has no concepts"):
         concepts_body(plain, asked)
-    assert atlas_document(plain.bundle) == {"head_sha256": "", "prototypes": []}
+    assert atlas_document(plain.bundle).model_dump() == {"head_sha256": "", "prototypes": []}
 
 
 def test_the_atlas_names_the_head_that_it_is_of(engine):
-    document = atlas_document(engine.bundle)
+    document = atlas_document(engine.bundle).model_dump()
     assert document["head_sha256"] == sha256(engine.bundle.folder / CONCEPTS_FILE)
     assert len(document["prototypes"]) == len(CONCEPTS) * PROTOTYPES
     for row, p in zip(document["prototypes"], engine.bundle.concepts.atlas, strict=True):
@@ -277,13 +287,13 @@ def test_the_atlas_names_the_head_that_it_is_of(engine):
 def test_the_atlas_tells_what_is_known_of_each_case(engine):
     cases = {case.case_id: case for case in engine.bundle.library.cases}
     labels = set()
-    for row in atlas_document(engine.bundle)["prototypes"]:
-        case = cases[row["case_id"]]
-        labels.add(row["label"])
-        assert row["label"] == ("malignant" if case.malignant else "benign")
-        assert row["diameter_mm"] == round(case.diameter_mm, 1)
-        assert row["ratings"] == pytest.approx(case.ratings, abs=0.005)
-        assert len(row["ratings"]) == len(RATINGS)
+    for row in atlas_document(engine.bundle).prototypes:
+        case = cases[row.case_id]
+        labels.add(row.label)
+        assert row.label == ("malignant" if case.malignant else "benign")
+        assert row.diameter_mm == round(case.diameter_mm, 1)
+        assert row.ratings == pytest.approx(case.ratings, abs=0.005)
+        assert len(row.ratings) == len(RATINGS)
     assert labels == {"malignant", "benign"}
 
 
@@ -291,9 +301,9 @@ def test_a_prototype_of_an_unknown_case_tells_nothing_of_it(engine):
     part = engine.bundle.concepts
     atlas = tuple(replace(p, case_id="nobody") for p in part.atlas)
     strange = replace(engine.bundle, concepts=replace(part, atlas=atlas))
-    for row in atlas_document(strange)["prototypes"]:
-        assert row["label"] is row["diameter_mm"] is row["ratings"] is None
-        assert row["has_pixels"] is False
+    for row in atlas_document(strange).prototypes:
+        assert row.label is row.diameter_mm is row.ratings is None
+        assert row.has_pixels is False
 
 
 @pytest.mark.parametrize("cell", [(0, 0, 0), (2, 3, 5), (7, 7, 7)])

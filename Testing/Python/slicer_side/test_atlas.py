@@ -65,7 +65,7 @@ def widget(modules, wait_until):
 @pytest.fixture
 def shipped():
     """What the engine tells of the bundle that comes along, which has no pictures."""
-    return atlas_document(load_bundle(bundleFolderOf(Settings(), str(FOLDER))))
+    return atlas_document(load_bundle(bundleFolderOf(Settings(), str(FOLDER)))).model_dump()
 
 
 @pytest.fixture
@@ -457,7 +457,7 @@ def test_a_new_bundle_is_made_and_used(widget, modules, tmp_path, monkeypatch, w
     widget.ui.useButton.click()
     assert started == [str(made), "/atlas"]
     assert readSettings().bundle == panel.setup.bundle.currentPath == str(made)
-    widget.panel._onAtlas(json.dumps(atlas_document(load_bundle(made))).encode())
+    widget.panel._onAtlas(atlas_document(load_bundle(made)).model_dump_json().encode())
     row = rowOf(widget, "spiculated", 2)
     assert item(widget, row, KEEP).text() == "gone"
     assert "1 were removed before" in widget.ui.statusLabel.text
