@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import sys
 from functools import cache
 from pathlib import Path
 
@@ -100,6 +101,29 @@ def test_the_picture_of_the_rooms_shows_them_all(folder):
     rooms = [r for r in reversed(ROOMS[folder]) if (ROOT / folder / r).is_dir()]
     shown = re.findall(r'font-weight="600">(\w+)<', column)[: len(rooms)]
     assert sorted(shown) == sorted(rooms)
+
+
+def test_the_page_of_the_server_tells_every_route_document_and_field(monkeypatch):
+    monkeypatch.syspath_prepend(str(DOCS))
+    monkeypatch.delitem(sys.modules, "http_tables", raising=False)
+    from http_tables import PLACE, on_page_markdown, openapi_document
+
+    document = openapi_document()
+    page = on_page_markdown((DOCS / "api" / "http.md").read_text())
+    assert PLACE not in page
+    tables = page[page.index("## Routes") :]
+    for path, methods in document["paths"].items():
+        for method in methods:
+            assert f"| `{method.upper()} {path}` |" in tables
+    headings = set(re.findall(r"^### (\w+)$", tables, re.MULTILINE))
+    assert headings == set(document["components"]["schemas"])
+    for name, schema in document["components"]["schemas"].items():
+        part = tables[tables.index(f"### {name}\n") :].partition("\n### ")[0]
+        assert re.findall(r"^\| `(\w+)`", part, re.MULTILINE) == list(schema["properties"])
+    linked = set(re.findall(r"\]\(#(\w+)\)", tables))
+    assert linked <= {heading.lower() for heading in headings}
+    for line in tables.splitlines():
+        assert not line.startswith("|") or line.count(" | ") in (2, 3, 5), line
 
 
 def test_every_page_is_in_the_contents():
