@@ -13,6 +13,7 @@ from typing_extensions import TypedDict
 from contrastdiagnosis.cases.vote import VoteForm
 
 Triple = Annotated[list[float], Field(min_length=3, max_length=3)]
+Voxel = Annotated[list[int], Field(min_length=3, max_length=3)]
 Affine = Annotated[
     list[Annotated[list[float], Field(min_length=4, max_length=4)]],
     Field(min_length=4, max_length=4),
@@ -163,7 +164,7 @@ class PrototypeRow(Document):
     """Place among the concept's prototypes, from 0."""
     case_id: str
     """The training nodule with the largest cosine."""
-    cell_kji: Annotated[list[int], Field(min_length=3, max_length=3)]
+    cell_kji: Voxel
     """The cell of its patch that is most alike, (k, j, i)."""
     similarity: float
     """That cosine."""

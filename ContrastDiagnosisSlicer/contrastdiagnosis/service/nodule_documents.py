@@ -19,10 +19,9 @@ from contrastdiagnosis.service.documents import (
     Label,
     PrototypeRow,
     Triple,
+    Voxel,
 )
 from contrastdiagnosis.service.requests import SHA256_HEX
-
-Ijk = Annotated[list[int], Field(min_length=3, max_length=3)]
 
 
 class RequestDocument(Document):
@@ -66,7 +65,7 @@ class Scan(Document):
     """Empty: the server is not told."""
     series_uid: str
     """Empty: the server is not told."""
-    size_ijk: Ijk
+    size_ijk: Voxel
     """Voxels along i, j and k."""
     spacing_ijk_mm: Triple
     """Between voxels along i, j and k, mm."""
@@ -168,8 +167,7 @@ class ShownCase(CaseRow):
 class DiagnosisDocument(Document):
     """All that is told of a nodule but its outline and its maps.
 
-    Where there is nothing to judge, `verdict`, `probability`, `vote` and `concepts` are null and
-    `reasons` say why; the similar cases stay.
+    With nothing to judge, `verdict`, `probability`, `vote` and `concepts` are null: see `reasons`.
     """
 
     notice: str
@@ -206,7 +204,7 @@ class DiagnosisDocument(Document):
     """There are no maps here."""
     cases: list[ShownCase]
     """The nearest ones, nearest first."""
-    mask_start_kji: Ijk
+    mask_start_kji: Voxel
     """Voxel (k, j, i) of `hu` at which the tensor `mask` begins."""
     threshold: float
     """Distance beyond which a case is too far to speak for the nodule."""
