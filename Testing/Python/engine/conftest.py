@@ -22,6 +22,8 @@ from contrastdiagnosis.model.network import NoduleNet, NoduleNetConfig, space_to
 from contrastdiagnosis.trust.cues import NoduleCues
 from contrastdiagnosis.trust.facts import NEAR_MM, NoduleFacts
 
+from engine.users import USERS_PATH
+
 TINY = NoduleNetConfig(channels=(4, 6, 8, 10), embedding=5, ratings=3)
 METRICS = {
     "auc": 0.5,
@@ -126,6 +128,12 @@ def write_tiny_bundle(folder: Path, cases: int = 40, with_concepts: bool = True)
     part = tiny_concepts(table) if with_concepts else None
     save_bundle(folder, info, network, library, random.gamma(2, 1, 200), part)
     return folder
+
+
+@pytest.fixture(autouse=True)
+def as_users_have_it(monkeypatch):
+    """For the processes that a test starts."""
+    monkeypatch.setenv("PYTHONPATH", USERS_PATH)
 
 
 @pytest.fixture(scope="session")

@@ -19,6 +19,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from engine.mutations import make_body, mutated
+from engine.users import USERS_PATH
 
 EXPECTED_ERRORS = {401, 404, 405, 413, 415, 422}
 """What an odd request may meet; 429 only where too many come at once."""
@@ -37,7 +38,11 @@ class Running:
         command = [sys.executable, "-m", "contrastdiagnosis", "serve", *map(str, options)]
         self.log = tempfile.TemporaryFile("w+")  # noqa: SIM115
         # On several threads, tiny networks take 50 times as long where others use the cores too.
-        environment = os.environ | {"OMP_NUM_THREADS": str(threads), "PYTHONWARNINGS": "default"}
+        environment = os.environ | {
+            "OMP_NUM_THREADS": str(threads),
+            "PYTHONPATH": USERS_PATH,
+            "PYTHONWARNINGS": "default",
+        }
         self.process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
+
+from engine.users import OWN_PATH
 
 ROOT = Path(__file__).parents[3]
 
@@ -16,7 +19,7 @@ def test_the_attack_on_what_is_shipped_is_withstood(tmp_path):
     command = [sys.executable, ROOT / "Testing" / "attack.py", "--small", "--only"]
     done = subprocess.run(
         [*map(str, command), "kills", "crowd", "nonsense", "memory", "--json", str(table)],
-        capture_output=True, text=True, timeout=600,
+        capture_output=True, text=True, timeout=600, env=os.environ | {"PYTHONPATH": OWN_PATH},
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     rows = json.loads(table.read_text())
@@ -48,4 +51,5 @@ def check(done):
 result = attack.killed("in place", write, check, 6)
 assert not result.holds and "losses; ValueError: cut" in result.told, result
 """
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+    environment = os.environ | {"PYTHONPATH": OWN_PATH}
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120, env=environment)

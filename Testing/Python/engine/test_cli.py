@@ -30,6 +30,7 @@ from contrastdiagnosis.protocol.pruning_file import Pruning, pruning_text
 
 from engine.conftest import NODULE, write_tiny_bundle
 from engine.test_volume import write_dicom
+from engine.users import OWN_PATH
 
 RAS = [str(x) for x in NODULE.center_ras_mm]
 ENGINE = Path(contrastdiagnosis.__file__).parent
@@ -509,7 +510,7 @@ def test_a_terminal_that_lacks_letters_shows_the_rest(tmp_path, program):
     if program.endswith("training"):
         asked = ["evaluate", "--crossfit", place]
     code = f"from {program}.commands.main import main; import sys; sys.exit(main({asked!r}))"
-    done = in_a_process(code, PYTHONIOENCODING="ascii", PYTHONUTF8="0")
+    done = in_a_process(code, PYTHONIOENCODING="ascii", PYTHONUTF8="0", PYTHONPATH=OWN_PATH)
     assert done.returncode == 2
     assert b"Lungenrundherd ? ??" in done.stderr and b"Traceback" not in done.stderr
 

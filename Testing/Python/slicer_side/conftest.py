@@ -30,6 +30,14 @@ except ImportError:
 
 
 @pytest.fixture(autouse=True)
+def as_users_have_it(monkeypatch):
+    """For the engines that a test starts."""
+    from engine.users import USERS_PATH
+
+    monkeypatch.setenv("PYTHONPATH", USERS_PATH)
+
+
+@pytest.fixture(autouse=True)
 def keyring_in_memory(monkeypatch):
     """Never the user's own; tokens of one test are unknown to the next."""
     import keyring
