@@ -34,6 +34,7 @@ import torch  # noqa: E402
 from contrastdiagnosis.bundle.bundle import default_bundle_folder, load_bundle  # noqa: E402
 from contrastdiagnosis.cases.case_folder import Nodule  # noqa: E402
 from contrastdiagnosis.cases.library import Case, CaseLibrary  # noqa: E402
+from contrastdiagnosis.cases.lidc import LIDC  # noqa: E402
 from contrastdiagnosis.cases.pixels import CasePixels, PixelStore  # noqa: E402
 from contrastdiagnosis.diagnosis.diagnoser import SHOWN_CASES, Diagnoser, Diagnosis  # noqa: E402
 from contrastdiagnosis.imaging.patch import DEFAULT_GEOMETRY, sample_patch  # noqa: E402
@@ -559,7 +560,7 @@ def _made_store(count: int) -> PatchStore:
     nodules = [
         Nodule(
             case_id=f"{n}", patient_id=f"P{n}", image_path=Path(), mask_path=Path(), readers=4,
-            ratings={}, series_uid="", fold=None, source="made",
+            ratings={}, series_uid="", fold=None, source="made", case_source=LIDC,
         )
         for n in range(count)
     ]  # fmt: skip
@@ -570,7 +571,9 @@ def _made_store(count: int) -> PatchStore:
         coverage=torch.full(inside.shape, STORED, dtype=torch.uint8),
         diameter_mm=torch.from_numpy(2 * radius).float(),
         ratings=torch.from_numpy(np.where(radius > 6, 4.0, 2.0)[:, None].repeat(9, 1)).float(),
+        malignancy=torch.from_numpy(np.where(radius > 6, 4.0, 2.0)).float(),
         suspicion=torch.from_numpy((radius > 6).astype(np.float32)),
+        case_source=LIDC,
     )
 
 

@@ -8,10 +8,21 @@ import os
 
 __version__ = "0.1.0"
 
-RESEARCH_USE_NOTICE = (
-    "Research use only, not for clinical use. The score imitates the suspicion of radiologists who"
-    " read LIDC-IDRI; it is not a diagnosis of cancer."
-)
+
+def research_use_notice(data: str) -> str:
+    """What nothing that comes of some data must be used for.
+
+    Args:
+        data: What the readers read whose suspicion is imitated.
+    """
+    return (
+        "Research use only, not for clinical use. The score imitates the suspicion of radiologists"
+        f" who read {data}; it is not a diagnosis of cancer."
+    )
+
+
+RESEARCH_USE_NOTICE = research_use_notice("LIDC-IDRI")
+"""Of the program with the bundle that comes with it."""
 
 
 def _name_the_user() -> None:

@@ -116,6 +116,61 @@ def test_slicer_imports_the_protocol_of_the_engine_and_nothing_else(folder, file
         assert used_rooms(file.read_text(), "contrastdiagnosis") <= {"protocol", "errors"}
 
 
+LIDC = "contrastdiagnosis.cases.lidc"
+KNOW_LIDC = {
+    "ContrastDiagnosisSlicer/contrastdiagnosis/cases/lidc.py",
+    # What is not said to be another source's is LIDC-IDRI's: a folder, a bundle.
+    "ContrastDiagnosisSlicer/contrastdiagnosis/cases/case_folder.py",
+    "ContrastDiagnosisSlicer/contrastdiagnosis/bundle/info.py",
+    # The default recipe is the one that the shipped bundle was trained by.
+    "training/contrastdiagnosis_training/network/recipe.py",
+}
+FORM = {"subtlety", "internalStructure", "calcification", "lobulation", "spiculation", "texture"}
+"""Ratings of LIDC-IDRI whose names stand for nothing else here, unlike margin or malignancy."""
+
+
+def assumes_lidc(source: str) -> bool:
+    """Whether a source imports LIDC-IDRI as a source of cases, or names its ratings."""
+    nodes = list(ast.walk(ast.parse(source)))
+    modules = [node.module for node in nodes if isinstance(node, ast.ImportFrom)]
+    modules += [a.name for node in nodes if isinstance(node, ast.Import) for a in node.names]
+    texts = [node.value for node in nodes if isinstance(node, ast.Constant)]
+    asked = [
+        node.args[0].value
+        for node in nodes
+        if isinstance(node, ast.Call)
+        and ast.unparse(node.func).endswith((".mean_rating", "ratings.get"))
+        and isinstance(node.args[0], ast.Constant)
+    ]
+    return LIDC in modules or bool(FORM & {t for t in texts if isinstance(t, str)}) or bool(asked)
+
+
+@pytest.mark.parametrize(
+    ("folder", "file"), FILES, ids=[str(f.relative_to(ROOT)) for _, f in FILES]
+)
+def test_nothing_but_its_own_file_and_the_doors_knows_lidc(folder, file):
+    if str(file.relative_to(ROOT)) not in KNOW_LIDC:
+        assert not assumes_lidc(file.read_text())
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "from contrastdiagnosis.cases.lidc import LIDC",
+        "def f():\n    import contrastdiagnosis.cases.lidc",
+        "x = row['spiculation']",
+        "x = nodule.mean_rating('malignancy')",
+        "x = case.ratings.get('malignancy', 0)",
+    ],
+)
+def test_an_assumption_of_lidc_is_seen(source):
+    assert assumes_lidc(source)
+
+
+def test_those_that_may_know_lidc_are_there():
+    assert all(assumes_lidc((ROOT / file).read_text()) for file in KNOW_LIDC)
+
+
 def test_the_protocol_needs_numpy_alone():
     code = (
         "import sys; before = set(sys.modules);"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from contrastdiagnosis.bundle.info import BundleInfo, info_from_document
+from contrastdiagnosis.bundle.info import BundleInfo, document_of_info, info_from_document
 from contrastdiagnosis.bundle.model_card import model_card
 from contrastdiagnosis.bundle.swap import draft_of, finish_swap, swap_in, swap_pending
 from contrastdiagnosis.cases.library import CaseLibrary, read_cases, write_cases
@@ -148,7 +148,7 @@ def _load(folder: Path) -> Bundle:
     tensors = _load_tensors(folder / EMBEDDINGS_FILE)
     statistics = _tensor(tensors, "case_statistics") if "case_statistics" in tensors else None
     library = CaseLibrary(
-        read_cases(folder / CASES_FILE), _tensor(tensors, "embedding"), statistics
+        read_cases(folder / CASES_FILE, info.case_source), _tensor(tensors, "embedding"), statistics
     )
     if library.embedding.shape[1] != info.network.embedding:
         raise InputError(
@@ -226,7 +226,7 @@ def save_bundle(
         info = replace(info, concept_head=None, concepts=())
     with draft_of(Path(folder)) as draft:
         save_network(draft / MODEL_FILE, network, torch.float16)
-        write_cases(draft / CASES_FILE, library.cases)
+        write_cases(draft / CASES_FILE, library.cases, info.case_source)
         tensors = {"embedding": library.embedding, "matched_distance": matched_distance}
         if library.statistics is not None:
             tensors["case_statistics"] = library.statistics
@@ -242,7 +242,7 @@ def save_bundle(
         )
         (draft / CARD_FILE).write_text(model_card(info, library), encoding="utf-8", newline="\n")
         checksums = {name: sha256(draft / name) for name in _checked(info)}
-        document = {"schema": SCHEMA, "bundle": asdict(info), "sha256": checksums}
+        document = {"schema": SCHEMA, "bundle": document_of_info(info), "sha256": checksums}
         (draft / INFO_FILE).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
         load_bundle(draft)
         gone = {*CONCEPT_FILES, SIGNATURE_FILE} - set(checksums)

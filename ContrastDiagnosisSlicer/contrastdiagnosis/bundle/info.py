@@ -7,8 +7,10 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from contrastdiagnosis import RESEARCH_USE_NOTICE
+from contrastdiagnosis.cases.lidc import LIDC
+from contrastdiagnosis.cases.source import CaseSource, source_from_document
 from contrastdiagnosis.cases.vote import Calibration, VoteRule
-from contrastdiagnosis.concepts.head import Concept, ConceptConfig
+from contrastdiagnosis.concepts.head import Concept, ConceptConfig, concept_from_document
 from contrastdiagnosis.errors import InputError
 from contrastdiagnosis.imaging.patch import PatchGeometry
 from contrastdiagnosis.model.network import NoduleNetConfig
@@ -39,6 +41,8 @@ class BundleInfo:
     """What the head's concepts are, in its order."""
     concept_calibration: Calibration = field(default_factory=Calibration)
     """From the sigmoid of the head's logit to the probability of malignancy."""
+    case_source: CaseSource = LIDC
+    """Where its cases come from; LIDC-IDRI where bundle.json does not say."""
     created: str = ""
     training_data: str = ""
     recipe: dict[str, Any] = field(default_factory=dict)
@@ -48,6 +52,14 @@ class BundleInfo:
     licence: str = "Apache-2.0"
     citation: str = ""
     intended_use: str = RESEARCH_USE_NOTICE
+
+
+def document_of_info(info: BundleInfo) -> dict[str, Any]:
+    """What `info_from_document` reads back; LIDC-IDRI as a source is what nothing is said of."""
+    document = asdict(info)
+    if info.case_source == LIDC:
+        del document["case_source"]
+    return document
 
 
 def info_from_document(document: Mapping[str, Any]) -> BundleInfo:
@@ -73,9 +85,13 @@ def info_from_document(document: Mapping[str, Any]) -> BundleInfo:
         if values.get("concept_head"):
             values["concept_head"] = ConceptConfig(**values["concept_head"])
         if "concepts" in values:
-            values["concepts"] = tuple(_concept(concept) for concept in values["concepts"])
+            values["concepts"] = tuple(
+                concept_from_document(concept) for concept in values["concepts"]
+            )
         if "concept_calibration" in values:
             values["concept_calibration"] = Calibration(**values["concept_calibration"])
+        if "case_source" in values:
+            values["case_source"] = source_from_document(values["case_source"])
         info = BundleInfo(**values)
         _check_numbers(info)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -101,10 +117,6 @@ def _limits(values: dict[str, Any]) -> CaseLimits:
     return CaseLimits(**nested, gate=gate)
 
 
-def _concept(values: Mapping[str, Any]) -> Concept:
-    return Concept(**{**values, "calibration": Calibration(**values["calibration"])})
-
-
 LIMIT_BOUNDS = {
     "min_lung_share": 1,
     "max_noise_hu": 1e6,
@@ -120,6 +132,8 @@ LIMIT_BOUNDS = {
 
 def _check_numbers(info: BundleInfo) -> None:
     check_interval(info.similarity_interval)
+    if not info.case_source.malignancy:
+        raise ValueError("its case_source must say which rating tells malignancy")
     low, high = info.split_vote
     numbers = {
         **_concept_numbers(info),

@@ -112,7 +112,10 @@ def refit(bundle: Bundle, part: ConceptPart) -> ConceptPart:
     shape = (head.config.concepts, head.config.prototypes)
     head.kept.copy_(torch.from_numpy(kept_mask(part.atlas, shape)))
     cases = bundle.library.cases
-    malignancy = np.array([c.ratings.get("malignancy", np.nan) for c in cases])
+    case_source = bundle.info.case_source
+    malignancy = case_source.malignancy_of(
+        [c.ratings.get(case_source.malignancy, np.nan) for c in cases]
+    )
     share = part.share
     if share is None:  # Of the mean ratings, as older bundles hold no more.
         told = [({r: (x,) for r, x in c.ratings.items()}, c.diameter_mm) for c in cases]

@@ -1,7 +1,8 @@
-"""Reading a case folder: `nodules.csv`, `image/` and `votes/` or `mask/`."""
+"""Reading a case folder: `nodules.csv`, `image/`, `votes/` or `mask/`, and `ratings.json`."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,13 +10,18 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from contrastdiagnosis.cases.library import RATINGS, check_case_id, check_ratings
+from contrastdiagnosis.cases.library import check_case_id
+from contrastdiagnosis.cases.lidc import LIDC
 from contrastdiagnosis.cases.pixels import CasePixels
+from contrastdiagnosis.cases.source import CaseSource, RatingScale, source_from_document
 from contrastdiagnosis.errors import InputError
-from contrastdiagnosis.files.documents import read_table
+from contrastdiagnosis.files.documents import read_json, read_table
 from contrastdiagnosis.imaging.patch import Patch, PatchGeometry, resample, sample_patch
 from contrastdiagnosis.imaging.reading.files import read_file
 from contrastdiagnosis.imaging.volume import Volume, volume_from_sitk
+
+RATINGS_FILE = "ratings.json"
+"""Beside nodules.csv: the fields of the folder's `CaseSource`. Without it that is LIDC-IDRI."""
 
 
 @dataclass(frozen=True)
@@ -36,11 +42,29 @@ class Nodule:
     """Part of the patient-grouped protocol in which the nodule is tested."""
     source: str
     """Name of the case folder."""
+    case_source: CaseSource
+    """By whose scales it was rated."""
 
     def mean_rating(self, name: str) -> float:
         """Mean over the readers, NaN where the folder lacks the rating."""
         values = self.ratings.get(name, ())
         return float(np.mean(values)) if values else float("nan")
+
+    @property
+    def malignancy(self) -> float:
+        """The readers' mean on the scale that all sources share, NaN where nobody rated it."""
+        return float(self.case_source.malignancy_of(self.mean_rating(self.case_source.malignancy)))
+
+    @property
+    def malignancy_by_reader(self) -> NDArray[np.float64]:
+        """(R,) every reader's rating on the same scale."""
+        return self.case_source.malignancy_of(self.ratings.get(self.case_source.malignancy, ()))
+
+    def rated_by(self, scales: Iterable[RatingScale]) -> dict[str, tuple[float, ...]]:
+        """The ratings on some scales; what its own source rates by another scale is absent."""
+        own = set(self.case_source.scales)
+        names = [scale.name for scale in scales if scale in own]
+        return {name: self.ratings[name] for name in names if name in self.ratings}
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,11 +97,28 @@ class NoduleScan:
         return float((6 * volume_mm3 / np.pi) ** (1 / 3))
 
 
+def read_case_source(folder: Path) -> CaseSource:
+    """Where a case folder's nodules come from, as its ratings.json says; else LIDC-IDRI.
+
+    Raises:
+        InputError: The file cannot be read, or does not describe a source.
+    """
+    file = Path(folder) / RATINGS_FILE
+    if not file.exists():
+        return LIDC
+    document = read_json(file)
+    try:
+        return source_from_document(document)
+    except ValueError as error:
+        raise InputError(f"{file} does not describe a source of cases: {error}") from error
+
+
 def read_case_folder(folder: Path) -> list[Nodule]:
     """The folder's nodules in the order of its table.
 
     Raises:
-        InputError: The folder, its table, a needed column or an image is missing.
+        InputError: The folder, its table, a needed column or an image is missing, or a rating is
+            not on the scale of the folder's source.
     """
     folder = Path(folder)
     table = folder / "nodules.csv"
@@ -88,10 +129,11 @@ def read_case_folder(folder: Path) -> list[Nodule]:
     masks = next((folder / name for name in ("votes", "mask") if (folder / name).is_dir()), None)
     if masks is None:
         raise InputError(f"{folder} has neither votes/ nor mask/")
+    case_source = read_case_source(folder)
     nodules = []
     for line, row in read_table(table, ("file", "patient_id")):
         try:
-            nodules.append(_nodule(row, folder, masks))
+            nodules.append(_nodule(row, folder, masks, case_source))
         except ValueError as error:
             raise InputError(f"{table}, line {line}: {error}") from error
     if not nodules:
@@ -132,7 +174,7 @@ def consensus_on(scan: NoduleScan, patch: Patch) -> NDArray[np.bool_]:
     return share >= 0.5
 
 
-def _nodule(row: dict[str, str], folder: Path, masks: Path) -> Nodule:
+def _nodule(row: dict[str, str], folder: Path, masks: Path, case_source: CaseSource) -> Nodule:
     readers = _whole(row.get("n_readers") or "1") if masks.name == "votes" else 1
     cluster = row.get("cluster")
     file = row["file"]
@@ -146,18 +188,19 @@ def _nodule(row: dict[str, str], folder: Path, masks: Path) -> Nodule:
         image_path=folder / "image" / file,
         mask_path=masks / file,
         readers=readers,
-        ratings={name: values for name in RATINGS if (values := _ratings(row, name))},
+        ratings={s.name: values for s in case_source.scales if (values := _ratings(row, s))},
         series_uid=row.get("series_uid") or "",
         fold=_whole(row["fold"]) if row.get("fold") else None,
         source=folder.name,
+        case_source=case_source,
     )
 
 
-def _ratings(row: dict[str, str], name: str) -> tuple[float, ...]:
+def _ratings(row: dict[str, str], scale: RatingScale) -> tuple[float, ...]:
     """Every reader's value, or the single value of folders with one rating a row."""
-    text = row.get(f"{name}_readers") or row.get(name) or ""
+    text = row.get(f"{scale.name}_readers") or row.get(scale.name) or ""
     values = tuple(float(value) for value in text.split())
-    check_ratings(name, values)
+    scale.check(values)
     return values
 
 

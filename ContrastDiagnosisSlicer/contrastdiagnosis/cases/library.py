@@ -13,42 +13,21 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from contrastdiagnosis.cases.source import CaseSource
 from contrastdiagnosis.errors import InputError
 from contrastdiagnosis.files.documents import read_table
-
-RATINGS = (
-    "subtlety",
-    "internalStructure",
-    "calcification",
-    "sphericity",
-    "margin",
-    "lobulation",
-    "spiculation",
-    "texture",
-    "malignancy",
-)
-"""The reader ratings of LIDC-IDRI in the order of its form; all 1-5 but internalStructure (1-4)
-and calcification (1-6)."""
 
 LARGEST_MM = 500
 """No diameter in a chest is larger."""
 
-MALIGNANT_ABOVE = 3.0
-"""A case counts as malignant if its mean malignancy rating is higher (arXiv:2403.05280)."""
+CASE_COLUMNS = ("case_id", "patient_id", "label", "diameter_mm")
+CENTER_COLUMNS = ("center_r_mm", "center_a_mm", "center_s_mm")
 
-COLUMNS = (
-    "case_id",
-    "patient_id",
-    "label",
-    "diameter_mm",
-    *RATINGS,
-    "series_uid",
-    "center_r_mm",
-    "center_a_mm",
-    "center_s_mm",
-    "source",
-)
-"""Header of `cases.csv`."""
+
+def table_columns(case_source: CaseSource) -> tuple[str, ...]:
+    """Header of the `cases.csv` of a source's cases."""
+    ratings = (scale.name for scale in case_source.scales)
+    return (*CASE_COLUMNS, *ratings, "series_uid", *CENTER_COLUMNS, "source")
 
 
 def check_case_id(case_id: str) -> None:
@@ -62,19 +41,6 @@ def check_case_id(case_id: str) -> None:
             f"case id {reprlib.repr(case_id)} cannot name a file: wanted up to 200 letters, digits,"
             " dots, hyphens and underscores, a letter or digit first"
         )
-
-
-def check_ratings(name: str, values: Sequence[float]) -> None:
-    """Refuses values that are not on the readers' scale.
-
-    Raises:
-        ValueError: One is not finite, below 1 or above 5, or 6 for calcification. (Readers of LIDC
-            gave a 5 for internalStructure too.)
-    """
-    most = 6 if name == "calcification" else 5
-    for value in values:
-        if not 1 <= value <= most:
-            raise ValueError(f"{name} must lie between 1 and {most}, got {value:g}")
 
 
 @dataclass(frozen=True)
@@ -260,39 +226,39 @@ class CaseLibrary:
         return np.flatnonzero(squared <= kth + error)
 
 
-def write_cases(path: Path, cases: Iterable[Case]) -> None:
-    """Writes `cases.csv`."""
+def write_cases(path: Path, cases: Iterable[Case], case_source: CaseSource) -> None:
+    """Writes `cases.csv`, with the ratings of the cases' source."""
     with path.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, COLUMNS)
+        writer = csv.DictWriter(stream, table_columns(case_source))
         writer.writeheader()
-        writer.writerows(_row(case) for case in cases)
+        writer.writerows(_row(case, case_source) for case in cases)
 
 
-def read_cases(path: Path) -> list[Case]:
-    """The cases of a `cases.csv`.
+def read_cases(path: Path, case_source: CaseSource) -> list[Case]:
+    """The cases of a `cases.csv`, rated by the scales of their source.
 
     Raises:
-        InputError: A column is missing or a value cannot be read.
+        InputError: A column is missing or a value cannot be read, or is not on its scale.
     """
     cases = []
-    for line, row in read_table(path, COLUMNS):
+    for line, row in read_table(path, table_columns(case_source)):
         try:
-            cases.append(_case(row))
+            cases.append(_case(row, case_source))
         except ValueError as error:
             raise InputError(f"{path}, line {line}: {error}") from error
     return cases
 
 
-def _row(case: Case) -> dict[str, object]:
+def _row(case: Case, case_source: CaseSource) -> dict[str, object]:
     center = case.center_ras_mm or ("", "", "")
     return {
         "case_id": case.case_id,
         "patient_id": case.patient_id,
         "label": int(case.malignant),
         "diameter_mm": round(case.diameter_mm, 2),
-        **{name: _rounded(case.ratings.get(name)) for name in RATINGS},
+        **{s.name: _rounded(case.ratings.get(s.name)) for s in case_source.scales},
         "series_uid": case.series_uid,
-        **dict(zip(COLUMNS[-4:-1], (_rounded(c) for c in center), strict=True)),
+        **dict(zip(CENTER_COLUMNS, (_rounded(c) for c in center), strict=True)),
         "source": case.source,
     }
 
@@ -301,14 +267,14 @@ def _rounded(value: float | str | None) -> float | str:
     return round(value, 4) if isinstance(value, float | int) else ""
 
 
-def _case(row: dict[str, str]) -> Case:
-    center = [row[name] for name in COLUMNS[-4:-1]]
+def _case(row: dict[str, str], case_source: CaseSource) -> Case:
+    center = [row[name] for name in CENTER_COLUMNS]
     if row["label"] not in ("0", "1"):
         raise ValueError(f"label must be 0 or 1, got {row['label']!r}")
     check_case_id(row["case_id"])
-    ratings = {name: float(row[name]) for name in RATINGS if row[name]}
+    ratings = {s.name: float(row[s.name]) for s in case_source.scales if row[s.name]}
     for name, value in ratings.items():
-        check_ratings(name, (value,))
+        case_source.scale(name).check((value,))
     diameter_mm = float(row["diameter_mm"])
     if not 0 <= diameter_mm <= LARGEST_MM:
         raise ValueError(f"diameter_mm must lie between 0 and {LARGEST_MM}, got {diameter_mm:g}")

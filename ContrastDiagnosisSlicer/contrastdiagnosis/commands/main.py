@@ -78,16 +78,18 @@ class ListCases:
         from contrastdiagnosis.bundle.bundle import default_bundle_folder, load_bundle
 
         bundle = load_bundle(self.bundle or default_bundle_folder())
-        print(f"{'case':24} {'label':10} {'mm':>5} {'malignancy':>10}  pixels  series")
+        told = bundle.info.case_source.malignancy
+        width = max(len(told), 10)
+        print(f"{'case':24} {'label':10} {'mm':>5} {told:>{width}}  pixels  series")
         shown = 0
         for case in bundle.library.cases:
             kind = "malignant" if case.malignant else "benign"
             if self.label in ("all", kind):
                 shown += 1
-                rating = case.ratings.get("malignancy", float("nan"))
+                rating = case.ratings.get(told, float("nan"))
                 pixels = "yes" if bundle.pixels.has(case.case_id) else "no"
                 print(
-                    f"{case.case_id:24} {kind:10} {case.diameter_mm:5.1f} {rating:10.2f}  "
+                    f"{case.case_id:24} {kind:10} {case.diameter_mm:5.1f} {rating:{width}.2f}  "
                     f"{pixels:6}  {case.series_uid}"
                 )
         print(f"{shown} of {len(bundle.library)} cases")

@@ -12,6 +12,7 @@ from scipy.linalg import block_diag
 from scipy.optimize import minimize
 from scipy.special import expit
 
+from contrastdiagnosis.cases.source import UNDECIDED
 from contrastdiagnosis.concepts.head import ConceptHead
 
 PRESENCE_PENALTY = 3.0
@@ -67,7 +68,8 @@ def fit_linear_parts(
         head: Its `kept` and `absent` are those to be.
         scores: (N, K, M).
         share: (N, K) share of the readers who call each concept present, NaN where unknown.
-        malignancy: (N,) mean ratings; NaN and 3 teach the decision nothing.
+        malignancy: (N,) on the scale that all sources share (`CaseSource.malignancy_of`); NaN and
+            `UNDECIDED` teach the decision nothing.
         dropout: Share of the denied concepts that are rejected in a row of the decision.
         penalty: Of the decision's squared weights.
         absent_penalty: Of the squared logits that absent concepts add.
@@ -79,15 +81,15 @@ def fit_linear_parts(
     """
     flat = scores.astype(np.float64)
     kept, absent = head.kept.numpy(), head.absent.numpy().astype(np.float64)
-    rated = np.isfinite(malignancy) & (malignancy != 3)
+    rated = np.isfinite(malignancy) & (malignancy != UNDECIDED)
     presence_start = decision_start = None
     if before is not None:
         presence_start = Start(_linear(head.presence_weight, head.presence_bias), before)
         decision_start = Start(_linear(head.decision_weight, head.decision_bias), before)
     presence = fit_presence(flat, share, kept, PRESENCE_PENALTY * views, presence_start)
     decision = fit_decision(
-        flat[rated], malignancy[rated] > 3, share[rated], kept, absent, dropout, penalty * views,
-        absent_penalty, seed, decision_start,
+        flat[rated], malignancy[rated] > UNDECIDED, share[rated], kept, absent, dropout,
+        penalty * views, absent_penalty, seed, decision_start,
     )  # fmt: skip
     for name, value in {
         "presence_weight": presence.weight,

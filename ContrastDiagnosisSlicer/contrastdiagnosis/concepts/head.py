@@ -9,6 +9,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -74,6 +75,11 @@ class Concept:
         values = np.asarray(ratings)
         present = values >= self.at_least if self.at_least is not None else values <= self.at_most
         return float(present.mean())
+
+
+def concept_from_document(values: Mapping[str, Any]) -> Concept:
+    """A concept as bundle.json and the settings of a head hold it."""
+    return Concept(**{**values, "calibration": Calibration(**values["calibration"])})
 
 
 def readers_shares(

@@ -10,7 +10,7 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from contrastdiagnosis.bundle.bundle import Bundle
-from contrastdiagnosis.cases.library import RATINGS
+from contrastdiagnosis.cases.source import CaseSource
 from contrastdiagnosis.diagnosis.diagnoser import Diagnosis, SimilarCase
 from contrastdiagnosis.imaging.volume import Volume
 from contrastdiagnosis.maps.explanation import EvidenceMap, Explanation
@@ -23,7 +23,7 @@ from contrastdiagnosis.report.pictures import (
     middle_slice,
     thumbnail,
 )
-from contrastdiagnosis.report.screen import RATING_SCALES, headline_metrics
+from contrastdiagnosis.report.screen import headline_metrics
 from contrastdiagnosis.report.summary import remarks_of, summarise
 
 
@@ -49,7 +49,7 @@ def render_print_report(
         created=date.today().isoformat(),
         picture=data_uri(thumbnail(diagnosis.encoding.patch.intensity[k], nodule[k] >= 0.5)),
         cases=[
-            _case(similar, explanation, diagnosis)
+            _case(similar, explanation, diagnosis, bundle.info.case_source)
             for similar, explanation in zip(diagnosis.cases, explanations, strict=True)
         ],
         metrics=headline_metrics(bundle.info),
@@ -82,7 +82,9 @@ def _concepts(section: ConceptSection) -> list[dict[str, Any]]:
     return rows
 
 
-def _case(similar: SimilarCase, explanation: Explanation, diagnosis: Diagnosis) -> dict[str, Any]:
+def _case(
+    similar: SimilarCase, explanation: Explanation, diagnosis: Diagnosis, case_source: CaseSource
+) -> dict[str, Any]:
     """A case with the nodule's map of each sign, and its own where it has pixels."""
     patch = diagnosis.encoding.patch
     nodule = diagnosis.encoding.probability * diagnosis.nodule
@@ -98,9 +100,9 @@ def _case(similar: SimilarCase, explanation: Explanation, diagnosis: Diagnosis) 
             drawn = _mapped(pixels.intensity, mask, evidence, sign, highest)
             pictures.append((f"case, {sign}", drawn))
     ratings = [
-        (RATING_SCALES[name][0], similar.case.ratings[name], RATING_SCALES[name][1])
-        for name in RATINGS
-        if name in similar.case.ratings
+        (scale.title, similar.case.ratings[scale.name], f"{scale.highest:g}")
+        for scale in case_source.scales
+        if scale.name in similar.case.ratings
     ]
     return {
         "similar": similar,

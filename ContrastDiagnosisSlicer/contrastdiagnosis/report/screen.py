@@ -11,7 +11,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from contrastdiagnosis.bundle.bundle import Bundle
 from contrastdiagnosis.bundle.info import BundleInfo
-from contrastdiagnosis.cases.library import RATINGS, Case
+from contrastdiagnosis.cases.library import Case
+from contrastdiagnosis.cases.source import CaseSource
 from contrastdiagnosis.diagnosis.diagnoser import Diagnosis, SimilarCase
 from contrastdiagnosis.imaging.volume import Volume
 from contrastdiagnosis.maps.explanation import Explanation
@@ -26,19 +27,6 @@ from contrastdiagnosis.report.pictures import (
     plane_pictures,
 )
 from contrastdiagnosis.report.summary import summarise
-
-RATING_SCALES: dict[str, tuple[str, int, str, str]] = {
-    "subtlety": ("Subtlety", 5, "extremely subtle", "obvious"),
-    "internalStructure": ("Internal structure", 4, "soft tissue", "air"),
-    "calcification": ("Calcification", 6, "popcorn", "absent"),
-    "sphericity": ("Sphericity", 5, "linear", "round"),
-    "margin": ("Margin", 5, "poorly defined", "sharp"),
-    "lobulation": ("Lobulation", 5, "none", "marked"),
-    "spiculation": ("Spiculation", 5, "none", "marked"),
-    "texture": ("Texture", 5, "non-solid", "solid"),
-    "malignancy": ("Malignancy", 5, "highly unlikely", "highly suspicious"),
-}
-"""Name, highest value and the words for both ends of each LIDC rating."""
 
 
 class MapPoint(NamedTuple):
@@ -94,7 +82,7 @@ def render_report(
             diagnosis.diameters.slice_index if diagnosis.found else None,
         ),
         cards=[
-            _card(similar, explanation, diagnosis)
+            _card(similar, explanation, diagnosis, bundle.info.case_source)
             for similar, explanation in zip(diagnosis.cases, explanations, strict=True)
         ],
         threshold=bundle.indicator.threshold,
@@ -105,7 +93,7 @@ def render_report(
         headline=headline_metrics(bundle.info),
         concepts=concept_section(diagnosis, bundle),
         cell_picture=cell_picture,
-        scales=RATING_SCALES,
+        scales={scale.name: scale for scale in bundle.info.case_source.scales},
     )
 
 
@@ -168,28 +156,19 @@ def _case_label(case: Case) -> str:
     return f"{case.case_id}: {kind}, {case.diameter_mm:.1f} mm"
 
 
-def _card(similar: SimilarCase, explanation: Explanation, diagnosis: Diagnosis) -> dict[str, Any]:
+def _card(
+    similar: SimilarCase, explanation: Explanation, diagnosis: Diagnosis, case_source: CaseSource
+) -> dict[str, Any]:
     case = similar.case
-    ratings = []
-    for name in RATINGS:
-        if name in case.ratings:
-            title, highest, low_word, high_word = RATING_SCALES[name]
-            value = case.ratings[name]
-            ratings.append(
-                {
-                    "title": title,
-                    "value": value,
-                    "share": (value - 1) / (highest - 1),
-                    "low": low_word,
-                    "high": high_word,
-                    "highest": highest,
-                }
-            )
     return {
         "similar": similar,
         "case": case,
         "sign_pictures": sign_pictures(explanation, diagnosis),
         "parts": explanation.parts_sentence,
         "remarks": explanation.remarks,
-        "ratings": ratings,
+        "ratings": [
+            (scale, case.ratings[scale.name])
+            for scale in case_source.scales
+            if scale.name in case.ratings
+        ],
     }

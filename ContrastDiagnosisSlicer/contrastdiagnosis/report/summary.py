@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from contrastdiagnosis import RESEARCH_USE_NOTICE, __version__
+from contrastdiagnosis import __version__
 from contrastdiagnosis.bundle.info import BundleInfo
 from contrastdiagnosis.cases.library import Case
 from contrastdiagnosis.cases.vote import VoteRule
@@ -42,7 +42,7 @@ def summarise(
     explained = {e.case_id: e for e in explanations}
     spacing_k, spacing_j, spacing_i = volume.spacing_mm
     return {
-        "notice": RESEARCH_USE_NOTICE,
+        "notice": info.case_source.notice,
         "engine_version": __version__,
         "bundle": {"name": info.name, "version": info.version},
         "scan": {
@@ -218,4 +218,4 @@ def summary_text(summary: Mapping[str, Any]) -> str:
             f"  {case['case_id']:24} {case['label']:10} {case['diameter_mm']:5.1f} mm"
             f"  distance {case['distance']:.3f}  similarity {case['similarity']:.2f}"
         )
-    return "\n".join([*lines, RESEARCH_USE_NOTICE])
+    return "\n".join([*lines, summary["notice"]])

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ImageDraw
 
-from contrastdiagnosis import RESEARCH_USE_NOTICE, __version__
+from contrastdiagnosis import __version__
 from contrastdiagnosis.bundle.bundle import CONCEPTS_FILE, Bundle, sha256
 from contrastdiagnosis.cases.library import Case
 from contrastdiagnosis.cases.pixels import CasePixels
@@ -118,7 +118,7 @@ def concepts_body(engine: Engine, request: NoduleRequest) -> bytes:
         "cells_ijk_to_ras": diagnosis.encoding.grid.to_ras.tolist(),
         "examples": examples,
         "disagreement": diagnosis.disagreement,
-        "notice": RESEARCH_USE_NOTICE,
+        "notice": bundle.info.case_source.notice,
     }
     return pack({"maps": prediction.maps}, document)
 
@@ -221,7 +221,7 @@ def bundle_facts(bundle: Bundle) -> BundleFacts:
         concepts=[concept.name for concept in info.concepts],
         figures=cast(Figures, told),
         protocol=info.metrics.get("protocol", ""),
-        notice=RESEARCH_USE_NOTICE,
+        notice=info.case_source.notice,
     )
 
 

@@ -91,7 +91,7 @@ class BundleFacts(Document):
     cases: int
     """Cases that nodules are compared with."""
     malignant_cases: int
-    """Those whose mean malignancy rating is above 3."""
+    """Those labelled malignant."""
     cases_with_pixels: int
     """Those that have a picture here."""
     voters: int
@@ -109,7 +109,8 @@ class BundleFacts(Document):
     concepts: list[str]
     """Names of the concepts, in the head's order; none without a head."""
     figures: Figures
-    """Of nodules without a mean rating of exactly 3, of patients that the network had not seen."""
+    """Of nodules not rated exactly at the threshold of the label, of patients that the network had
+    not seen."""
     protocol: str
     """How the figures were measured."""
     notice: str
@@ -124,11 +125,11 @@ class CaseFacts(Document):
     patient_id: str
     """Whose cases must not vote on a nodule of the same patient."""
     label: Label
-    """By the mean malignancy rating of the readers, above 3 malignant; no pathology."""
+    """By the readers' mean rating and the threshold of the cases' source; no pathology."""
     diameter_mm: float
     """Of the nodule, mm."""
     ratings: dict[str, float]
-    """Mean of the readers by name, 1 to 5, calcification to 6; what is not known is absent."""
+    """Mean of the readers by name, on the source's own scales; what is not known is absent."""
     series_uid: str
     """DICOM SeriesInstanceUID; empty if not known."""
     center_ras_mm: Triple | None

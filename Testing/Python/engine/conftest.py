@@ -10,7 +10,8 @@ import SimpleITK as sitk
 import torch
 from contrastdiagnosis.bundle.bundle import ConceptPart, load_bundle, save_bundle
 from contrastdiagnosis.bundle.info import BundleInfo
-from contrastdiagnosis.cases.library import RATINGS, Case, CaseLibrary
+from contrastdiagnosis.cases.library import Case, CaseLibrary
+from contrastdiagnosis.cases.lidc import LIDC
 from contrastdiagnosis.cases.vote import Calibration, VoteRule
 from contrastdiagnosis.concepts.atlas import Prototype
 from contrastdiagnosis.concepts.cells import cell_channels
@@ -33,6 +34,7 @@ METRICS = {
     "accuracy": 0.5,
 }
 NODULE = PhantomNodule((60.0, -10.0, 8.0), 14.0)
+RATINGS = [scale.name for scale in LIDC.scales]
 
 
 CONCEPTS = (

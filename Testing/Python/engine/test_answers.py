@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from contrastdiagnosis.bundle.bundle import CONCEPTS_FILE, sha256
-from contrastdiagnosis.cases.library import RATINGS
+from contrastdiagnosis.cases.lidc import LIDC
 from contrastdiagnosis.cases.pixels import CasePixels, PixelStore
 from contrastdiagnosis.concepts.atlas import Prototype
 from contrastdiagnosis.errors import InputError
@@ -293,7 +293,7 @@ def test_the_atlas_tells_what_is_known_of_each_case(engine):
         assert row.label == ("malignant" if case.malignant else "benign")
         assert row.diameter_mm == round(case.diameter_mm, 1)
         assert row.ratings == pytest.approx(case.ratings, abs=0.005)
-        assert len(row.ratings) == len(RATINGS)
+        assert len(row.ratings) == len(LIDC.scales)
     assert labels == {"malignant", "benign"}
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from contrastdiagnosis.cases.library import RATINGS, Case, CaseLibrary, read_cases, write_cases
+from contrastdiagnosis.cases.library import Case, CaseLibrary, read_cases, write_cases
+from contrastdiagnosis.cases.lidc import LIDC
 from contrastdiagnosis.errors import InputError
 from sklearn.neighbors import NearestNeighbors
 
@@ -141,23 +142,23 @@ def test_cases_survive_their_table(tmp_path):
     file = tmp_path / "cases.csv"
     cases = [
         case(0, series_uid="1.2.3", center_ras_mm=(1.5, -2.25, 3.0), source="lidc_stacks"),
-        case(1, ratings=dict.fromkeys(RATINGS, 2.5)),
+        case(1, ratings=dict.fromkeys((scale.name for scale in LIDC.scales), 2.5)),
         case(2, ratings={}),
     ]
-    write_cases(file, cases)
-    assert read_cases(file) == cases
+    write_cases(file, cases, LIDC)
+    assert read_cases(file, LIDC) == cases
 
 
 def test_a_damaged_table_is_refused_with_its_line(tmp_path):
     file = tmp_path / "cases.csv"
-    write_cases(file, [case(0), case(1)])
+    write_cases(file, [case(0), case(1)], LIDC)
     text = file.read_text()
     file.write_text(text.replace("patient_id,", "patient,"))
     with pytest.raises(InputError, match="lacks the columns patient_id"):
-        read_cases(file)
+        read_cases(file, LIDC)
     file.write_text(text.replace(",1,5.0", ",maybe,5.0"))
     with pytest.raises(InputError, match="line 2: label must be 0 or 1, got 'maybe'"):
-        read_cases(file)
+        read_cases(file, LIDC)
 
 
 def test_without_a_patient_nobody_is_left_out():

@@ -6,7 +6,8 @@ import json
 
 import pytest
 from contrastdiagnosis.cases.case_folder import read_case_folder
-from contrastdiagnosis.cases.library import COLUMNS, read_cases
+from contrastdiagnosis.cases.library import read_cases, table_columns
+from contrastdiagnosis.cases.lidc import LIDC
 from contrastdiagnosis.commands.main import main
 from contrastdiagnosis.errors import InputError
 from contrastdiagnosis.files.documents import read_json, read_table, read_text
@@ -116,12 +117,12 @@ def test_values_of_nodules_that_cannot_be_are_told(tmp_path, row, message):
 )
 def test_values_of_cases_that_cannot_be_are_told(bundle_folder, file, column, value, message):
     first, second, *rest = (bundle_folder / "cases.csv").read_text().splitlines()
-    fields = dict(zip(COLUMNS, second.split(","), strict=True))
+    fields = dict(zip(table_columns(LIDC), second.split(","), strict=True))
     fields |= dict.fromkeys(("center_r_mm", "center_a_mm", "center_s_mm"), "1.0")
     fields[column] = value
     file.write_text("\n".join([first, ",".join(fields.values()), *rest]))
     with pytest.raises(InputError, match=f"line 2: {message}|line 2: .*{message}"):
-        read_cases(file)
+        read_cases(file, LIDC)
 
 
 @pytest.mark.parametrize("content", [b"\xff\xfe{}", b"[" * 100_000])

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from contrastdiagnosis import RESEARCH_USE_NOTICE
 from contrastdiagnosis.bundle.bundle import CONCEPTS_FILE, sha256
-from contrastdiagnosis.cases.library import RATINGS
+from contrastdiagnosis.cases.lidc import LIDC
 from contrastdiagnosis.cases.pixels import PixelStore
 from contrastdiagnosis.diagnosis.diagnoser import Diagnoser
 from contrastdiagnosis.protocol.tensors import CONTENT_TYPE, pack, unpack
@@ -586,7 +586,7 @@ def test_the_atlas(app, bundle):
     assert set(shown) == {"P0_0"}
     first = document["prototypes"][0]
     assert (first["case_id"], first["label"], first["diameter_mm"]) == ("P0_0", "malignant", 4.0)
-    assert len(first["ratings"]) == len(RATINGS)
+    assert len(first["ratings"]) == len(LIDC.scales)
 
 
 def test_a_prototypes_picture(app, bundle):

@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+from contrastdiagnosis.cases.lidc import LIDC
 from contrastdiagnosis.errors import InputError
 from contrastdiagnosis_training.commands import main as cli
 from contrastdiagnosis_training.commands.agreement import (
@@ -49,7 +50,7 @@ def test_one_reader_against_the_others_equals_the_loop():
     own = [[5.0, 4.0, 4.0], [1.0, 2.0, 3.0], [3.0, 5.0, 2.0], [4.0]]
     # Nodule 0: 5, 4, 4 against > 3. Nodule 1: 1 against 2.5, 2 against 2, 3 against 1.5.
     # Nodule 2: 3 against 3.5, 5 against 2.5, 2 against 4. Nodule 3 has no others.
-    found = one_reader_against_the_others(own)
+    found = one_reader_against_the_others(own, LIDC)
     assert found["accuracy"] == pytest.approx((3 + 2 + 0.5 + 0.5 + 0 + 0) / 9)
     malignant, benign = [5, 4, 4, 3, 2], [1, 2, 3, 5]
     pairs = [(m > b) + 0.5 * (m == b) for m in malignant for b in benign]
@@ -58,7 +59,7 @@ def test_one_reader_against_the_others_equals_the_loop():
 
 def test_simulated_readers_scatter_as_the_real_ones():
     real = ratings()
-    model, wanted = ReaderModel(real), variance_components(real)
+    model, wanted = ReaderModel(real, LIDC), variance_components(real)
     found = [variance_components(model.ratings()) for _ in range(10)]
     assert np.mean([f.between for f in found]) == pytest.approx(wanted.between, rel=0.05)
     assert np.mean([f.within for f in found]) == pytest.approx(wanted.within, rel=0.05)
@@ -67,7 +68,7 @@ def test_simulated_readers_scatter_as_the_real_ones():
 def metrics_of(given):
     patient = np.arange(len(given)) // 2
     diameter = np.random.default_rng(0).uniform(4, 20, len(given))
-    return ideal_metrics(ReaderModel(given), diameter, patient, repeats=5)
+    return ideal_metrics(ReaderModel(given, LIDC), diameter, patient, repeats=5)
 
 
 def test_without_noise_the_ideal_is_perfect():
@@ -91,7 +92,7 @@ def test_the_simulation_is_seeded():
 def test_a_band_without_both_classes_has_no_figure():
     given = ratings(count=80)
     patient, diameter = np.arange(80), np.full(80, 20.0)
-    assert "auc_6_12mm" not in ideal_metrics(ReaderModel(given), diameter, patient, repeats=2)
+    assert "auc_6_12mm" not in ideal_metrics(ReaderModel(given, LIDC), diameter, patient, repeats=2)
 
 
 @pytest.mark.parametrize("given", [[], [[3.0, 4.0]], [[3.0], [4.0], [1.0]]])

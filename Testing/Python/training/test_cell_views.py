@@ -5,17 +5,19 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from contrastdiagnosis.cases.lidc import LIDC
 from contrastdiagnosis.concepts.cells import cell_channels, cell_features, nodule_weight
 from contrastdiagnosis.model.network import NoduleNet
 from contrastdiagnosis_training.concept_head.cell_views import CellViews, encode_views
 from contrastdiagnosis_training.data.augment import Augmentation, augment
-from contrastdiagnosis_training.data.concept_list import LIDC_CONCEPTS
+from contrastdiagnosis_training.data.concept_list import concepts_of
 from torch.testing import assert_close
 
 from training.conftest import TINY
 
 CPU = torch.device("cpu")
 GRID = (8, 8, 8)
+CONCEPTS = concepts_of(LIDC)
 STILL = Augmentation(probability=0, shift_mm=0)
 
 
@@ -29,16 +31,14 @@ def network():
 
 
 def encoded(network, store, positions=(5, 2, 9), options=TINY.augmentation, views=2, seed=0):
-    return encode_views(
-        network, store, np.array(positions), LIDC_CONCEPTS, options, views, seed, CPU
-    )
+    return encode_views(network, store, np.array(positions), CONCEPTS, options, views, seed, CPU)
 
 
 def test_views_have_cells_weights_and_marks(network, store):
     views = encoded(network, store)
     assert views.cells.shape == (2, 3, cell_channels(TINY.network), *GRID)
     assert views.weight.shape == views.marked.shape == (2, 3, *GRID)
-    assert views.seen.shape == views.elsewhere.shape == (2, 3, len(LIDC_CONCEPTS), *GRID)
+    assert views.seen.shape == views.elsewhere.shape == (2, 3, len(CONCEPTS), *GRID)
     assert {x.dtype for x in (views.cells, views.weight, views.seen)} == {torch.float16}
     assert_close(views.weight.float().sum(dim=(2, 3, 4)), torch.ones(2, 3), atol=0.01, rtol=0)
     assert (views.seen.flatten(3).amax(dim=-1) > 0).all()

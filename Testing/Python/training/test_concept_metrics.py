@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from contrastdiagnosis.cases.case_folder import Nodule
+from contrastdiagnosis.cases.lidc import LIDC
 from contrastdiagnosis.cases.vote import Calibration, fit_calibration
 from contrastdiagnosis.concepts.fit import fit_decision, fit_presence
 from contrastdiagnosis.concepts.head import DIAMETER, Concept, ConceptConfig, ConceptHead
@@ -67,7 +68,7 @@ def made_scores(n=60, seed=0, count=K, each=M):
 
 
 def made_nodule(**ratings):
-    return Nodule("c", "p", Path("i"), Path("m"), 4, ratings, "1.2", None, "made")
+    return Nodule("c", "p", Path("i"), Path("m"), 4, ratings, "1.2", None, "made", LIDC)
 
 
 def sigmoid(x):

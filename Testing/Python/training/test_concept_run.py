@@ -22,7 +22,7 @@ from contrastdiagnosis.bundle.bundle import (
 )
 from contrastdiagnosis.bundle.pruning import prune_bundle
 from contrastdiagnosis.cases.case_folder import read_case_folder, read_scan
-from contrastdiagnosis.cases.library import RATINGS
+from contrastdiagnosis.cases.lidc import LIDC
 from contrastdiagnosis.concepts.concept_prediction import predict_concepts, size_factor
 from contrastdiagnosis.concepts.encoding import encode
 from contrastdiagnosis.diagnosis.diagnoser import Diagnoser
@@ -48,7 +48,7 @@ from contrastdiagnosis_training.concept_head.run_folder import (
 )
 from contrastdiagnosis_training.concept_head.scores import ConceptScores, touched_cells
 from contrastdiagnosis_training.data.columns import load_columns
-from contrastdiagnosis_training.data.concept_list import LIDC_CONCEPTS
+from contrastdiagnosis_training.data.concept_list import concepts_of
 from contrastdiagnosis_training.data.splits import patient_folds
 from contrastdiagnosis_training.evaluation.concepts.metrics import calibrate_concepts
 from contrastdiagnosis_training.evaluation.concepts.probe import CORRECTIONS
@@ -59,6 +59,8 @@ from contrastdiagnosis_training.network.recipe import Recipe
 from contrastdiagnosis_training.runs.run_folder import network_of_run
 
 from training.conftest import TINY, write_case_folder
+
+LIDC_CONCEPTS = concepts_of(LIDC)
 
 RECIPE = replace(TINY, epochs=1, mask_epochs=0)
 SMALL = ("prototypes=3", "width=8", "blocks=1", "views=2", "concept_epochs=2", "prototype_epochs=2")
@@ -170,7 +172,7 @@ def test_all_metrics_are_there(measured):
         assert 0 <= concept["auroc"] <= 1
         assert concept["accuracy_majority_constant"] >= 0.5
         assert concept["kappa_readers"] is None or -1 <= concept["kappa_readers"] <= 1
-    rated = [metrics["concepts"][c.name]["auroc"] for c in LIDC_CONCEPTS if c.rating in RATINGS]
+    rated = [metrics["concepts"][c.name]["auroc"] for c in LIDC_CONCEPTS if not c.measured]
     assert len(rated) == 6
     assert metrics["mean_auroc"] == pytest.approx(np.mean(rated))
     assert set(metrics["corrections"]) == set(CORRECTIONS)

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from contrastdiagnosis.cases.library import RATINGS
+from contrastdiagnosis.cases.lidc import LIDC
 from contrastdiagnosis.concepts.head import Concept, ConceptConfig, ConceptHead
 from contrastdiagnosis_training.commands.concepts_ablate import (
     HEADING,
@@ -17,14 +17,15 @@ from contrastdiagnosis_training.commands.concepts_ablate import (
 from contrastdiagnosis_training.concept_head.cell_views import CellViews
 from contrastdiagnosis_training.concept_head.scores import ConceptScores, make_atlas, touched_cells
 from contrastdiagnosis_training.concept_head.trainer import ConceptTargets
-from contrastdiagnosis_training.data.concept_list import LIDC_CONCEPTS
+from contrastdiagnosis_training.data.concept_list import concepts_of
 
 CONCEPTS = (
     Concept("spiculated", "spiculation", at_least=3),
     Concept("calcified", "calcification", at_most=5),
 )
 EACH = 3
-LARGE = [concept.rating in RATINGS for concept in LIDC_CONCEPTS].index(False)
+LIDC_CONCEPTS = concepts_of(LIDC)
+LARGE = [not concept.measured for concept in LIDC_CONCEPTS].index(False)
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -150,7 +151,9 @@ def area(score, positive):
 
 
 def metrics(views=None, targets=None):
-    return heldout_metrics(ablated_head(), views or made_views(), targets or made_targets())
+    return heldout_metrics(
+        ablated_head(), views or made_views(), targets or made_targets(), LIDC_CONCEPTS
+    )
 
 
 def test_the_metrics_of_a_recipe_as_in_plain_loops():
@@ -174,7 +177,7 @@ def test_the_metrics_of_a_recipe_as_in_plain_loops():
             known = share[:, k] == share[:, k]
             if 0 < (share[known, k] >= 0.5).sum() < known.sum():
                 each[concept.name].append(area(presence[known, k], share[known, k] >= 0.5))
-            if concept.rating in RATINGS:
+            if not concept.measured:
                 auroc.append(each[concept.name][-1])
         kept = (malignancy == malignancy) & (malignancy != 3)
         malignant.append(area(logit[kept], malignancy[kept] > 3))

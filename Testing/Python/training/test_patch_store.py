@@ -10,7 +10,7 @@ import pytest
 import SimpleITK as sitk
 import torch
 from contrastdiagnosis.cases.case_folder import read_scan
-from contrastdiagnosis.cases.library import RATINGS
+from contrastdiagnosis.cases.lidc import LIDC
 from contrastdiagnosis.errors import InputError
 from contrastdiagnosis.files.output import UNFINISHED
 from contrastdiagnosis.imaging.patch import sample_patch
@@ -195,14 +195,16 @@ def test_diameters_are_those_of_the_drawn_balls(store):
 
 
 def test_ratings_and_suspicion_are_the_readers(store):
-    texture, malignancy = (list(RATINGS).index(name) for name in ("texture", "malignancy"))
+    names = [scale.name for scale in LIDC.scales]
+    texture, malignancy = (names.index(name) for name in ("texture", "malignancy"))
     for n, nodule in enumerate(store.nodules):
         votes = nodule.ratings["malignancy"]
         slow = sum(1 if v > 3 else 0.5 if v == 3 else 0 for v in votes) / len(votes)
         assert store.suspicion[n] == pytest.approx(slow)
         assert store.ratings[n, malignancy] == pytest.approx(sum(votes) / len(votes))
+        assert store.malignancy[n] == store.ratings[n, malignancy]
         assert store.ratings[n, texture] == pytest.approx(nodule.mean_rating("texture"))
-    unknown = [i for i in range(len(RATINGS)) if i not in (texture, malignancy)]
+    unknown = [i for i in range(len(names)) if i not in (texture, malignancy)]
     assert store.ratings[:, unknown].isnan().all()
 
 

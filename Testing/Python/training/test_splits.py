@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from contrastdiagnosis.cases.case_folder import Nodule, read_case_folder
+from contrastdiagnosis.cases.lidc import LIDC
 from contrastdiagnosis.errors import InputError
 from contrastdiagnosis_training.data.labels import is_malignant
 from contrastdiagnosis_training.data.splits import patient_folds, split_by_patient
@@ -21,7 +22,7 @@ def nodule(patient: int, cluster: int, fold: int | None, malignancy: int, source
     return Nodule(
         case_id=f"P{patient:03}_{cluster}", patient_id=f"P{patient:03}", image_path=Path(),
         mask_path=Path(), readers=4, ratings={"malignancy": (malignancy,) * 4}, series_uid="",
-        fold=fold, source=source,
+        fold=fold, source=source, case_source=LIDC,
     )  # fmt: skip
 
 

@@ -8,23 +8,30 @@ from pathlib import Path
 import numpy as np
 import pytest
 from contrastdiagnosis.cases.case_folder import Nodule
-from contrastdiagnosis.cases.library import RATINGS
+from contrastdiagnosis.cases.lidc import LIDC
 from contrastdiagnosis.cases.vote import VoteRule
 from contrastdiagnosis.trust.facts import FACT_NAMES
+from contrastdiagnosis_training.data.patch_store import mean_ratings
 from contrastdiagnosis_training.evaluation.support_vote import SupportVote
 from contrastdiagnosis_training.evaluation.trust import confidence, rating_agreement
-from contrastdiagnosis_training.evaluation.unseen import UnseenNodules, ratings_of
+from contrastdiagnosis_training.evaluation.unseen import UnseenNodules
 from contrastdiagnosis_training.runs.predictions import Predictions
 
 from training.conftest import sound_facts
 
-MALIGNANCY, MARGIN = RATINGS.index("malignancy"), RATINGS.index("margin")
+NAMES = [scale.name for scale in LIDC.scales]
+MALIGNANCY, MARGIN = NAMES.index("malignancy"), NAMES.index("margin")
+
+
+def ratings_of(rows):
+    return mean_ratings(rows, LIDC.scales)
 
 
 def nodule(n, malignancy, margin):
     return Nodule(
         case_id=f"{n}", patient_id=f"P{n}", image_path=Path(), mask_path=Path(), readers=3,
         ratings={"malignancy": malignancy, "margin": margin}, series_uid="", fold=0, source="made",
+        case_source=LIDC,
     )  # fmt: skip
 
 
@@ -57,7 +64,9 @@ def unseen(threshold, queries=60, cases=200, seed=0):
         z_cases, np.array([r.patient_id for r in case_rows]), ratings[:, MALIGNANCY],
         np.full(cases, 8.0), VoteRule(9, 0.5),
     )  # fmt: skip
-    return UnseenNodules("made", None, support, ratings, rows, predictions, threshold, (0.35, 0.65))
+    return UnseenNodules(
+        "made", None, support, ratings, LIDC.scales, rows, predictions, threshold, (0.35, 0.65)
+    )
 
 
 def test_the_confident_are_better_than_the_rest():
@@ -121,8 +130,9 @@ def test_a_reader_is_compared_with_the_mean_of_the_others():
     part = unseen(threshold=1.0, queries=2)
     rows = [nodule(0, (1.0, 2.0, 5.0), (3.0, 3.0, 3.0)), nodule(1, (4.0, 4.0, 1.0), (2.0,))]
     made = UnseenNodules(
-        "x", None, part.support, part.case_ratings, rows, part.predictions, 1.0, (0.35, 0.65)
-    )
+        "x", None, part.support, part.case_ratings, LIDC.scales, rows, part.predictions, 1.0,
+        (0.35, 0.65),
+    )  # fmt: skip
     agreement = rating_agreement([made])
     assert agreement["malignancy"]["readers"] == pytest.approx(
         np.mean([np.mean([2.5, 1.0, 3.5]), np.mean([1.5, 1.5, 3.0])])
@@ -142,7 +152,7 @@ def test_the_own_patient_is_no_neighbour():
     )  # fmt: skip
     ratings = np.concatenate([part.case_ratings, ratings_of(part.rows)])
     with_twins = UnseenNodules(
-        "x", None, twin, ratings, part.rows, part.predictions, 1.0, (0.35, 0.65)
+        "x", None, twin, ratings, LIDC.scales, part.rows, part.predictions, 1.0, (0.35, 0.65)
     )
     # Every nodule is now among the cases; it may help others, but must not be its own neighbour.
     after = rating_agreement([with_twins])["margin"]["neighbours"]

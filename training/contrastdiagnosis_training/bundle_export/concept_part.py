@@ -23,11 +23,11 @@ from contrastdiagnosis_training.concept_head.run_folder import (
     SETTINGS,
     TEST,
     WHOLE,
+    concepts_of_run,
     head_of_run,
 )
 from contrastdiagnosis_training.concept_head.scores import ConceptScores, make_atlas, score_nodules
 from contrastdiagnosis_training.data.columns import load_columns
-from contrastdiagnosis_training.data.concept_list import LIDC_CONCEPTS
 from contrastdiagnosis_training.evaluation.concepts.metrics import calibrate_concepts
 
 
@@ -82,10 +82,11 @@ def read_concept_run(
         network = weights if folder.name == ALL else crossfit / folder.name
         if Path(settings["network"]) != network:
             raise InputError(f"{folder} was trained on {settings['network']}, not on {network}")
-        if settings["recipe"] != everyone["recipe"]:
-            raise InputError(f"{folder} and {run / ALL} differ in their recipe")
+        for name in ("recipe", "concepts"):
+            if settings[name] != everyone[name]:
+                raise InputError(f"{folder} and {run / ALL} differ in their {name}")
     scored = [(head_of_run(test.parent), load_columns(ConceptScores, test)) for test in tests]
-    concepts, calibration = calibrate_concepts(LIDC_CONCEPTS, scored)
+    concepts, calibration = calibrate_concepts(concepts_of_run(run / ALL), scored)
     metrics = None
     if measured:
         metrics = read_json(measured)
@@ -112,7 +113,7 @@ def concept_part(
         rows: The cases' nodules, in the library's order.
         device: Where they are encoded.
     """
-    scored = score_nodules(network.to(device), run.head, rows, device)
+    scored = score_nodules(network.to(device), run.head, run.concepts, rows, device)
     network.to("cpu")
     atlas, share = make_atlas(run.concepts, run.head, scored), scored.share.astype(np.float32)
     return ConceptPart(run.head, atlas, scored.scores, share)

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from contrastdiagnosis.cases.case_folder import read_case_folder, read_scan
-from contrastdiagnosis.cases.library import RATINGS
+from contrastdiagnosis.cases.case_folder import read_case_folder, read_case_source, read_scan
+from contrastdiagnosis.cases.source import UNDECIDED, CaseSource
 from contrastdiagnosis.errors import InputError
 from contrastdiagnosis.files.output import check_writable, write_file
 from numpy.typing import NDArray
@@ -21,9 +21,6 @@ from contrastdiagnosis_training.progress import Bar
 
 Ratings = Sequence[Sequence[float] | NDArray[np.float64]]
 """Every reader's rating of each nodule, as many as there are."""
-
-SCALE = (1.0, 5.0)
-"""Of the malignancy rating."""
 
 IDEAL_METRICS = ("auc", "auc_6_12mm", "accuracy", "f1", "precision_at_1", "map")
 """As `evaluate` calls them."""
@@ -85,21 +82,23 @@ def variance_components(ratings: Ratings) -> Components:
     return Components(max((among - within) / typical, 0.0), float(within))
 
 
-def one_reader_against_the_others(ratings: Ratings) -> dict[str, float]:
+def one_reader_against_the_others(ratings: Ratings, case_source: CaseSource) -> dict[str, float]:
     """AUC and accuracy of a single rating for the label that the other readers give.
 
     Args:
-        ratings: Of malignancy; rule exclude3 for the others.
+        ratings: Of malignancy, on the source's own scale; rule exclude3 for the others.
+        case_source: Whose scale that is.
     """
     own, others = [], []
     for values in ratings:
         for n, value in enumerate(values if len(values) > 1 else ()):
             own.append(value)
             others.append(float(np.mean([*values[:n], *values[n + 1 :]])))
-    kept = RULES["exclude3"](np.array(others))
-    score, truth = np.array(own)[kept], is_malignant(np.array(others)[kept])
-    sure = score != 3
-    right = np.where(sure, (score > 3) == truth, 0.5)
+    mean = case_source.malignancy_of(others)
+    kept = RULES["exclude3"](mean)
+    score, truth = case_source.malignancy_of(own)[kept], is_malignant(mean[kept])
+    sure = score != UNDECIDED
+    right = np.where(sure, (score > UNDECIDED) == truth, 0.5)
     return {"auc": auc(score, truth), "accuracy": float(right.mean())}
 
 
@@ -111,11 +110,14 @@ class ReaderModel:
     at every score, which is a simplification: real readers agree most on the plainly benign.
 
     Args:
-        ratings: Of malignancy.
+        ratings: Of malignancy, on the source's own scale, which has whole steps.
+        case_source: Whose scale that is.
         seed: Fixes the simulation.
     """
 
-    def __init__(self, ratings: Ratings, seed: int = 0) -> None:
+    def __init__(self, ratings: Ratings, case_source: CaseSource, seed: int = 0) -> None:
+        self.case_source = case_source
+        self._scale = case_source.scale(case_source.malignancy)
         observed = variance_components(ratings)
         self.random = np.random.default_rng(seed)
         self.readers = np.array([len(r) for r in ratings])
@@ -138,7 +140,8 @@ class ReaderModel:
     def ratings(self) -> list[NDArray[np.float64]]:
         """Fresh ratings of every nodule, as many as it has."""
         noise = self.noise * self.random.standard_normal(int(self.readers.sum()))
-        values = np.clip(np.round(np.repeat(self.true_score, self.readers) + noise), *SCALE)
+        told = np.round(np.repeat(self.true_score, self.readers) + noise)
+        values = np.clip(told, self._scale.lowest, self._scale.highest)
         return np.split(values, np.cumsum(self.readers)[:-1])
 
 
@@ -158,7 +161,7 @@ def ideal_metrics(
     """
     rows = []
     for _ in range(repeats):
-        mean = np.array([r.mean() for r in model.ratings()])
+        mean = model.case_source.malignancy_of([r.mean() for r in model.ratings()])
         kept = RULES["exclude3"](mean)
         truth, score = is_malignant(mean[kept]), model.true_score[kept]
         # Means of few ratings coincide; ties must not be broken by the table's order.
@@ -170,7 +173,7 @@ def ideal_metrics(
             truth[:, None] == truth[None],
             patient[:, None] != patient[None],
         )
-        found = score > 3
+        found = model.case_source.malignancy_of(score) > UNDECIDED
         rows.append(
             (auc(score, truth), auc(score[band], truth[band]), (found == truth).mean(),
              f1(found, truth), first, average)
@@ -190,17 +193,19 @@ def reader_metrics(cases: Path, repeats: int) -> dict[str, Any]:
     Raises:
         InputError: The folder does not hold the single readers' malignancy ratings.
     """
-    nodules = [n for n in read_case_folder(cases) if n.ratings.get("malignancy")]
+    case_source = read_case_source(cases)
+    told = case_source.malignancy or "malignancy"
+    nodules = [n for n in read_case_folder(cases) if n.ratings.get(told)]
     if not nodules:
-        raise InputError(f"{cases} holds no malignancy ratings (column malignancy_readers)")
-    malignancy = [n.ratings["malignancy"] for n in nodules]
-    model = ReaderModel(malignancy)
+        raise InputError(f"{cases} holds no {told} ratings (column {told}_readers)")
+    malignancy = [n.ratings[told] for n in nodules]
+    model = ReaderModel(malignancy, case_source)
     diameter = np.array(
         [read_scan(n).diameter_mm for n in Bar(nodules, unit="nodule", leave=False)]
     )
     patient = np.array([n.patient_id for n in nodules])
     of_rating = {}
-    for name in RATINGS:
+    for name in (scale.name for scale in case_source.scales):
         rated = [n.ratings[name] for n in nodules if n.ratings.get(name)]
         if rated:
             found = variance_components(rated)
@@ -214,9 +219,9 @@ def reader_metrics(cases: Path, repeats: int) -> dict[str, Any]:
     return {
         "n": len(nodules),
         "ratings": of_rating,
-        "one_reader": one_reader_against_the_others(malignancy),
+        "one_reader": one_reader_against_the_others(malignancy, case_source),
         "one_reader_simulated": one_reader_against_the_others(
-            [r for _ in range(10) for r in model.ratings()]
+            [r for _ in range(10) for r in model.ratings()], case_source
         ),
         "ideal": ideal_metrics(model, diameter, patient, repeats),
     }

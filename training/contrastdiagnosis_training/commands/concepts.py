@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -11,7 +12,8 @@ from typing import Any, Literal
 import numpy as np
 from contrastdiagnosis.bundle.bundle import sha256
 from contrastdiagnosis.bundle.pruning import read_pruning
-from contrastdiagnosis.concepts.head import load_head, save_head
+from contrastdiagnosis.cases.case_folder import read_case_source
+from contrastdiagnosis.concepts.head import Concept, load_head, save_head
 from contrastdiagnosis.errors import InputError
 from contrastdiagnosis.files.output import replacing, write_file
 from contrastdiagnosis.model.device import choose_device
@@ -26,6 +28,7 @@ from contrastdiagnosis_training.concept_head.run_folder import (
     TEST,
     TRAIN,
     WHOLE,
+    concepts_of_run,
     fit_to_cases,
     head_of_run,
     is_made,
@@ -40,7 +43,7 @@ from contrastdiagnosis_training.concept_head.trainer import (
     train_head,
 )
 from contrastdiagnosis_training.data.columns import load_columns, save_columns
-from contrastdiagnosis_training.data.concept_list import LIDC_CONCEPTS, concept_shares
+from contrastdiagnosis_training.data.concept_list import concept_shares, concepts_of
 from contrastdiagnosis_training.data.patch_store import PatchStore, load_patch_store
 from contrastdiagnosis_training.data.splits import split_by_patient
 from contrastdiagnosis_training.progress import StageBars
@@ -114,13 +117,14 @@ def train_one(
     split = split_by_patient(store.nodules, fold, options.seed)
     # A head has no hyper-parameter that validation patients choose: these train too.
     trained = np.r_[split.train, split.validation]
-    shares = concept_shares(store.nodules, store.diameter_mm, LIDC_CONCEPTS)
+    shares = concept_shares(store.nodules, store.diameter_mm, store.case_source)
     targets = ConceptTargets(shares[trained], store.malignancy[trained])
-    check_targets(targets, trained)
+    concepts = concepts_of(store.case_source)
+    check_targets(concepts, targets, trained)
     print(f"{out}: {len(trained)} nodules, {recipe.views} views of each")
     augmentation = augmentation_of_run(Path(settings["network"]))
     views = encode_views(
-        network, store, trained, LIDC_CONCEPTS, augmentation, recipe.views, options.seed, device
+        network, store, trained, concepts, augmentation, recipe.views, options.seed, device
     )
     bars = StageBars(unit="epoch", leave=False)
     head = train_head(views, targets, recipe, options.seed, bars)
@@ -130,7 +134,7 @@ def train_one(
         rows = [store.nodules[n] for n in positions.tolist()]
         main = [n for n in rows if n.source == store.nodules[0].source]
         if main:
-            save_columns(score_nodules(network, head, main, device), out / file)
+            save_columns(score_nodules(network, head, concepts, main, device), out / file)
     cases = load_columns(ConceptScores, out / TRAIN)
     if recipe.alive_only:
         keep_alive(head, cases.scores, cases.share)
@@ -171,6 +175,7 @@ def refit_one(options: Concepts, start: Path, recipe: ConceptRecipe, fold: int |
 
 def settings_of(options: Concepts, recipe: ConceptRecipe, fold: int | None) -> dict[str, Any]:
     """What settings.json holds of a head."""
+    concepts = concepts_of(read_case_source(options.cases[0]))
     source = options.crossfit / name_of(fold)
     if fold is None and options.weights:
         source = options.weights
@@ -181,7 +186,7 @@ def settings_of(options: Concepts, recipe: ConceptRecipe, fold: int | None) -> d
         "seed": options.seed,
         "recipe": asdict(recipe),
         "augmentation": asdict(augmentation_of_run(source)),
-        "concepts": [asdict(concept) for concept in LIDC_CONCEPTS],
+        "concepts": [asdict(concept) for concept in concepts],
     }
 
 
@@ -197,8 +202,9 @@ def prune_head(folder: Path, file: Path, recipe: ConceptRecipe, seed: int) -> No
     source = folder / WHOLE if (folder / WHOLE).is_file() else folder / HEAD
     whole = load_head(source, whole.config)
     scores = load_columns(ConceptScores, folder / TRAIN)
-    pruning = read_pruning(file, sha256(source), make_atlas(LIDC_CONCEPTS, whole, scores))
-    names = [concept.name for concept in LIDC_CONCEPTS]
+    concepts = concepts_of_run(folder)
+    pruning = read_pruning(file, sha256(source), make_atlas(concepts, whole, scores))
+    names = [concept.name for concept in concepts]
     head = copy.deepcopy(whole)
     for concept, number in pruning.removed:
         head.kept[names.index(concept), number] = 0
@@ -211,13 +217,15 @@ def prune_head(folder: Path, file: Path, recipe: ConceptRecipe, seed: int) -> No
     print(f"{folder / HEAD}: {left} of {count} prototypes are kept")
 
 
-def check_targets(targets: ConceptTargets, trained: NDArray[np.int64]) -> None:
+def check_targets(
+    concepts: Sequence[Concept], targets: ConceptTargets, trained: NDArray[np.int64]
+) -> None:
     """Refuses nodules that cannot teach every concept.
 
     Raises:
         InputError: A concept is never rated, never present or always present.
     """
-    for concept, share in zip(LIDC_CONCEPTS, targets.share.T, strict=True):
+    for concept, share in zip(concepts, targets.share.T, strict=True):
         known = share[share.isfinite()]
         present = int((known >= PRESENT).sum())
         if present in (0, len(known)):

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from contrastdiagnosis.cases.library import RATINGS
-from contrastdiagnosis.concepts.head import ConceptHead
+from contrastdiagnosis.concepts.head import Concept, ConceptHead
 from contrastdiagnosis.errors import InputError
 from contrastdiagnosis.files.documents import read_json
 from contrastdiagnosis.files.output import check_writable, write_file
@@ -28,7 +28,7 @@ from contrastdiagnosis_training.concept_head.trainer import (
     views_scores,
 )
 from contrastdiagnosis_training.data.augment import Augmentation
-from contrastdiagnosis_training.data.concept_list import LIDC_CONCEPTS, concept_shares
+from contrastdiagnosis_training.data.concept_list import concept_shares, concepts_of
 from contrastdiagnosis_training.data.labels import RULES, is_malignant
 from contrastdiagnosis_training.data.patch_store import PatchStore, load_patch_store
 from contrastdiagnosis_training.data.splits import split_by_patient
@@ -147,12 +147,11 @@ class ConceptsAblate:
         split = split_by_patient(store.nodules, self.fold, 0)
         trained = np.r_[split.train, split.validation]
         main = np.array([n.source == store.nodules[0].source for n in store.nodules])
-        shares = concept_shares(store.nodules, store.diameter_mm, LIDC_CONCEPTS)
+        shares = concept_shares(store.nodules, store.diameter_mm, store.case_source)
+        concepts = concepts_of(store.case_source)
 
         def views(positions: NDArray, augmentation: Augmentation, count: int) -> CellViews:
-            return encode_views(
-                network, store, positions, LIDC_CONCEPTS, augmentation, count, 0, device
-            )
+            return encode_views(network, store, positions, concepts, augmentation, count, 0, device)
 
         def targets(positions: NDArray) -> ConceptTargets:
             return ConceptTargets(shares[positions], store.malignancy[positions])
@@ -162,7 +161,7 @@ class ConceptsAblate:
             views(trained, augmentation_of_run(folder), ConceptRecipe().views), targets(trained),
             views(fitted, CENTRED, 1), targets(fitted),
             {"centred": views(test, CENTRED, 1), "off_centre": views(test, OFF_CENTRE, 2)},
-            targets(test),
+            targets(test), concepts,
         )  # fmt: skip
 
 
@@ -178,6 +177,7 @@ class Bench:
         centred_targets: Theirs.
         test: Views of the test nodules by how they lie.
         test_targets: Theirs.
+        concepts: In the order of all targets.
     """
 
     views: CellViews
@@ -186,6 +186,7 @@ class Bench:
     centred_targets: ConceptTargets
     test: dict[str, CellViews]
     test_targets: ConceptTargets
+    concepts: Sequence[Concept]
 
     def metrics(self, recipe: ConceptRecipe, seed: int) -> dict[str, Any]:
         """Of a head of this recipe: AUROC of the concepts, malignancy, pointing, alive ones."""
@@ -195,7 +196,7 @@ class Bench:
             keep_alive(head, scores[0].numpy(), self.centred_targets.share.numpy())
         fit_decisions(head, scores, self.centred_targets, recipe, seed)
         metrics: dict[str, Any] = {
-            name: heldout_metrics(head, views, self.test_targets)
+            name: heldout_metrics(head, views, self.test_targets, self.concepts)
             for name, views in self.test.items()
         }
         return metrics | {
@@ -203,7 +204,9 @@ class Bench:
         }
 
 
-def heldout_metrics(head: ConceptHead, views: CellViews, targets: ConceptTargets) -> dict[str, Any]:
+def heldout_metrics(
+    head: ConceptHead, views: CellViews, targets: ConceptTargets, concepts: Sequence[Concept]
+) -> dict[str, Any]:
     """Means over the views of mean AUROC, AUC of malignancy under `exclude3`, and pointing.
 
     `concepts` has the AUROC of each concept, `auroc` is the mean of those that readers rate.
@@ -224,10 +227,10 @@ def heldout_metrics(head: ConceptHead, views: CellViews, targets: ConceptTargets
         hit = seen.flatten(2).gather(2, place[..., None])[..., 0] > 0
         hits.append(hit.numpy()[share >= PRESENT].mean())
     each = np.mean(auroc, axis=0)
-    rated = [concept.rating in RATINGS for concept in LIDC_CONCEPTS]
+    rated = [not concept.measured for concept in concepts]
     return {
         "auroc": float(np.nanmean(each[rated])),
-        "concepts": {c.name: float(x) for c, x in zip(LIDC_CONCEPTS, each, strict=True)},
+        "concepts": {c.name: float(x) for c, x in zip(concepts, each, strict=True)},
         "malignancy": float(np.mean(malignant)),
         "pointing": float(np.mean(hits)),
     }

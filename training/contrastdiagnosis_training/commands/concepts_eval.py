@@ -11,7 +11,6 @@ from typing import Any, Literal
 import numpy as np
 from contrastdiagnosis.bundle.bundle import load_bundle
 from contrastdiagnosis.cases.case_folder import Nodule, read_case_folder, read_scan
-from contrastdiagnosis.cases.library import RATINGS
 from contrastdiagnosis.concepts.head import ConceptHead, readers_shares
 from contrastdiagnosis.errors import InputError
 from contrastdiagnosis.files.documents import read_json
@@ -20,10 +19,15 @@ from contrastdiagnosis.model.device import choose_device
 from contrastdiagnosis.protocol.revision import ELSEWHERE, Revision
 from numpy.typing import NDArray
 
-from contrastdiagnosis_training.concept_head.run_folder import SETTINGS, TEST, TRAIN, head_of_run
+from contrastdiagnosis_training.concept_head.run_folder import (
+    SETTINGS,
+    TEST,
+    TRAIN,
+    concepts_of_run,
+    head_of_run,
+)
 from contrastdiagnosis_training.concept_head.scores import ConceptScores
 from contrastdiagnosis_training.data.columns import load_columns
-from contrastdiagnosis_training.data.concept_list import LIDC_CONCEPTS
 from contrastdiagnosis_training.data.labels import RULES, is_malignant
 from contrastdiagnosis_training.evaluation.concepts.metrics import (
     alive_counts,
@@ -112,6 +116,7 @@ class ConceptsEval:
             )
             for name in names
         ]
+        named = concepts_of_run(self.crossfit / names[0])
         asked: list[tuple[EvaluatedHead, EvaluatedHead | None, list[Nodule]]] = []
         fold: list[int] = []
         alive, removed = [], []
@@ -128,7 +133,7 @@ class ConceptsEval:
             train = load_columns(ConceptScores, self.crossfit / name / TRAIN)
             settings = read_json(self.crossfit / name / SETTINGS)
             network = network_of_run(Path(settings["network"])).to(choose_device(self.device))
-            concepts, calibration = calibrate_concepts(LIDC_CONCEPTS, others)
+            concepts, calibration = calibrate_concepts(named, others)
             refined = refined_head(head, train)
             asked.append(
                 (
@@ -142,7 +147,7 @@ class ConceptsEval:
             removed.append(int((refined.kept == 0).sum()))
         metrics = self._metrics(asked, np.array(fold))
         metrics["prototypes"] = {
-            "concepts": len(LIDC_CONCEPTS),
+            "concepts": len(named),
             "of_each": parts[0][0].config.prototypes,
             "alive": alive,
             "removed_by_rule": removed,
@@ -160,6 +165,12 @@ class ConceptsEval:
         bundle = load_bundle(Path(str(self.bundle)))
         if bundle.head is None:
             raise InputError(f"the bundle {bundle.info.name} has no concepts")
+        wanted, got = bundle.info.case_source, rows[0].case_source
+        if got != wanted:
+            raise InputError(
+                f"wanted nodules rated as those of {wanted.name}, got {got.name} in {self.cases}:"
+                " their readers say nothing of the bundle's concepts"
+            )
         network = bundle.network.to(choose_device(self.device))
         evaluated = EvaluatedHead(
             network, bundle.head, bundle.info.concepts, bundle.info.concept_calibration,
@@ -219,11 +230,11 @@ def probe_metrics(
         diameter_mm: (N,).
     """
     presence = np.array([p.presence for p in probes])
-    malignancy = np.array([n.mean_rating("malignancy") for n in rows])
+    malignancy = np.array([n.malignancy for n in rows])
     patient = np.array([n.patient_id for n in rows])
     probability = np.array([p.probability for p in probes])
     concepts = concept_metrics(evaluated.concepts, presence, share, rows)
-    rated = [concepts[c.name]["auroc"] for c in evaluated.concepts if c.rating in RATINGS]
+    rated = [concepts[c.name]["auroc"] for c in evaluated.concepts if not c.measured]
     known = [auroc for auroc in rated if np.isfinite(auroc)]
     kept = RULES["exclude3"](malignancy)
     band = kept & (diameter_mm >= BAND_MM[0]) & (diameter_mm < BAND_MM[1])
@@ -262,7 +273,7 @@ def fold_group_metrics(
         fold: (N,) that each was tested in.
         chose: Folds that chose the recipe.
     """
-    malignancy = np.array([n.mean_rating("malignancy") for n in rows])
+    malignancy = np.array([n.malignancy for n in rows])
     patient = np.array([n.patient_id for n in rows])
     kept = RULES["exclude3"](malignancy)
     metrics = auc_by_fold_group(
@@ -348,10 +359,10 @@ def beside_the_vote(
     malignancy = np.concatenate([s.malignancy for _, s in parts])
     patient = np.concatenate([s.patient_id for _, s in parts])
     vote = np.array([votes[i] for i in ids.tolist()])
-    found = []
+    found, named = [], concepts_of_run(run / "fold0")
     for n, (head, scored) in enumerate(parts):
         others = [part for m, part in enumerate(parts) if m != n]
-        _, calibration = calibrate_concepts(LIDC_CONCEPTS, others)
+        _, calibration = calibrate_concepts(named, others)
         found.append(calibration.probability(decision_score(head, scored.scores)))
     concept = np.concatenate(found)
     kept = RULES["exclude3"](malignancy)

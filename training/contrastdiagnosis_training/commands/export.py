@@ -12,8 +12,15 @@ import numpy as np
 import torch
 from contrastdiagnosis.bundle.bundle import save_bundle
 from contrastdiagnosis.bundle.info import BundleInfo
-from contrastdiagnosis.cases.case_folder import Nodule, case_pixels, read_case_folder, read_scan
+from contrastdiagnosis.cases.case_folder import (
+    Nodule,
+    case_pixels,
+    read_case_folder,
+    read_case_source,
+    read_scan,
+)
 from contrastdiagnosis.cases.library import Case, CaseLibrary
+from contrastdiagnosis.cases.source import CaseSource
 from contrastdiagnosis.cases.vote import VoteForm
 from contrastdiagnosis.errors import InputError
 from contrastdiagnosis.files.output import check_writable
@@ -47,12 +54,6 @@ from contrastdiagnosis_training.runs.crossfit_run import folds_of_run, load_fold
 from contrastdiagnosis_training.runs.predictions import predict_nodules
 from contrastdiagnosis_training.runs.run_folder import MODEL, network_config, read_settings
 
-LIDC_CITATION = (
-    "ContrastDiagnosis, arXiv:2403.05280. Data: Armato et al., Data From LIDC-IDRI, TCIA 2015,"
-    " doi:10.7937/K9/TCIA.2015.LO9QL9SX (CC BY 3.0); Clark et al., J Digit Imaging"
-    " 2013;26:1045."
-)
-
 
 @dataclass(frozen=True)
 class Export:
@@ -75,7 +76,8 @@ class Export:
     """What `concepts-ablate --json` wrote of each fold, for bundle.json and the model card."""
     chose: tuple[int, ...] = RECIPE_FOLDS
     """Folds of the cross-fit run whose metrics chose the recipe; the card tells them apart."""
-    name: str = "lidc"
+    name: str | None = None
+    """Of the bundle; that of the cases' source if not given."""
     version: str = "1"
     vote: VoteForm = "distance-weighted"
     """How the cases vote: weighted by distance, or one vote each as published (majority)."""
@@ -90,6 +92,7 @@ class Export:
     def run(self) -> None:
         """Embeds the cases, fits the thresholds, writes."""
         settings = checked_settings(self.weights, self.crossfit)
+        case_source = self._case_source(settings)
         check_writable(self.out.with_name(f".{self.out.name}.json"))
         concepts = self.concepts and read_concept_run(
             self.concepts, self.weights, self.crossfit, self.concepts_json, self.concepts_ablations
@@ -109,7 +112,7 @@ class Export:
             self.crossfit, self.vote, self.interval, concepts=self.concepts, chose=self.chose
         )
         info = BundleInfo(
-            name=self.name,
+            name=self.name or case_source.short_name.lower(),
             version=self.version,
             vote=choice.scaled(scale),
             calibration=calibrate(parts),
@@ -124,7 +127,9 @@ class Export:
                 **settings["recipe"],
             },
             metrics=metrics,
-            citation=LIDC_CITATION,
+            citation=case_source.citation,
+            case_source=case_source,
+            intended_use=case_source.notice,
         )
         part = None
         if concepts:
@@ -142,17 +147,28 @@ class Export:
         size = sum(f.stat().st_size for f in self.out.iterdir() if f.is_file()) / 1e6
         print(f"\nwrote {self.out}: {len(library)} cases, {choice.text}, {size:.1f} MB")
 
+    def _case_source(self, settings: dict[str, Any]) -> CaseSource:
+        """Of the cases, which must be that of the run's first folder: its concepts were learnt."""
+        here = read_case_source(self.cases[0])
+        learnt = Path(settings["cases"][0])
+        if read_case_source(learnt) != here:
+            raise InputError(
+                f"wanted cases that were rated as those of {learnt}, which {self.weights} was"
+                f" trained on, got {self.cases[0]} with cases of {here.name}"
+            )
+        return here
+
     def _library(self, network: NoduleNet) -> tuple[CaseLibrary, list[Nodule], CaseLimits]:
         device = choose_device(self.device)
         folders = [read_case_folder(folder) for folder in self.cases]
-        rated = [n for n in folders[0] if RULES["paper"](np.array(n.mean_rating("malignancy")))]
+        rated = [n for n in folders[0] if RULES["paper"](np.array(n.malignancy))]
         predictions = predict_nodules(network.to(device), rated, device)
         places = known_places([n for folder in folders for n in folder])
         cases = [
             Case(
                 case_id=nodule.case_id,
                 patient_id=nodule.patient_id,
-                malignant=bool(is_malignant(np.array(nodule.mean_rating("malignancy")))),
+                malignant=bool(is_malignant(np.array(nodule.malignancy))),
                 diameter_mm=float(diameter),
                 ratings={name: nodule.mean_rating(name) for name in nodule.ratings},
                 series_uid=nodule.series_uid,

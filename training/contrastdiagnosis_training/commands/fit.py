@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import torch
 from contrastdiagnosis import __version__
+from contrastdiagnosis.cases.case_folder import read_case_source
 from contrastdiagnosis.errors import InputError
 from contrastdiagnosis.files.output import write_file
 from contrastdiagnosis.model.device import choose_device
@@ -20,7 +21,7 @@ from lightning.fabric.loggers import TensorBoardLogger
 
 from contrastdiagnosis_training.data.patch_store import PatchStore, load_patch_store
 from contrastdiagnosis_training.data.splits import Split, split_by_patient
-from contrastdiagnosis_training.network.recipe import Recipe, chosen_recipe
+from contrastdiagnosis_training.network.recipe import Recipe, chosen_recipe, recipe_for
 from contrastdiagnosis_training.network.trainer import Trainer
 from contrastdiagnosis_training.progress import StageBars
 from contrastdiagnosis_training.runs.loop import run_epochs
@@ -67,10 +68,13 @@ class Fit:
 def train(options: Fit, recipe: Recipe) -> NoduleNet:
     """Trains a recipe, resuming from the run folder's checkpoint.
 
+    The network predicts the ratings that the first case folder's source has.
+
     Raises:
         InputError: The run folder belongs to another run, or the one to start from saw others.
         KeyboardInterrupt: The user stopped it; the last whole epoch is kept.
     """
+    recipe = recipe_for(recipe, read_case_source(options.cases[0]))
     settings = _settings(options, recipe)
     start = _start(options.start, settings) if options.start else None
     model_file = options.out / MODEL

@@ -13,8 +13,8 @@ from torch.nn import functional
 
 CALCIFIED_HU, SUB_SOLID_HU = 200.0, -300.0
 
-IMAGE_TRUTH = ("calcification", "texture", "margin")
-"""Ratings whose place the image or the readers' marks tell."""
+IMAGE_TRUTH = ("calcified", "sub-solid", "ill-defined margin")
+"""Findings, of whatever source, whose place the image or the readers' marks tell."""
 
 MARKED = 0.5
 """Share of the readers from which on a cell is the nodule's: their majority."""
@@ -30,14 +30,14 @@ def image_region(concept: Concept, hu: Any, mask: Any, disputed: Any) -> Any:
     where some readers marked and others did not.
 
     Args:
-        concept: Its rating is one of `IMAGE_TRUTH`.
+        concept: Its name is one of `IMAGE_TRUTH`.
         hu: Hounsfield units.
         mask: bool, the readers' consensus.
         disputed: bool, marked by some readers and not by others.
     """
-    if concept.rating == "calcification":
+    if concept.name == "calcified":
         return mask & (hu > CALCIFIED_HU)
-    if concept.rating == "texture":
+    if concept.name == "sub-solid":
         return mask & (hu < SUB_SOLID_HU)
     return disputed
 
@@ -70,7 +70,7 @@ def concept_places(
     seen, elsewhere = [], []
     for concept in concepts:
         inside, outside = nodule_places(marked)
-        if concept.rating in IMAGE_TRUTH:
+        if concept.name in IMAGE_TRUTH:
             region = image_region(concept, hu, share >= MARKED, disputed).float()
             part = functional.avg_pool3d(region, size)[:, 0]
             there = part.amax(dim=(1, 2, 3), keepdim=True) > 0

@@ -8,7 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from contrastdiagnosis.concepts.head import ConceptHead, load_head, read_config
+from contrastdiagnosis.concepts.head import (
+    Concept,
+    ConceptHead,
+    concept_from_document,
+    load_head,
+    read_config,
+)
 from contrastdiagnosis.errors import InputError
 from contrastdiagnosis.files.documents import read_json
 
@@ -66,6 +72,11 @@ def read_head_settings(file: Path) -> dict[str, Any]:
     """The settings of a head; older heads were shown the default recipe's views."""
     views = json.loads(json.dumps(asdict(Recipe().augmentation)))
     return {"augmentation": views, **read_json(file)}
+
+
+def concepts_of_run(folder: Path) -> tuple[Concept, ...]:
+    """What the concepts of a head are, in its order, as its settings say; not calibrated."""
+    return tuple(concept_from_document(c) for c in read_json(folder / SETTINGS)["concepts"])
 
 
 def head_of_run(folder: Path) -> ConceptHead:

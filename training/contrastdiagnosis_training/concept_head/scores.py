@@ -16,7 +16,6 @@ from contrastdiagnosis.imaging.patch import DEFAULT_GEOMETRY, sample_patch
 from contrastdiagnosis.model.network import NoduleNet
 from numpy.typing import NDArray
 
-from contrastdiagnosis_training.data.concept_list import LIDC_CONCEPTS
 from contrastdiagnosis_training.progress import Bar
 
 
@@ -29,7 +28,7 @@ class ConceptScores:
         patient_id: (N,) text.
         scores: (N, K, M).
         share: (N, K) share of the readers who call each concept present, NaN where unknown.
-        malignancy: (N,) mean rating.
+        malignancy: (N,) mean on the scale that all sources share.
         diameter_mm: (N,).
         place: (N, K, M) cell of each score, flat index.
         inside: (N, K, M) whether that cell touches the readers' consensus.
@@ -49,9 +48,21 @@ class ConceptScores:
 
 
 def score_nodules(
-    network: NoduleNet, head: ConceptHead, nodules: Sequence[Nodule], device: torch.device
+    network: NoduleNet,
+    head: ConceptHead,
+    concepts: Sequence[Concept],
+    nodules: Sequence[Nodule],
+    device: torch.device,
 ) -> ConceptScores:
-    """Scores of nodules clicked at the centroid of the readers' consensus."""
+    """Scores of nodules clicked at the centroid of the readers' consensus.
+
+    Args:
+        network: In eval mode, on the device.
+        head: Trained on that network.
+        concepts: The head's, in its order; of the nodules' own source.
+        nodules: N rows of a case folder.
+        device: Where the network is.
+    """
     rows = []
     for nodule in Bar(nodules, unit="nodule", leave=False):
         scan = read_scan(nodule)
@@ -66,8 +77,8 @@ def score_nodules(
                 "case_id": nodule.case_id,
                 "patient_id": nodule.patient_id,
                 "scores": flat.max(axis=-1),
-                "share": readers_shares(LIDC_CONCEPTS, nodule.ratings, scan.diameter_mm),
-                "malignancy": nodule.mean_rating("malignancy"),
+                "share": readers_shares(concepts, nodule.ratings, scan.diameter_mm),
+                "malignancy": nodule.malignancy,
                 "diameter_mm": scan.diameter_mm,
                 "place": place,
                 "inside": cells.ravel()[place],

@@ -38,7 +38,7 @@ class ConceptTargets:
 
     Attributes:
         share: (N, K) share of the readers who call each concept present, NaN where unknown.
-        malignancy: (N,) mean rating.
+        malignancy: (N,) mean on the scale that all sources share.
     """
 
     share: Tensor

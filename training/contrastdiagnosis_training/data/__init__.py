@@ -1,1 +1,1 @@
-"""Nodules as tensors, who trains and tests, labels, augmentation, LIDC's concepts."""
+"""Nodules as tensors, who trains and tests, labels, augmentation, a source's concepts."""

@@ -1,4 +1,4 @@
-"""The concepts of LIDC-IDRI's ratings, and how far its readers agree (docs/methods.md 6.1)."""
+"""The concepts of a source of cases, and how far its readers agree (docs/methods.md 6.1)."""
 
 from __future__ import annotations
 
@@ -8,33 +8,43 @@ from dataclasses import replace
 import numpy as np
 import torch
 from contrastdiagnosis.cases.case_folder import Nodule
+from contrastdiagnosis.cases.source import CaseSource
 from contrastdiagnosis.concepts.head import DIAMETER, Concept, readers_shares
 from numpy.typing import NDArray
 from sklearn.metrics import cohen_kappa_score
 from torch import Tensor
 
-LIDC_CONCEPTS = (
-    Concept("spiculated", "spiculation", at_least=3),
-    Concept("lobulated", "lobulation", at_least=3),
-    Concept("ill-defined margin", "margin", at_most=3),
-    Concept("sub-solid", "texture", at_most=3),
-    Concept("calcified", "calcification", at_most=5),
-    Concept("non-spherical", "sphericity", at_most=3),
+SIZES = (
     Concept("6 mm or more", DIAMETER, at_least=6),
     Concept("8 mm or more", DIAMETER, at_least=8),
     Concept("15 mm or more", DIAMETER, at_least=15),
 )
-"""Six that readers rate, and size, which would otherwise hide in the prototypes of the others: at
-the steps of Lung-RADS v2022 for solid nodules."""
+"""Size would otherwise hide in the prototypes of the others: at the steps of Lung-RADS v2022 for
+solid nodules. It is measured, so every source has it."""
+
+
+def concepts_of(case_source: CaseSource) -> tuple[Concept, ...]:
+    """The findings of a source, and size; not yet calibrated."""
+    return (
+        *(Concept(f.name, f.rating, f.at_least, f.at_most) for f in case_source.findings),
+        *SIZES,
+    )
 
 
 def concept_shares(
-    nodules: Sequence[Nodule], diameter_mm: Sequence[float] | Tensor, concepts: Sequence[Concept]
+    nodules: Sequence[Nodule], diameter_mm: Sequence[float] | Tensor, case_source: CaseSource
 ) -> Tensor:
-    """(N, K) share of the readers who call each concept present, NaN where none rated it."""
+    """(N, K) share of the readers who call each concept present, NaN where none rated it.
+
+    Args:
+        nodules: Of any source; what they rate by other scales says nothing.
+        diameter_mm: (N,).
+        case_source: Whose concepts are asked for.
+    """
+    concepts = concepts_of(case_source)
     return torch.tensor(
         [
-            readers_shares(concepts, nodule.ratings, float(mm))
+            readers_shares(concepts, nodule.rated_by(case_source.scales), float(mm))
             for nodule, mm in zip(nodules, diameter_mm, strict=True)
         ]
     )

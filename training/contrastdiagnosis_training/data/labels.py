@@ -1,11 +1,14 @@
-"""The rules that turn readers' malignancy ratings into labels (docs/methods.md 2.1)."""
+"""The rules that turn readers' opinions of malignancy into labels (docs/methods.md 2.1).
+
+Malignancy is on the scale that all sources share, `CaseSource.malignancy_of`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 import numpy as np
-from contrastdiagnosis.cases.library import MALIGNANT_ABOVE
+from contrastdiagnosis.cases.source import UNDECIDED
 from numpy.typing import NDArray
 
 
@@ -15,14 +18,14 @@ def _known(mean: NDArray) -> NDArray[np.bool_]:
 
 RULES: dict[str, Callable[[NDArray], NDArray[np.bool_]]] = {
     "paper": _known,
-    "exclude3": lambda mean: _known(mean) & (mean != 3),
+    "exclude3": lambda mean: _known(mean) & (mean != UNDECIDED),
     "band": lambda mean: _known(mean) & ~((mean > 2.5) & (mean < 3.5)),
 }
-"""Which nodules a rule keeps, by their mean malignancy rating."""
+"""Which nodules a rule keeps, by their mean malignancy."""
 
 
 def is_malignant(mean_malignancy: NDArray) -> NDArray[np.bool_]:
-    """Label under every rule: mean rating above 3 (arXiv:2403.05280); False where unknown.
+    """Label under every rule: mean above 3, as its source says; False where unknown.
 
     Example:
         >>> mean = np.array([2.0, 3.0, 3.25, 4.0, np.nan])
@@ -31,4 +34,4 @@ def is_malignant(mean_malignancy: NDArray) -> NDArray[np.bool_]:
         >>> {rule: int(keeps(mean).sum()) for rule, keeps in RULES.items()}
         {'paper': 4, 'exclude3': 3, 'band': 2}
     """
-    return np.asarray(mean_malignancy) > MALIGNANT_ABOVE
+    return np.asarray(mean_malignancy) > UNDECIDED

@@ -10,10 +10,17 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from contrastdiagnosis.cases.case_folder import Nodule, NoduleScan, read_case_folder, read_scan
-from contrastdiagnosis.cases.library import RATINGS
+from contrastdiagnosis.cases.case_folder import (
+    Nodule,
+    NoduleScan,
+    read_case_folder,
+    read_case_source,
+    read_scan,
+)
+from contrastdiagnosis.cases.source import UNDECIDED, CaseSource, RatingScale
 from contrastdiagnosis.files.output import replacing
 from contrastdiagnosis.imaging.patch import PatchGeometry, resample, window
+from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -40,8 +47,12 @@ class PatchStore:
         share: (N, D, H, W) uint8, share of the readers who marked the voxel, 255 = all.
         coverage: (N, D, H, W) uint8, `FILL`, `CONTINUED` or `STORED`.
         diameter_mm: (N,) diameter of the sphere of the consensus's volume.
-        ratings: (N, 9) mean ratings in the order of `RATINGS`, NaN where unknown.
-        suspicion: (N,) share of the readers who rate malignancy above 3, a 3 counting half.
+        ratings: (N, R) mean ratings in the order of the source's scales, NaN where unknown.
+        malignancy: (N,) mean on the scale that all sources share, NaN where unknown.
+        suspicion: (N,) share of the readers who rate malignancy above 3 on that scale, a 3 counting
+            half.
+        case_source: Of the first folder: its scales and concepts are learnt. What the nodules of
+            another one rate by other scales is unknown; their malignancy counts by their own rule.
     """
 
     nodules: list[Nodule]
@@ -50,15 +61,12 @@ class PatchStore:
     coverage: Tensor
     diameter_mm: Tensor
     ratings: Tensor
+    malignancy: Tensor
     suspicion: Tensor
+    case_source: CaseSource
 
     def __len__(self) -> int:
         return len(self.nodules)
-
-    @property
-    def malignancy(self) -> Tensor:
-        """(N,) mean malignancy rating."""
-        return self.ratings[:, list(RATINGS).index("malignancy")]
 
     def indices(self, keep: Callable[[Nodule], bool]) -> Tensor:
         """Positions of the nodules that `keep` accepts."""
@@ -78,6 +86,7 @@ def load_patch_store(
         on_progress: Called with (done, all) while patches are made.
     """
     nodules = [nodule for folder in folders for nodule in read_case_folder(folder)]
+    case_source = read_case_source(folders[0])
     file = cache / f"patches-{_fingerprint(nodules)}.safetensors" if cache else None
     if file and file.is_file():
         tensors = load_file(file)
@@ -93,14 +102,27 @@ def load_patch_store(
         share=tensors["share"],
         coverage=tensors["coverage"],
         diameter_mm=tensors["diameter_mm"],
-        ratings=torch.tensor([[n.mean_rating(name) for name in RATINGS] for n in nodules]),
+        ratings=torch.from_numpy(mean_ratings(nodules, case_source.scales)).float(),
+        malignancy=torch.tensor([n.malignancy for n in nodules]),
         suspicion=torch.tensor([_suspicion(n) for n in nodules]),
+        case_source=case_source,
     )
 
 
+def mean_ratings(nodules: Sequence[Nodule], scales: Sequence[RatingScale]) -> NDArray[np.float64]:
+    """(N, R) mean ratings in the order of the scales, NaN where unknown or rated by others."""
+    rated = [nodule.rated_by(scales) for nodule in nodules]
+    return np.array(
+        [[np.mean(row[s.name]) if s.name in row else np.nan for s in scales] for row in rated],
+        dtype=np.float64,
+    ).reshape(len(nodules), len(scales))
+
+
 def _suspicion(nodule: Nodule) -> float:
-    votes = np.array(nodule.ratings.get("malignancy", ()))
-    return float(((votes > 3) + 0.5 * (votes == 3)).mean()) if len(votes) else float("nan")
+    votes = nodule.malignancy_by_reader
+    return (
+        float(((votes > UNDECIDED) + 0.5 * (votes == UNDECIDED)).mean()) if len(votes) else np.nan
+    )
 
 
 def _fingerprint(nodules: Sequence[Nodule]) -> str:

@@ -41,10 +41,12 @@ def split_by_patient(nodules: Sequence[Nodule], fold: int | None, seed: int = 0)
 
     Example:
         >>> from pathlib import Path
+        >>> from contrastdiagnosis.cases.lidc import LIDC
         >>> def nodule(n):  # Patients have two nodules each, folds two patients each.
         ...     ratings = {"malignancy": (1.0 + 4 * (n % 2),)}
         ...     patient, file = f"P{n // 2}", Path()
-        ...     return Nodule(f"{patient}_{n}", patient, file, file, 1, ratings, "", n // 4, "made")
+        ...     of_case = f"{patient}_{n}", patient, file, file, 1, ratings, "", n // 4, "made"
+        ...     return Nodule(*of_case, case_source=LIDC)
         ...
         >>> split = split_by_patient([nodule(n) for n in range(40)], fold=1)
         >>> split.test.tolist()
@@ -63,7 +65,7 @@ def split_by_patient(nodules: Sequence[Nodule], fold: int | None, seed: int = 0)
             f"no nodule has fold {fold}; the folds are {sorted(set(fold_of.values()))}"
         )
     rest = np.flatnonzero((known >= 0) & (known != fold))
-    label = is_malignant(np.array([nodules[n].mean_rating("malignancy") for n in rest.tolist()]))
+    label = is_malignant(np.array([nodules[n].malignancy for n in rest.tolist()]))
     patient = np.array([nodules[n].patient_id for n in rest.tolist()])
     parts = StratifiedGroupKFold(VALIDATION_PARTS, shuffle=True, random_state=seed)
     train, validation = next(parts.split(rest, label, patient))

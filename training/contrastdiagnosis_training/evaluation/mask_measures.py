@@ -69,7 +69,7 @@ class Control:
 
     Attributes:
         case_id: (N,) text.
-        malignancy: (N,) mean rating, NaN where unknown.
+        malignancy: (N,) mean, NaN where unknown.
         fold: (N,) no patient stands in two.
         measures: (N, F) `mask_measures`.
     """
@@ -112,7 +112,7 @@ def control_of(nodules: Sequence[Nodule]) -> Control:
                 fold[held] = number
     return Control(
         np.array([n.case_id for n in nodules]),
-        np.array([n.mean_rating("malignancy") for n in nodules]),
+        np.array([n.malignancy for n in nodules]),
         fold,
         np.array([mask_measures(read_scan(n)) for n in nodules]),
     )

@@ -14,10 +14,9 @@ from contrastdiagnosis.trust.case_limits import CaseLimits
 from contrastdiagnosis.trust.facts import FACT_NAMES
 from numpy.typing import NDArray
 
-from contrastdiagnosis_training.concept_head.run_folder import TEST, head_of_run
+from contrastdiagnosis_training.concept_head.run_folder import TEST, concepts_of_run, head_of_run
 from contrastdiagnosis_training.concept_head.scores import ConceptScores
 from contrastdiagnosis_training.data.columns import load_columns
-from contrastdiagnosis_training.data.concept_list import LIDC_CONCEPTS
 from contrastdiagnosis_training.data.labels import RULES, is_malignant
 from contrastdiagnosis_training.evaluation.concepts.metrics import (
     calibrate_concepts,
@@ -132,12 +131,13 @@ def with_size_factors(parts: Sequence[Part], run: Path, folds: Sequence[int]) ->
     ]
     if len(scored) < 2:
         raise InputError(f"{run}: concepts are calibrated on other folds, got one alone")
+    named = concepts_of_run(run / f"fold{folds[0]}")
     told = []
     for number, ((support, predictions), (head, scores)) in enumerate(
         zip(parts, scored, strict=True)
     ):
         others = [part for n, part in enumerate(scored) if n != number]
-        concepts, _ = calibrate_concepts(LIDC_CONCEPTS, others)
+        concepts, _ = calibrate_concepts(named, others)
         raw = presence_score(head, scores.scores)
         presence = np.stack(
             [c.calibration.probability(raw[:, k]) for k, c in enumerate(concepts)], axis=1

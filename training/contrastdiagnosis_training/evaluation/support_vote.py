@@ -27,7 +27,7 @@ class SupportVote:
     Attributes:
         embedding: (M, p) of the cases.
         patient_id: (M,) text.
-        malignancy: (M,) mean ratings.
+        malignancy: (M,) mean on the scale that all sources share.
         diameter_mm: (M,).
         vote: How they vote.
         calibration: From votes to probabilities.
@@ -79,11 +79,13 @@ def support_of_predictions(*predictions: Predictions) -> SupportVote:
 
 def support_of_bundle(bundle: Bundle) -> SupportVote:
     """The support set that a bundle ships."""
-    cases = bundle.library.cases
+    cases, case_source = bundle.library.cases, bundle.info.case_source
     return SupportVote(
         bundle.library.embedding,
         np.array([case.patient_id for case in cases]),
-        np.array([case.ratings.get("malignancy", np.nan) for case in cases]),
+        case_source.malignancy_of(
+            [case.ratings.get(case_source.malignancy, np.nan) for case in cases]
+        ),
         np.array([case.diameter_mm for case in cases]),
         bundle.info.vote,
         bundle.info.calibration,

@@ -7,17 +7,17 @@ from typing import Any
 
 import numpy as np
 from contrastdiagnosis.cases.case_folder import Nodule
-from contrastdiagnosis.cases.library import RATINGS
 from contrastdiagnosis.diagnosis.diagnoser import SHOWN_CASES
 from numpy.typing import NDArray
 
 from contrastdiagnosis_training.data.labels import RULES, is_malignant
+from contrastdiagnosis_training.data.patch_store import mean_ratings
 from contrastdiagnosis_training.evaluation.shipped_rule import confidence_metrics
 from contrastdiagnosis_training.evaluation.support_vote import (
     embedding_scale,
     scaled_matched_distances,
 )
-from contrastdiagnosis_training.evaluation.unseen import UnseenNodules, ratings_of
+from contrastdiagnosis_training.evaluation.unseen import UnseenNodules
 
 
 def confidence(unseen_sets: Sequence[UnseenNodules]) -> dict[str, Any]:
@@ -48,14 +48,18 @@ def confidence(unseen_sets: Sequence[UnseenNodules]) -> dict[str, Any]:
 
 
 def rating_agreement(unseen_sets: Sequence[UnseenNodules]) -> dict[str, dict[str, float]]:
-    """Mean absolute rating differences, by rating.
+    """Mean absolute rating differences, by rating that cases and nodules share.
 
     To the nearest `SHOWN_CASES`, to all cases of the same label, and between a reader and the mean
     of the nodule's other readers.
+
+    Args:
+        unseen_sets: Rated by the same scales.
     """
     near, same, readers = [], [], []
+    names = [scale.name for scale in unseen_sets[0].scales]
     for unseen in unseen_sets:
-        queries = ratings_of(unseen.rows)
+        queries = mean_ratings(unseen.rows, unseen.scales)
         distance = unseen.support.distance(
             unseen.predictions.embedding, unseen.predictions.patient_id
         )
@@ -66,9 +70,9 @@ def rating_agreement(unseen_sets: Sequence[UnseenNodules]) -> dict[str, dict[str
             near.append(_mean_gap(query, unseen.case_ratings[order[n]]))
             alike = np.isfinite(distance[n]) & (label == truth[n])
             same.append(_mean_gap(query, unseen.case_ratings[alike]))
-            readers.append([_reader_gap(unseen.rows[n], name) for name in RATINGS])
+            readers.append([_reader_gap(unseen.rows[n], name) for name in names])
     table: dict[str, dict[str, float]] = {}
-    for r, name in enumerate(RATINGS):
+    for r, name in enumerate(names):
         columns = [np.array(x, dtype=np.float64)[:, r] for x in (near, same, readers)]
         if np.isfinite(columns[0]).any():
             table[name] = dict(
@@ -78,7 +82,7 @@ def rating_agreement(unseen_sets: Sequence[UnseenNodules]) -> dict[str, dict[str
 
 
 def _mean_gap(query: NDArray[np.float64], cases: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(9,) mean absolute difference to cases, NaN where a rating is unknown."""
+    """(R,) mean absolute difference to cases, NaN where a rating is unknown."""
     gap = np.ma.masked_invalid(np.abs(cases - query))
     return gap.mean(axis=0).filled(np.nan)
 

@@ -11,13 +11,14 @@ import torch
 from contrastdiagnosis.bundle.bundle import load_bundle
 from contrastdiagnosis.bundle.info import BundleInfo
 from contrastdiagnosis.cases.case_folder import Nodule
-from contrastdiagnosis.cases.library import RATINGS
+from contrastdiagnosis.cases.source import RatingScale
 from contrastdiagnosis.diagnosis.diagnoser import Diagnoser
 from contrastdiagnosis.errors import InputError
 from contrastdiagnosis.model.network import NoduleNet
 from contrastdiagnosis.trust.case_limits import CaseLimits
 from numpy.typing import NDArray
 
+from contrastdiagnosis_training.data.patch_store import mean_ratings
 from contrastdiagnosis_training.evaluation.gate import Answers
 from contrastdiagnosis_training.evaluation.metrics import calibrated_folds, fold_thresholds
 from contrastdiagnosis_training.evaluation.shipped_rule import (
@@ -39,7 +40,8 @@ class UnseenNodules:
         name: Of the bundle or the fold.
         network: In eval mode, on its device.
         support: The cases.
-        case_ratings: (M, 9) mean ratings of the cases, NaN where unknown.
+        case_ratings: (M, R) mean ratings of the cases, NaN where unknown.
+        scales: R of them, by which both the cases and the nodules are rated.
         rows: The nodules.
         predictions: What the network says of them, in the same order.
         threshold: Distance of the 95 % of correctly matched pairs, from other nodules.
@@ -53,6 +55,7 @@ class UnseenNodules:
     network: NoduleNet
     support: SupportVote
     case_ratings: NDArray[np.float64]
+    scales: tuple[RatingScale, ...]
     rows: Sequence[Nodule]
     predictions: Predictions
     threshold: float
@@ -83,7 +86,7 @@ def unseen_of_crossfit(
     Raises:
         InputError: The folder lacks a nodule that the run was made from, or there is no such fold.
     """
-    by_id = {n.case_id: n for n in rows}
+    by_id, scales = {n.case_id: n for n in rows}, rows[0].case_source.scales
     numbers = folds_of_run(run)
     if only and not set(only) <= set(numbers):
         raise InputError(f"{run} holds the folds {numbers}, got --folds {sorted(only)}")
@@ -107,7 +110,8 @@ def unseen_of_crossfit(
                 name=f"fold {number}",
                 network=network_of_run(run / f"fold{number}").to(device),
                 support=support,
-                case_ratings=ratings_of([by_id[i] for i in ids]),
+                case_ratings=mean_ratings([by_id[i] for i in ids], scales),
+                scales=scales,
                 rows=[by_id[i] for i in predictions.case_id],
                 predictions=predictions,
                 threshold=threshold,
@@ -124,18 +128,20 @@ def unseen_of_bundle(folder: Path, rows: Sequence[Nodule], device: torch.device)
     bundle = load_bundle(folder)
     diagnoser = Diagnoser(bundle, device.type)
     network = diagnoser.network
-    rated = [n for n in rows if np.isfinite(n.mean_rating("malignancy"))]
+    rated = [n for n in rows if np.isfinite(n.malignancy)]
     if not rated:
         raise InputError("no nodule of the case folder has a malignancy rating")
     support = support_of_bundle(bundle)
+    scales = tuple(s for s in bundle.info.case_source.scales if s in rated[0].case_source.scales)
     predictions = predict_nodules(network, rated, device, diagnoser)
     return UnseenNodules(
         name=f"bundle {bundle.info.name} {bundle.info.version}",
         network=network,
         support=support,
         case_ratings=np.array(
-            [[c.ratings.get(name, np.nan) for name in RATINGS] for c in bundle.library.cases]
+            [[c.ratings.get(s.name, np.nan) for s in scales] for c in bundle.library.cases]
         ),
+        scales=scales,
         rows=rated,
         predictions=predictions,
         threshold=bundle.indicator.threshold,
@@ -144,8 +150,3 @@ def unseen_of_bundle(folder: Path, rows: Sequence[Nodule], device: torch.device)
         rule="the bundle's own",
         of_patients_in_cases=int(np.isin(predictions.patient_id, support.patient_id).sum()),
     )
-
-
-def ratings_of(rows: Sequence[Nodule]) -> NDArray[np.float64]:
-    """(N, 9) mean ratings in the order of `RATINGS`, NaN where unknown."""
-    return np.array([[n.mean_rating(name) for name in RATINGS] for n in rows])

@@ -10,7 +10,8 @@ from io import StringIO
 from typing import Any, Literal, TypeVar
 
 import tyro
-from contrastdiagnosis.cases.library import RATINGS
+from contrastdiagnosis.cases.lidc import LIDC
+from contrastdiagnosis.cases.source import CaseSource
 from contrastdiagnosis.errors import InputError
 from contrastdiagnosis.model.network import NoduleNetConfig
 
@@ -19,12 +20,17 @@ from contrastdiagnosis_training.data.augment import Augmentation
 T = TypeVar("T")
 
 
+def outputs_for(case_source: CaseSource) -> int:
+    """How many numbers a network learns to predict: the source's ratings and the diameter."""
+    return len(case_source.scales) + 1
+
+
 @dataclass(frozen=True)
 class Recipe:
     """One way to train; the defaults are what the shipped bundle was trained with."""
 
     network: NoduleNetConfig = field(
-        default_factory=lambda: NoduleNetConfig(ratings=len(RATINGS) + 1)
+        default_factory=lambda: NoduleNetConfig(ratings=outputs_for(LIDC))
     )
     augmentation: Augmentation = field(
         default_factory=lambda: Augmentation(flip_slices=True, context=True, end_cuts=0.5, far=0.35)
@@ -95,6 +101,13 @@ def chosen_recipe(name: str, epochs: int | None = None, changes: Sequence[str] =
     """
     recipe = changed_recipe(RECIPES[name], changes)
     return replace(recipe, epochs=epochs or recipe.epochs)
+
+
+def recipe_for(recipe: Recipe, case_source: CaseSource) -> Recipe:
+    """The recipe with a network that predicts a source's ratings, if it predicts any."""
+    if not recipe.network.ratings:
+        return recipe
+    return replace(recipe, network=replace(recipe.network, ratings=outputs_for(case_source)))
 
 
 def changed_recipe(recipe: T, changes: Sequence[str]) -> T:

@@ -17,7 +17,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from contrastdiagnosis_training.data.augment import Views, augment, marked_extent
 from contrastdiagnosis_training.data.batches import balanced_batches, batches_per_epoch
-from contrastdiagnosis_training.data.concept_list import LIDC_CONCEPTS, concept_shares
+from contrastdiagnosis_training.data.concept_list import concept_shares
 from contrastdiagnosis_training.data.labels import RULES, is_malignant
 from contrastdiagnosis_training.data.patch_store import PatchStore
 from contrastdiagnosis_training.data.splits import Split
@@ -55,7 +55,7 @@ class Trainer:
         self.rating_targets = _standardised(store, split.train)
         self.malignant = torch.from_numpy(is_malignant(store.malignancy.numpy()))
         self.suspicion = store.suspicion
-        self.concepts = concept_shares(store.nodules, store.diameter_mm, LIDC_CONCEPTS)
+        self.concepts = concept_shares(store.nodules, store.diameter_mm, store.case_source)
         if recipe.shuffle_labels:
             self._shuffle_labels()
         torch.manual_seed(seed)
@@ -64,7 +64,7 @@ class Trainer:
             network.load_state_dict(start.state_dict())
         self.task = None
         if recipe.concept_weight:
-            task = concept_task(recipe.network, len(LIDC_CONCEPTS))
+            task = concept_task(recipe.network, self.concepts.shape[1])
             self.task = fabric.setup_module(task)
         learned = [
             *network.parameters(),

@@ -38,7 +38,7 @@ class Predictions:
     Attributes:
         case_id: (N,) text.
         patient_id: (N,) text.
-        malignancy: (N,) mean rating, NaN where unknown.
+        malignancy: (N,) mean on the scale that all sources share, NaN where unknown.
         diameter_mm: (N,) of the sphere of the consensus's volume.
         embedding: (N, p).
         dice: (N,) mask against the consensus, on the file's own grid.
@@ -105,7 +105,7 @@ def _read(
     row: dict[str, object] = {
         "case_id": nodule.case_id,
         "patient_id": nodule.patient_id,
-        "malignancy": nodule.mean_rating("malignancy"),
+        "malignancy": nodule.malignancy,
         "diameter_mm": scan.diameter_mm,
         "embedding": encoding.embedding,
         "dice": dice(mask.full(), scan.consensus),

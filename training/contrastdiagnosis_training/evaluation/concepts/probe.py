@@ -187,7 +187,7 @@ def point(
         if not share[k] >= 0.5:
             continue
         regions = {"nodule": mask}
-        if concept.rating in IMAGE_TRUTH:
+        if concept.name in IMAGE_TRUTH:
             regions[concept.name] = concept_region(concept, encoding.patch, scan, mask)
         for name, region in regions.items():
             cells = touched_cells(region, grid.shape)
