@@ -31,7 +31,7 @@ define check_engine
 			"make $@ SLICER=... ENGINE=/path/to/python" >&2; exit 1; }
 endef
 
-.PHONY: demo test test-lowest bench attack pictures docs lint audit slicer slicer-test slicer-story clean
+.PHONY: demo test test-lowest coverage mutants bench attack pictures docs lint audit slicer slicer-test slicer-story clean
 
 demo: $(READY)  ## diagnose a nodule of the phantom CT with the bundled weights; report in out/demo
 	$(BIN)/contrastdiagnosis demo --out $(OUT)
@@ -39,7 +39,7 @@ demo: $(READY)  ## diagnose a nodule of the phantom CT with the bundled weights;
 # A core for each process: threads that wait for each other on shared cores are many times slower.
 test: $(READY)  ## all tests, on up to four cores
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 \
-		--dist loadfile --no-loadscope-reorder
+		--dist loadfile --no-loadscope-reorder --durations=10
 
 # uv alone resolves to the lowest versions; Python 3.11 and 3.12, for which they have wheels.
 test-lowest:  ## the engine's tests with the lowest versions that pyproject.toml declares
@@ -51,6 +51,14 @@ test-lowest:  ## the engine's tests with the lowest versions that pyproject.toml
 		--editable ".[dev]"
 	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest --numprocesses auto --maxprocesses 4 \
 		--dist loadfile Testing/Python/engine
+
+# What tests start in processes of their own is not counted.
+coverage: $(READY)  ## all tests, and the share of the lines that they run; fails below what was reached
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 \
+		--dist loadfile --no-loadscope-reorder --cov --cov-report=term:skip-covered
+
+mutants: $(READY)  ## faults put into central functions, one at a time: do the tests see them?
+	$(BIN)/python Testing/mutants.py
 
 bench: $(READY)  ## speed and memory: a table, and bench.json
 	$(BIN)/python Testing/benchmark.py --json bench.json

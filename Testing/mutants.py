@@ -168,13 +168,13 @@ MUTANTS = (
         f"{ENGINE}/concepts/boxes.py",
         "(away + reach <=",
         "(away - reach <=",
-        ("engine/test_revision.py", "engine/test_concept_reading.py"),
+        ("engine/test_revision.py", "engine/test_concept_prediction.py"),
     ),
     Mutant(
         f"{ENGINE}/concepts/boxes.py",
         "weight[~np.any(looked, axis=0)] = elsewhere",
         "weight[np.any(looked, axis=0)] = elsewhere",
-        ("engine/test_revision.py", "engine/test_concept_reading.py"),
+        ("engine/test_revision.py", "engine/test_concept_prediction.py"),
     ),
     Mutant(
         f"{ENGINE}/concepts/head.py",
@@ -197,8 +197,8 @@ MUTANTS = (
     ),
     Mutant(
         f"{TRAINING}/objectives/metrics.py",
-        "positive * (positive + 1) / 2",
-        "positive * positive / 2",
+        "(positive * (below + negative / 2))",
+        "(positive * (below + negative))",
         ("training/test_metrics.py",),
     ),
     Mutant(

@@ -128,6 +128,7 @@ def test_the_bundle_is_of_the_source(bundle, runs, folder):
     for file in ("bundle.json", "cases.csv", "MODEL_CARD.md"):
         text = (runs / "bundle" / file).read_text()
         assert "LIDC" not in text and "spicul" not in text, file
+    assert "(mean rating of the readers above 6)" in text
 
 
 def test_the_report_speaks_the_words_of_the_source(bundle, folder):
