@@ -292,8 +292,8 @@ def _howText(isRemote: bool) -> str:
     """How the user gets the others; the line for the terminal follows."""
     local = _("in the Command Prompt") if os.name == "nt" else _("in a terminal")
     told = _(
-        "`contrastdiagnosis cases add-pixels --from FOLDER` adds pictures from a local copy of"
-        " LIDC-IDRI, a case folder with nodules.csv, image/ and votes/ or mask/. Run it {where} as"
+        "`contrastdiagnosis cases add-pixels --from FOLDER` adds pictures from a local copy of the"
+        " cases, a folder with nodules.csv, image/ and votes/ or mask/. Run it {where} as"
         " follows, with the folder's full path for FOLDER, then load the prototypes again:"
     )
     return told.format(where=_("on the server") if isRemote else local)

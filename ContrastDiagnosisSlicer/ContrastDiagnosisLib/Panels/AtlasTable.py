@@ -20,8 +20,8 @@ COLUMNS = {
         "The known nodule that is most like the prototype; its row's tip has the full name."
     ),
     _("label"): _(
-        "What the readers suspected, not what a pathologist found: malignant if their mean rating"
-        " of malignancy is above 3."
+        "What the readers suspected, not what a pathologist found: malignant by the rule that the"
+        " bundle's model card tells."
     ),
     _("mm"): _("Diameter of the case's nodule."),
     _("sim."): _("Similarity (cosine) of the case and the prototype, at most 1."),

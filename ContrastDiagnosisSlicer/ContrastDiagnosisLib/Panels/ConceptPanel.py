@@ -30,7 +30,7 @@ TIPS = (
     _("Select one to see where it is seen."),
     _("Calibrated share of readers who would call the concept present."),
     _("What the concept adds to the log odds of malignancy."),
-    _("How well readers of LIDC-IDRI agree on the concept, beyond chance."),
+    _("How well the readers of the cases agree on the concept, beyond chance."),
     _("Tick a concept that is not there: it shall not count."),
 )
 
