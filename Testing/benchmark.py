@@ -37,7 +37,7 @@ from contrastdiagnosis.cases.library import Case, CaseLibrary  # noqa: E402
 from contrastdiagnosis.cases.lidc import LIDC  # noqa: E402
 from contrastdiagnosis.cases.pixels import CasePixels, PixelStore  # noqa: E402
 from contrastdiagnosis.diagnosis.diagnoser import SHOWN_CASES, Diagnoser, Diagnosis  # noqa: E402
-from contrastdiagnosis.imaging.patch import DEFAULT_GEOMETRY, sample_patch  # noqa: E402
+from contrastdiagnosis.imaging.patch import DEFAULT_GEOMETRY, crop_patch  # noqa: E402
 from contrastdiagnosis.imaging.phantom import DEMO_NODULES, make_phantom  # noqa: E402
 from contrastdiagnosis.imaging.volume import Volume, sitk_from_array  # noqa: E402
 from contrastdiagnosis.maps.local_cam import pair_maps  # noqa: E402
@@ -146,14 +146,14 @@ def _click_on(device: str, effort: Effort) -> Iterator[Figure]:
     diagnoser = Diagnoser(load_bundle(default_bundle_folder()), device)
     volume = _large_volume(effort.large_shape)
     point = (0.0, 0.0, 0.0)
-    one = torch.from_numpy(sample_patch(volume, point).intensity)[None, None].to(diagnoser.device)
+    one = torch.from_numpy(crop_patch(volume, point).intensity)[None, None].to(diagnoser.device)
     two = torch.cat([one, one.flip(-1)])
     times = _medians(
         {
             "click": lambda: diagnoser.diagnose(volume, point),
             "one": lambda: _forward(diagnoser, one),
             "two": lambda: _forward(diagnoser, two),
-            "crop": lambda: sample_patch(volume, point),
+            "crop": lambda: crop_patch(volume, point),
         },
         effort.clicks,
         effort.warm_up,

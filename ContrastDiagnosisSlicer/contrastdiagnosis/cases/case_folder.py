@@ -16,7 +16,7 @@ from contrastdiagnosis.cases.pixels import CasePixels
 from contrastdiagnosis.cases.source import CaseSource, RatingScale, source_from_document
 from contrastdiagnosis.errors import InputError
 from contrastdiagnosis.files.documents import read_json, read_table
-from contrastdiagnosis.imaging.patch import Patch, PatchGeometry, resample, sample_patch
+from contrastdiagnosis.imaging.patch import Patch, PatchGeometry, crop_patch, resample
 from contrastdiagnosis.imaging.reading.files import read_file
 from contrastdiagnosis.imaging.volume import Volume, volume_from_sitk
 
@@ -163,7 +163,7 @@ def read_scan(nodule: Nodule) -> NoduleScan:
 def case_pixels(nodule: Nodule, geometry: PatchGeometry) -> CasePixels:
     """The patch around a nodule with the readers' consensus, for `PixelStore`."""
     scan = read_scan(nodule)
-    patch = sample_patch(scan.volume, scan.center_ras_mm, geometry)
+    patch = crop_patch(scan.volume, scan.center_ras_mm, geometry)
     return CasePixels(patch.intensity, patch.valid, consensus_on(scan, patch))
 
 

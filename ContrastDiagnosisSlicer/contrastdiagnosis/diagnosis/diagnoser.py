@@ -26,7 +26,7 @@ from contrastdiagnosis.imaging.measure import (
 from contrastdiagnosis.imaging.patch import (
     PatchGeometry,
     Region,
-    sample_patch,
+    crop_patch,
     voxels_under_patch,
 )
 from contrastdiagnosis.imaging.reading.scan_image import MIN_SLICES
@@ -177,7 +177,7 @@ class Diagnoser:
                 f" {_text(low)} to {_text(high)}"
             )
         self._check_voxels(volume, point)
-        patch = sample_patch(volume, point, self.geometry)
+        patch = crop_patch(volume, point, self.geometry)
         return encode(self.network, [patch], self.device, self.head)[0]
 
     def diagnose(

@@ -88,7 +88,7 @@ class Region:
         return array
 
 
-def sample_patch(
+def crop_patch(
     volume: Volume, center_ras_mm: ArrayLike, geometry: PatchGeometry = DEFAULT_GEOMETRY
 ) -> Patch:
     """The windowed patch around a point; only the voxels under it are read.

@@ -16,7 +16,7 @@ from contrastdiagnosis.cases.vote import Calibration, VoteRule
 from contrastdiagnosis.concepts.atlas import Prototype
 from contrastdiagnosis.concepts.cells import cell_channels
 from contrastdiagnosis.concepts.head import Concept, ConceptConfig, ConceptHead
-from contrastdiagnosis.imaging.patch import sample_patch
+from contrastdiagnosis.imaging.patch import crop_patch
 from contrastdiagnosis.imaging.phantom import PhantomNodule, make_phantom
 from contrastdiagnosis.imaging.volume import sitk_from_array
 from contrastdiagnosis.model.network import NoduleNet, NoduleNetConfig, space_to_channels
@@ -78,7 +78,7 @@ def tiny_concepts(table: list[Case], seed: int = 0) -> ConceptPart:
 def fire_on_what_is_dense(network: NoduleNet) -> None:
     """Fits an untrained network's mask head so that it outlines the phantom's nodule, roughly."""
     phantom = make_phantom([NODULE], shape=(60, 150, 180), spacing_mm=(2.5, 1.9, 1.9))
-    intensity = torch.from_numpy(sample_patch(phantom.volume, NODULE.center_ras_mm).intensity)
+    intensity = torch.from_numpy(crop_patch(phantom.volume, NODULE.center_ras_mm).intensity)
     seen: list[torch.Tensor] = []
     watching = network.mask_head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     with torch.no_grad():

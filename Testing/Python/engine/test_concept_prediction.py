@@ -15,7 +15,7 @@ from contrastdiagnosis.concepts.boxes import CellGrid
 from contrastdiagnosis.concepts.concept_prediction import predict_concepts
 from contrastdiagnosis.concepts.encoding import encode
 from contrastdiagnosis.errors import InputError
-from contrastdiagnosis.imaging.patch import DEFAULT_GEOMETRY, Patch, sample_patch
+from contrastdiagnosis.imaging.patch import DEFAULT_GEOMETRY, Patch, crop_patch
 from contrastdiagnosis.imaging.phantom import make_phantom
 from contrastdiagnosis.protocol.revision import Box, Revision
 from contrastdiagnosis.report.summary import concept_summary, evidence_sentence
@@ -462,7 +462,7 @@ def shipped_encodings(shipped):
         for nodule in phantom.nodules
         for off in (0, 1)
     ]
-    patches = [sample_patch(phantom.volume, tuple(point)) for point in points]
+    patches = [crop_patch(phantom.volume, tuple(point)) for point in points]
     return encode(shipped.network, patches, torch.device("cpu"), shipped.head)
 
 

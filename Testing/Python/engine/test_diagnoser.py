@@ -12,7 +12,7 @@ from contrastdiagnosis.concepts.concept_prediction import predict_concepts
 from contrastdiagnosis.concepts.encoding import encode
 from contrastdiagnosis.diagnosis.diagnoser import SHOWN_CASES, Diagnoser
 from contrastdiagnosis.errors import InputError
-from contrastdiagnosis.imaging.patch import Patch, sample_patch
+from contrastdiagnosis.imaging.patch import Patch, crop_patch
 from contrastdiagnosis.imaging.volume import Volume
 from contrastdiagnosis.protocol.revision import Box, Revision
 from contrastdiagnosis.trust.case_limits import CaseLimits
@@ -111,7 +111,7 @@ def test_the_own_patient_is_left_out(diagnoser, diagnosis, phantom):
 
 def test_mirroring_the_patch_changes_nothing(bundle, phantom):
     """Averaged with its mirror image, so a mirrored nodule gets the mirrored answer."""
-    patch = sample_patch(phantom.volume, NODULE.center_ras_mm)
+    patch = crop_patch(phantom.volume, NODULE.center_ras_mm)
     mirrored = Patch(
         np.ascontiguousarray(patch.intensity[..., ::-1]), patch.valid[..., ::-1], patch.ijk_to_ras
     )
@@ -122,7 +122,7 @@ def test_mirroring_the_patch_changes_nothing(bundle, phantom):
 
 
 def test_several_patches_are_encoded_as_one_by_one(bundle, phantom):
-    patches = [sample_patch(phantom.volume, (60, -10, s)) for s in (8, 0, -20)]
+    patches = [crop_patch(phantom.volume, (60, -10, s)) for s in (8, 0, -20)]
     together = encode(bundle.network, patches, torch.device("cpu"))
     for patch, encoding in zip(patches, together, strict=True):
         alone = encode(bundle.network, [patch], torch.device("cpu"))[0]

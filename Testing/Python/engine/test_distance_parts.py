@@ -10,7 +10,7 @@ import torch
 from contrastdiagnosis.bundle.bundle import default_bundle_folder, load_bundle
 from contrastdiagnosis.cases.pixels import CasePixels, PixelStore
 from contrastdiagnosis.concepts.encoding import infer
-from contrastdiagnosis.imaging.patch import sample_patch
+from contrastdiagnosis.imaging.patch import crop_patch
 from contrastdiagnosis.imaging.phantom import PhantomNodule, make_phantom
 from contrastdiagnosis.maps.distance_parts import (
     parts_sentence,
@@ -44,7 +44,7 @@ def patch_of():
         if key not in made:
             nodule = PhantomNodule(POINT, diameter_mm, **kind)
             phantom = make_phantom([nodule], shape=(60, 150, 180), spacing_mm=(2.5, 1.9, 1.9))
-            made[key] = sample_patch(phantom.volume, POINT)
+            made[key] = crop_patch(phantom.volume, POINT)
         return made[key]
 
     return patch

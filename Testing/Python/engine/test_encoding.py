@@ -9,7 +9,7 @@ import pytest
 import torch
 from contrastdiagnosis.concepts.cells import CELL_VOXELS
 from contrastdiagnosis.concepts.encoding import Encoding, encode, infer
-from contrastdiagnosis.imaging.patch import DEFAULT_GEOMETRY, Patch, sample_patch
+from contrastdiagnosis.imaging.patch import DEFAULT_GEOMETRY, Patch, crop_patch
 
 from engine.asking import one_thread  # noqa: F401
 from engine.conftest import CONCEPTS, NODULE, PROTOTYPES
@@ -20,7 +20,7 @@ SIMILARITY = (len(CONCEPTS), PROTOTYPES, 8, 8, 8)
 
 @pytest.fixture(scope="module")
 def patches(phantom):
-    return [sample_patch(phantom.volume, np.add(NODULE.center_ras_mm, s)) for s in (0, 5, -20)]
+    return [crop_patch(phantom.volume, np.add(NODULE.center_ras_mm, s)) for s in (0, 5, -20)]
 
 
 def mirrored(patch):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from contrastdiagnosis.concepts.encoding import Encoding
 from contrastdiagnosis.imaging.measure import axial_diameters
-from contrastdiagnosis.imaging.patch import DEFAULT_GEOMETRY, sample_patch
+from contrastdiagnosis.imaging.patch import DEFAULT_GEOMETRY, crop_patch
 from contrastdiagnosis.imaging.volume import Volume
 from contrastdiagnosis.trust.facts import (
     FACT_NAMES,
@@ -29,7 +29,7 @@ def ct(shape=(60, 90, 90), air=-850):
 
 
 def facts(volume, mask=None, point=POINT):
-    patch = sample_patch(volume, point)
+    patch = crop_patch(volume, point)
     mask = patch.intensity > 0.6 if mask is None else mask
     encoding = Encoding(patch, mask.astype(np.float32) * 0.95, np.zeros(4, np.float32))
     diameters = axial_diameters(encoding.probability, SPACING)
@@ -83,13 +83,13 @@ def test_padding_is_not_measured_wherever_it_lies(padding, where):
     assert told.covered_share < 1
     assert (told.edge_mm < NEAR_MM) == (where != "far")
     assert told.volume_mm3 == facts(Volume(air, volume.ijk_to_ras)).volume_mm3
-    patch, plain = sample_patch(padded, POINT), sample_patch(Volume(air, volume.ijk_to_ras), POINT)
+    patch, plain = crop_patch(padded, POINT), crop_patch(Volume(air, volume.ijk_to_ras), POINT)
     np.testing.assert_allclose(patch.intensity, plain.intensity, atol=1e-6)
 
 
 def test_a_mask_beyond_the_scan_is_unmeasured():
     volume = cut(ct(), k=slice(0, 28))
-    mask = sample_patch(ct(), POINT).intensity > 0.6
+    mask = crop_patch(ct(), POINT).intensity > 0.6
     assert facts(volume, mask).unmeasured_share > 0.5
 
 

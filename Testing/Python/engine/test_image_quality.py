@@ -9,7 +9,7 @@ from contrastdiagnosis.imaging.image_quality import (
     lung_share,
     noise_hu,
 )
-from contrastdiagnosis.imaging.patch import DEFAULT_GEOMETRY, Patch, sample_patch, window
+from contrastdiagnosis.imaging.patch import DEFAULT_GEOMETRY, Patch, crop_patch, window
 from contrastdiagnosis.imaging.volume import Volume
 from scipy import ndimage
 
@@ -86,11 +86,11 @@ def test_padding_is_no_noise():
 
 
 def test_the_quality_is_that_of_the_scan_around_the_point(phantom):
-    patch = sample_patch(phantom.volume, NODULE.center_ras_mm)
+    patch = crop_patch(phantom.volume, NODULE.center_ras_mm)
     noise = np.random.default_rng(2).normal(0, 50, phantom.volume.hu.shape)
     noisy = Volume(phantom.volume.hu + noise, phantom.volume.ijk_to_ras)
     quality = image_quality(patch, phantom.volume, NODULE.center_ras_mm)
-    worse = image_quality(sample_patch(noisy, NODULE.center_ras_mm), noisy, NODULE.center_ras_mm)
+    worse = image_quality(crop_patch(noisy, NODULE.center_ras_mm), noisy, NODULE.center_ras_mm)
     assert quality.slice_mm == 2.5
     assert quality.lung_share > 0.8
     assert worse.noise_hu == pytest.approx(50, rel=0.15)

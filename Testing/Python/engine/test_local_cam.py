@@ -9,7 +9,7 @@ import pytest
 import torch
 from contrastdiagnosis.bundle.bundle import default_bundle_folder, load_bundle
 from contrastdiagnosis.errors import InputError
-from contrastdiagnosis.imaging.patch import sample_patch
+from contrastdiagnosis.imaging.patch import crop_patch
 from contrastdiagnosis.imaging.phantom import DEMO_NODULES, make_phantom
 from contrastdiagnosis.maps.local_cam import (
     DIFFERENT,
@@ -339,7 +339,7 @@ def test_c11_the_shipped_maps_are_not_what_the_architecture_alone_makes():
     """Real nodules are measured by `explain-eval`, which prints the same correlation."""
     bundle = load_bundle(default_bundle_folder())
     phantom = make_phantom(seed=0)
-    query = torch.from_numpy(sample_patch(phantom.volume, DEMO_NODULES[3].center_ras_mm).intensity)
+    query = torch.from_numpy(crop_patch(phantom.volume, DEMO_NODULES[3].center_ras_mm).intensity)
     cases = torch.from_numpy(bundle.library.embedding[::150])
     trained = pair_maps(bundle.network, query, cases).query.similar
     correlation = []

@@ -8,8 +8,8 @@ from contrastdiagnosis.imaging.patch import (
     DEFAULT_GEOMETRY,
     PatchGeometry,
     Region,
+    crop_patch,
     resample,
-    sample_patch,
     values_to_volume,
     voxels_under_patch,
     window,
@@ -32,7 +32,7 @@ def grid_points(ijk_to_ras, shape):
 def test_a_patch_equals_slow_trilinear_interpolation(name):
     volume = Volume(ct(shape=(40, 50, 60)), GEOMETRIES[name])
     center = volume.ras_from_ijk((31.3, 22.8, 19.4))
-    patch = sample_patch(volume, center, SMALL)
+    patch = crop_patch(volume, center, SMALL)
     i, j, k = np.moveaxis(volume.ijk_from_ras(grid_points(patch.ijk_to_ras, SMALL.shape)), -1, 0)
     slow = map_coordinates(volume.hu.astype(float), (k, j, i), order=1, mode="nearest")
     np.testing.assert_allclose(patch.intensity, window(slow), atol=1e-4)
@@ -64,7 +64,7 @@ def test_a_linear_field_comes_back_where_it_was(name):
     hu = grid_points(empty.ijk_to_ras, empty.hu.shape) @ direction
     volume = Volume((hu - hu.mean() - 300).astype(np.float32), empty.ijk_to_ras)
     center = volume.ras_from_ijk((24.2, 19.7, 15.1))
-    patch = sample_patch(volume, center, geometry)
+    patch = crop_patch(volume, center, geometry)
     region = values_to_volume(patch.intensity, patch.ijk_to_ras, volume)
     expected = window(volume.hu)[region.slices]
     inner = resample(
@@ -98,7 +98,7 @@ def test_a_mask_comes_back_on_the_volume_grid(name):
     """A ball drawn on the patch lands on the right voxels of an oblique, anisotropic volume."""
     volume = Volume(ct(shape=(40, 60, 60)), GEOMETRIES[name])
     center = volume.ras_from_ijk((30, 29, 19))
-    patch = sample_patch(volume, center)
+    patch = crop_patch(volume, center)
     ball = np.linalg.norm(grid_points(patch.ijk_to_ras, DEFAULT_GEOMETRY.shape) - center, axis=-1)
     region = values_to_volume((ball < 8).astype(np.float32), patch.ijk_to_ras, volume)
     drawn = region.full() >= 0.5
@@ -123,8 +123,8 @@ def test_the_patch_axes_do_not_depend_on_the_scan():
     ijk = np.round(turned.ijk_from_ras(ras)).astype(int)
     if first.hu[kji] == turned.hu[tuple(ijk[::-1])]:
         np.testing.assert_allclose(
-            sample_patch(first, center, SMALL).intensity,
-            sample_patch(turned, center, SMALL).intensity,
+            crop_patch(first, center, SMALL).intensity,
+            crop_patch(turned, center, SMALL).intensity,
             atol=1e-4,
         )
     else:
@@ -133,7 +133,7 @@ def test_the_patch_axes_do_not_depend_on_the_scan():
 
 def test_outside_the_scan_is_air_and_marked():
     volume = Volume(np.full((10, 10, 10), 100, np.int16), np.diag([-0.7, -0.7, 1.25, 1]))
-    patch = sample_patch(volume, volume.ras_from_ijk((4.5, 4.5, 4.5)))
+    patch = crop_patch(volume, volume.ras_from_ijk((4.5, 4.5, 4.5)))
     assert patch.valid.sum() == 1000
     assert (patch.intensity[~patch.valid] == 0).all()
     np.testing.assert_allclose(patch.intensity[patch.valid], 1100 / 1400, rtol=1e-6)
@@ -141,7 +141,7 @@ def test_outside_the_scan_is_air_and_marked():
 
 def test_a_patch_beside_the_scan_is_empty():
     volume = Volume(ct(), np.eye(4))
-    patch = sample_patch(volume, (500, 500, 500))
+    patch = crop_patch(volume, (500, 500, 500))
     assert not patch.valid.any()
     assert not patch.intensity.any()
     assert voxels_under_patch(volume, (500, 500, 500), DEFAULT_GEOMETRY).size == 0
@@ -158,7 +158,7 @@ def test_only_the_voxels_under_the_patch_are_read():
 
     hu = ct(shape=(200, 256, 256)).view(Counting)
     volume = Volume(hu, np.diag([-0.7, -0.7, 1.25, 1]))
-    sample_patch(volume, volume.ras_from_ijk((128, 128, 100)))
+    crop_patch(volume, volume.ras_from_ijk((128, 128, 100)))
     assert 0 < Counting.touched < 40 * 70 * 70
 
 
@@ -172,8 +172,7 @@ def test_density_reaches_the_network():
     denser = Volume(volume.hu + 200, volume.ijk_to_ras)
     center = volume.ras_from_ijk((30, 30, 20))
     difference = (
-        sample_patch(denser, center, SMALL).intensity
-        - sample_patch(volume, center, SMALL).intensity
+        crop_patch(denser, center, SMALL).intensity - crop_patch(volume, center, SMALL).intensity
     )
     np.testing.assert_allclose(difference, 200 / 1400, atol=1e-5)
 

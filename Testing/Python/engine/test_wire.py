@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from contrastdiagnosis.errors import InputError
-from contrastdiagnosis.imaging.patch import sample_patch
+from contrastdiagnosis.imaging.patch import crop_patch
 from contrastdiagnosis.imaging.reading.scan_image import HU_RANGE
 from contrastdiagnosis.imaging.volume import Volume
 from contrastdiagnosis.protocol.fields import FARTHEST_MM
@@ -96,7 +96,7 @@ def test_a_crop_holds_all_that_the_patch_sees_bit_for_bit(seed):
     size = np.array(volume.hu.shape[::-1])
     point = volume.ras_from_ijk(np.random.default_rng(seed).uniform(-0.5, size - 0.5))
     request = read_request(request_body(volume, point))
-    whole, cropped = sample_patch(volume, point), sample_patch(request.volume, request.point_ras_mm)
+    whole, cropped = crop_patch(volume, point), crop_patch(request.volume, request.point_ras_mm)
     np.testing.assert_array_equal(cropped.intensity, whole.intensity)
     np.testing.assert_array_equal(cropped.valid, whole.valid)
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import slicer
 import vtk
-from contrastdiagnosis.imaging.patch import DEFAULT_GEOMETRY, sample_patch, voxels_under_patch
+from contrastdiagnosis.imaging.patch import DEFAULT_GEOMETRY, crop_patch, voxels_under_patch
 from contrastdiagnosis.imaging.volume import Volume
 from contrastdiagnosis.protocol.tensors import unpack
 from contrastdiagnosis.service.requests import read_request
@@ -64,7 +64,7 @@ def test_the_crop_gives_the_engine_what_the_whole_volume_would(scene, affine, wh
     request = read_request(requestBody(node, cropAround(node, point), tellSeries=True))
     whole = Volume(hu, affine)
     np.testing.assert_allclose(request.point_ras_mm, point, atol=1e-9)
-    ours, theirs = sample_patch(request.volume, point), sample_patch(whole, point)
+    ours, theirs = crop_patch(request.volume, point), crop_patch(whole, point)
     np.testing.assert_array_equal(ours.valid, theirs.valid)
     np.testing.assert_allclose(ours.intensity, theirs.intensity, atol=2e-5)
     np.testing.assert_array_equal(

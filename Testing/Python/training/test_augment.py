@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from contrastdiagnosis.cases.case_folder import read_scan
-from contrastdiagnosis.imaging.patch import DEFAULT_GEOMETRY, sample_patch
+from contrastdiagnosis.imaging.patch import DEFAULT_GEOMETRY, crop_patch
 from contrastdiagnosis_training.data.augment import Augmentation, augment, marked_extent
 from contrastdiagnosis_training.data.patch_store import CONTINUED, FILL, STORE_GEOMETRY, STORED
 from torch.testing import assert_close
@@ -106,7 +106,7 @@ def test_without_augmentation_it_is_what_the_engine_samples(store):
         data = (store.intensity[n : n + 1], store.share[n : n + 1], store.coverage[n : n + 1])
         view = augment(*data, None, generator())
         scan = read_scan(store.nodules[n])
-        patch = sample_patch(scan.volume, scan.center_ras_mm)
+        patch = crop_patch(scan.volume, scan.center_ras_mm)
         assert_close(view.valid[0, 0], torch.from_numpy(patch.valid).float())
         k = np.flatnonzero(patch.valid.any(axis=(1, 2)))[1:-1]
         assert len(k) > 2

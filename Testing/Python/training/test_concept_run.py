@@ -27,7 +27,7 @@ from contrastdiagnosis.concepts.concept_prediction import predict_concepts, size
 from contrastdiagnosis.concepts.encoding import encode
 from contrastdiagnosis.diagnosis.diagnoser import Diagnoser
 from contrastdiagnosis.errors import InputError
-from contrastdiagnosis.imaging.patch import sample_patch
+from contrastdiagnosis.imaging.patch import crop_patch
 from contrastdiagnosis.protocol.pruning_file import Pruning, pruning_text
 from contrastdiagnosis.trust.facts import FACT_NAMES
 from contrastdiagnosis_training.commands import main as cli
@@ -242,7 +242,7 @@ def test_confidence_of_a_run_knows_the_concepts_of_size(runs, folder):
     predictions = told[1][1]
     for n in (0, len(predictions) - 1):
         scan = read_scan(rows[predictions.case_id[n]])
-        patch = sample_patch(scan.volume, scan.center_ras_mm)
+        patch = crop_patch(scan.volume, scan.center_ras_mm)
         encoding = encode(network, [patch], torch.device("cpu"), heads[1][0])[0]
         prediction = predict_concepts(
             heads[1][0], concepts, calibration, encoding.similarity, encoding.grid

@@ -13,7 +13,7 @@ import pytest
 import torch
 from contrastdiagnosis.bundle.bundle import load_bundle
 from contrastdiagnosis.cases.case_folder import read_case_folder, read_scan
-from contrastdiagnosis.imaging.patch import DEFAULT_GEOMETRY, sample_patch
+from contrastdiagnosis.imaging.patch import DEFAULT_GEOMETRY, crop_patch
 from contrastdiagnosis.maps.distance_parts import patch_statistics
 from contrastdiagnosis.maps.local_cam import pair_maps
 from contrastdiagnosis.model.network import NoduleNet
@@ -110,7 +110,7 @@ def test_the_share_that_no_map_shows_is_that_of_the_explained_pairs(evaluated, r
     )
     scans = [read_scan(unseen.rows[n]) for n in (0, other)]
     first, second = (
-        torch.from_numpy(sample_patch(s.volume, s.center_ras_mm).intensity) for s in scans
+        torch.from_numpy(crop_patch(s.volume, s.center_ras_mm).intensity) for s in scans
     )
     z = torch.from_numpy(unseen.predictions.embedding[[other]])
     share = pair_maps(unseen.network, first, z, second[None], [0]).statistics_share.item()
@@ -129,7 +129,7 @@ def test_an_exported_bundle_has_the_statistics_of_its_cases(runs, folder):
         n for n in read_case_folder(folder) if n.case_id == bundle.library.cases[7].case_id
     )
     scan = read_scan(nodule)
-    patch = sample_patch(scan.volume, scan.center_ras_mm).intensity
+    patch = crop_patch(scan.volume, scan.center_ras_mm).intensity
     ours = patch_statistics(bundle.network, patch[None], torch.device("cpu"))
     np.testing.assert_allclose(ours, bundle.library.statistics[[7]], atol=1e-3)
 
@@ -215,7 +215,7 @@ def test_a_map_of_the_evidence_beats_the_controls_where_the_truth_is_known(conte
     network = SeesBrightness(TINY.network).eval().requires_grad_(False)
     nodule = read_case_folder(context_folder)[0]
     scan = read_scan(nodule)
-    truth = np.maximum(sample_patch(scan.volume, scan.center_ras_mm).intensity - 0.4, 0)
+    truth = np.maximum(crop_patch(scan.volume, scan.center_ras_mm).intensity - 0.4, 0)
 
     class Told(ProbedNetwork):
         def maps(self, intensity, case):

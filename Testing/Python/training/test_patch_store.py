@@ -13,7 +13,7 @@ from contrastdiagnosis.cases.case_folder import read_scan
 from contrastdiagnosis.cases.lidc import LIDC
 from contrastdiagnosis.errors import InputError
 from contrastdiagnosis.files.output import UNFINISHED
-from contrastdiagnosis.imaging.patch import sample_patch
+from contrastdiagnosis.imaging.patch import crop_patch
 from contrastdiagnosis_training.data import patch_store
 from contrastdiagnosis_training.data.patch_store import (
     CONTINUED,
@@ -157,7 +157,7 @@ def test_what_a_killed_run_left_is_not_read(load):
 def test_voxels_are_those_that_the_engine_samples(store):
     for n in (1, 12):
         scan = read_scan(store.nodules[n])
-        patch = sample_patch(scan.volume, scan.center_ras_mm, STORE_GEOMETRY)
+        patch = crop_patch(scan.volume, scan.center_ras_mm, STORE_GEOMETRY)
         stored = (store.coverage[n] == STORED).numpy()
         np.testing.assert_array_equal(stored, patch.valid)
         # The outermost half slice blends into the continued tissue.

@@ -14,7 +14,7 @@ from contrastdiagnosis.bundle.bundle import default_bundle_folder
 from contrastdiagnosis.cases.case_folder import Nodule, read_case_folder, read_scan
 from contrastdiagnosis.errors import InputError
 from contrastdiagnosis.files.output import check_outputs, write_file
-from contrastdiagnosis.imaging.patch import sample_patch
+from contrastdiagnosis.imaging.patch import crop_patch
 from contrastdiagnosis.model.device import choose_device
 from contrastdiagnosis.model.network import NoduleNet
 from contrastdiagnosis.protocol.map_variant import LocalCam
@@ -181,7 +181,7 @@ def _strangers(
     if len({unseen.rows[n].patient_id for n in chosen}) < 2:
         return {}
     scans = [read_scan(unseen.rows[n]) for n in chosen]
-    patches = np.stack([sample_patch(s.volume, s.center_ras_mm).intensity for s in scans])
+    patches = np.stack([crop_patch(s.volume, s.center_ras_mm).intensity for s in scans])
     nodules = unseen.predictions[np.array(chosen)]
 
     def probed(network: NoduleNet) -> ProbedNetwork:

@@ -12,7 +12,7 @@ from contrastdiagnosis.concepts.atlas import Prototype
 from contrastdiagnosis.concepts.cells import CELL_VOXELS
 from contrastdiagnosis.concepts.encoding import encode
 from contrastdiagnosis.concepts.head import Concept, ConceptHead, readers_shares
-from contrastdiagnosis.imaging.patch import DEFAULT_GEOMETRY, sample_patch
+from contrastdiagnosis.imaging.patch import DEFAULT_GEOMETRY, crop_patch
 from contrastdiagnosis.model.network import NoduleNet
 from numpy.typing import NDArray
 
@@ -66,7 +66,7 @@ def score_nodules(
     rows = []
     for nodule in Bar(nodules, unit="nodule", leave=False):
         scan = read_scan(nodule)
-        encoding = encode(network, [sample_patch(scan.volume, scan.center_ras_mm)], device, head)[0]
+        encoding = encode(network, [crop_patch(scan.volume, scan.center_ras_mm)], device, head)[0]
         if encoding.similarity is None:
             raise ValueError("an encoding with a head has similarities")
         flat = encoding.similarity.reshape(*encoding.similarity.shape[:2], -1)

@@ -13,7 +13,7 @@ from contrastdiagnosis.cases.case_folder import Nodule, read_scan
 from contrastdiagnosis.concepts.encoding import encode
 from contrastdiagnosis.diagnosis.diagnoser import Diagnoser
 from contrastdiagnosis.errors import InputError
-from contrastdiagnosis.imaging.patch import sample_patch
+from contrastdiagnosis.imaging.patch import crop_patch
 from contrastdiagnosis.imaging.volume import Volume
 from contrastdiagnosis.trust.case_limits import TOO_FAR_APART, CaseLimits, NoduleGate
 from contrastdiagnosis.trust.confidence import Confidence, vote_doubts
@@ -154,7 +154,7 @@ def _answers(diagnoser: Diagnoser, asked: Iterable[Asked]) -> Answers:
     rows: list[tuple] = []
     for points in batched(asked, BATCH):
         # Files of fewer slices than the product takes are nodules too.
-        patches = [sample_patch(p.volume, p.point_ras_mm, diagnoser.geometry) for p in points]
+        patches = [crop_patch(p.volume, p.point_ras_mm, diagnoser.geometry) for p in points]
         encodings = encode(diagnoser.network, patches, diagnoser.device, diagnoser.head)
         for p, encoding in zip(points, encodings, strict=True):
             d = diagnoser.diagnosis_of(encoding, p.volume, p.point_ras_mm, p.patient_id)

@@ -14,7 +14,7 @@ from contrastdiagnosis.concepts.head import ConceptHead
 from contrastdiagnosis.diagnosis.diagnoser import Diagnoser
 from contrastdiagnosis.diagnosis.outline import outline_at
 from contrastdiagnosis.imaging.measure import axial_diameters
-from contrastdiagnosis.imaging.patch import DEFAULT_GEOMETRY, Region, sample_patch
+from contrastdiagnosis.imaging.patch import DEFAULT_GEOMETRY, Region, crop_patch
 from contrastdiagnosis.imaging.volume import Volume
 from contrastdiagnosis.model.network import NoduleNet
 from contrastdiagnosis.trust.facts import nodule_facts
@@ -150,7 +150,7 @@ def _diagnose_mask(
     device: torch.device,
     head: ConceptHead | None = None,
 ) -> tuple[Encoding, NDArray[np.bool_], Region]:
-    encoding = encode(network, [sample_patch(volume, point)], device, head)[0]
+    encoding = encode(network, [crop_patch(volume, point)], device, head)[0]
     return encoding, *outline_at(encoding, volume, DEFAULT_GEOMETRY)
 
 

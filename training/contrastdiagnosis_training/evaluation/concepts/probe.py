@@ -14,7 +14,7 @@ from contrastdiagnosis.concepts.boxes import CellGrid
 from contrastdiagnosis.concepts.concept_prediction import ConceptPrediction, predict_concepts
 from contrastdiagnosis.concepts.encoding import Encoding, encode
 from contrastdiagnosis.concepts.head import Concept, ConceptHead
-from contrastdiagnosis.imaging.patch import DEFAULT_GEOMETRY, Patch, resample, sample_patch
+from contrastdiagnosis.imaging.patch import DEFAULT_GEOMETRY, Patch, crop_patch, resample
 from contrastdiagnosis.model.network import NoduleNet
 from contrastdiagnosis.protocol.revision import Box, Revision
 from numpy.typing import NDArray
@@ -128,8 +128,8 @@ def probe_concepts(
         share: (K,) share of the readers who call each concept present.
         random: Draws patches and mistakes.
     """
-    centred = evaluated.encode(sample_patch(scan.volume, scan.center_ras_mm))
-    off = evaluated.encode(sample_patch(scan.volume, scan.center_ras_mm + off_centre_mm(random)))
+    centred = evaluated.encode(crop_patch(scan.volume, scan.center_ras_mm))
+    off = evaluated.encode(crop_patch(scan.volume, scan.center_ras_mm + off_centre_mm(random)))
     prediction = evaluated.predict(centred)
     pointing = {
         **point(evaluated, centred, scan, share, "centred"),

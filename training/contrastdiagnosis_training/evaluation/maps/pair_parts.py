@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from contrastdiagnosis.cases.case_folder import read_scan
 from contrastdiagnosis.diagnosis.diagnoser import SHOWN_CASES
-from contrastdiagnosis.imaging.patch import sample_patch
+from contrastdiagnosis.imaging.patch import crop_patch
 from contrastdiagnosis.maps.distance_parts import patch_statistics, statistics_share
 from numpy.typing import NDArray
 
@@ -50,7 +50,7 @@ def _matrices(
     """(N, N) shares, NaN of pairs that do not count, and distances."""
     network = unseen.network
     scans = (read_scan(unseen.rows[n]) for n in chosen)
-    patches = (sample_patch(s.volume, s.center_ras_mm).intensity for s in scans)
+    patches = (crop_patch(s.volume, s.center_ras_mm).intensity for s in scans)
     statistics = np.concatenate([patch_statistics(network, p[None], device) for p in patches])
     embedding, patient = unseen.predictions.embedding[chosen], unseen.predictions.patient_id[chosen]
     share = np.full((len(chosen), len(chosen)), np.nan)

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from contrastdiagnosis.cases.case_folder import NoduleScan, consensus_on
 from contrastdiagnosis.concepts.encoding import infer
-from contrastdiagnosis.imaging.patch import DEFAULT_GEOMETRY, Patch, sample_patch
+from contrastdiagnosis.imaging.patch import DEFAULT_GEOMETRY, Patch, crop_patch
 from contrastdiagnosis.maps.local_cam import pair_maps
 from contrastdiagnosis.model.network import NoduleNet
 from contrastdiagnosis.protocol.map_variant import SIGNS, LocalCam
@@ -142,9 +142,9 @@ def probe_nodule(
         patient_id: Its cases are left out.
         random: Draws patches, noise and the random control.
     """
-    centred = probe_patch(probed, sample_patch(scan.volume, scan.center_ras_mm), patient_id)
+    centred = probe_patch(probed, crop_patch(scan.volume, scan.center_ras_mm), patient_id)
     off_point = scan.center_ras_mm + off_centre_mm(random)
-    off = probe_patch(probed, sample_patch(scan.volume, off_point), patient_id)
+    off = probe_patch(probed, crop_patch(scan.volume, off_point), patient_id)
     metrics: Metrics = {}
     curves: Curves = {}
     shown: dict[Place, ProbedPatch] = {"centred": centred, "off-centre": off}
@@ -227,7 +227,7 @@ def _stability(
     patch, values = shown.patch, shown.maps["similar"]
     step = random.choice([-1, 1], 3)
     moved_mm = patch.ijk_to_ras[:3, :3] @ step.astype(np.float64)
-    moved = sample_patch(scan.volume, scan.center_ras_mm + moved_mm)
+    moved = crop_patch(scan.volume, scan.center_ras_mm + moved_mm)
     there = probed.maps(moved.intensity, shown.case)["similar"]
     # A voxel of the moved patch lies `step` further on the grid of the first one.
     back = np.roll(there, step[::-1], axis=(0, 1, 2))
