@@ -131,6 +131,27 @@ def test_the_patch_axes_do_not_depend_on_the_scan():
         pytest.fail("the turned volume was built wrongly")
 
 
+@pytest.mark.parametrize("name", GEOMETRIES)
+@pytest.mark.parametrize(
+    ("beside_ras_mm", "axis", "step"),
+    [((-7.0, 0, 0), 2, 10), ((0, -7.0, 0), 1, 10), ((0, 0, 7.5), 0, 6)],
+    ids=["left", "posterior", "superior"],
+)
+def test_a_patch_lies_as_radiologists_look_at_it(name, beside_ras_mm, axis, step):
+    """What is to the left of the point is at higher i, posterior at higher j, superior higher k."""
+    volume = Volume(np.full((80, 90, 100), -800, np.int16), GEOMETRIES[name])
+    point = volume.ras_from_ijk((49, 44, 39))
+    away_mm = np.linalg.norm(
+        grid_points(volume.ijk_to_ras, volume.hu.shape) - point - beside_ras_mm, axis=-1
+    )
+    volume.hu[away_mm < 3] = 300
+    dense = np.argwhere(crop_patch(volume, point).intensity > 0.7)
+    middle = (np.array(DEFAULT_GEOMETRY.shape) - 1) / 2
+    wanted = np.zeros(3)
+    wanted[axis] = step
+    np.testing.assert_allclose(dense.mean(axis=0) - middle, wanted, atol=0.6)
+
+
 def test_outside_the_scan_is_air_and_marked():
     volume = Volume(np.full((10, 10, 10), 100, np.int16), np.diag([-0.7, -0.7, 1.25, 1]))
     patch = crop_patch(volume, volume.ras_from_ijk((4.5, 4.5, 4.5)))
