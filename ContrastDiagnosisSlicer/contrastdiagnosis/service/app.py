@@ -15,7 +15,7 @@ from fastapi.security import HTTPBearer
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from contrastdiagnosis import RESEARCH_USE_NOTICE, __version__
+from contrastdiagnosis import __version__
 from contrastdiagnosis.bundle.bundle import Bundle
 from contrastdiagnosis.cases.pixels import CasePixels
 from contrastdiagnosis.errors import InputError
@@ -107,7 +107,7 @@ def make_app(queue: EngineQueue, clients: Doorlist) -> FastAPI:
     app = FastAPI(
         title="ContrastDiagnosis",
         version=__version__,
-        description=RESEARCH_USE_NOTICE,
+        description=queue.engine.bundle.info.case_source.notice,
         docs_url=None,  # These pages would load scripts from elsewhere.
         redoc_url=None,
         redirect_slashes=False,  # A redirect would name the address that the server believes in.
@@ -242,7 +242,7 @@ def _add_facts(app: FastAPI, queue: EngineQueue) -> None:
             version=__version__,
             device=str(queue.engine.diagnoser.device),
             waiting=queue.waiting,
-            notice=RESEARCH_USE_NOTICE,
+            notice=queue.engine.bundle.info.case_source.notice,
         )
 
     @app.get("/bundle")

@@ -15,6 +15,7 @@ import pytest
 from contrastdiagnosis import RESEARCH_USE_NOTICE
 from contrastdiagnosis.bundle.bundle import CONCEPTS_FILE, sha256
 from contrastdiagnosis.cases.lidc import LIDC
+from contrastdiagnosis.cases.lidc import LIDC
 from contrastdiagnosis.cases.pixels import PixelStore
 from contrastdiagnosis.diagnosis.diagnoser import Diagnoser
 from contrastdiagnosis.protocol.tensors import CONTENT_TYPE, pack, unpack
@@ -85,6 +86,16 @@ def test_health(app):
     assert answer.json["device"] == "cpu"
     assert answer.json["waiting"] == 0
     assert answer.json["notice"] == RESEARCH_USE_NOTICE
+
+
+def test_whose_opinion_is_imitated_is_told_by_the_bundle(engine):
+    info = replace(engine.bundle.info, case_source=replace(LIDC, name="Elsewhere"))
+    queue = EngineQueue(Engine(replace(engine.bundle, info=info), "cpu"))
+    app = make_app(queue, OneToken(TOKEN))
+    told = (ask(app, "GET", "/health").json["notice"], app.openapi()["info"]["description"])
+    queue.close()
+    for notice in told:
+        assert "Research use only" in notice and "who read Elsewhere;" in notice
 
 
 def test_facts_of_the_bundle(app):

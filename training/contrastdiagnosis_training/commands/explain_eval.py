@@ -95,7 +95,8 @@ class ExplainEval:
             write_file(self.json, (json.dumps(strict(metrics), indent=1) + "\n").encode())
             print(f"wrote {self.json}")
         if self.html:
-            write_file(self.html, render_explain_report(strict(metrics), probes).encode())
+            page = render_explain_report(strict(metrics), probes, rows[0].case_source.notice)
+            write_file(self.html, page.encode())
             print(f"wrote {self.html}")
 
     def _unseen(self, rows: Sequence[Nodule], device: torch.device) -> list[UnseenNodules]:

@@ -7,7 +7,6 @@ from datetime import date
 from typing import Any, NamedTuple
 
 import numpy as np
-from contrastdiagnosis import RESEARCH_USE_NOTICE
 from contrastdiagnosis.maps.explanation import EvidenceMap
 from contrastdiagnosis.report.charts import Chart, Series
 from contrastdiagnosis.report.pictures import Picture, evidence_picture
@@ -251,8 +250,14 @@ def _picture(probe: Probe) -> Picture:
     )
 
 
-def render_explain_report(metrics: dict[str, Any], probes: Sequence[Probe]) -> str:
-    """HTML text of the report; no script, no link to anything outside the file."""
+def render_explain_report(metrics: dict[str, Any], probes: Sequence[Probe], notice: str) -> str:
+    """HTML text of the report; no script, no link to anything outside the file.
+
+    Args:
+        metrics: What `explain-eval` writes.
+        probes: Of the nodules that maps were made for.
+        notice: Of the nodules' source: what the maps must not be used for.
+    """
     own = PackageLoader("contrastdiagnosis_training.evaluation.maps")
     environment = Environment(
         loader=ChoiceLoader([own, PackageLoader("contrastdiagnosis.report")]),
@@ -266,5 +271,5 @@ def render_explain_report(metrics: dict[str, Any], probes: Sequence[Probe]) -> s
         parts=parts_lines(metrics["parts"]),
         examples=example_pictures(probes),
         created=date.today().isoformat(),
-        notice=RESEARCH_USE_NOTICE,
+        notice=notice,
     )
