@@ -160,6 +160,17 @@ def test_outside_the_scan_is_air_and_marked():
     np.testing.assert_allclose(patch.intensity[patch.valid], 1100 / 1400, rtol=1e-6)
 
 
+@pytest.mark.parametrize("padding", [-3024, -32768])
+def test_padding_is_air_that_was_not_measured_and_the_rest_was(padding):
+    volume = Volume(np.full((40, 40, 40), 100, np.int16), np.diag([-1.0, -1, 1, 1]))
+    volume.hu[:, :, 25:] = padding
+    patch = crop_patch(volume, volume.ras_from_ijk((25, 20, 20)), SMALL)
+    i = volume.ijk_from_ras(grid_points(patch.ijk_to_ras, SMALL.shape))[..., 0]
+    np.testing.assert_array_equal(patch.valid, i < 24.5)
+    assert (patch.intensity[i > 25] == 0).all()
+    np.testing.assert_allclose(patch.intensity[i < 24], window(np.array(100.0)), atol=1e-6)
+
+
 def test_a_patch_beside_the_scan_is_empty():
     volume = Volume(ct(), np.eye(4))
     patch = crop_patch(volume, (500, 500, 500))

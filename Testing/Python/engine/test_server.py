@@ -15,7 +15,6 @@ import pytest
 from contrastdiagnosis import RESEARCH_USE_NOTICE
 from contrastdiagnosis.bundle.bundle import CONCEPTS_FILE, sha256
 from contrastdiagnosis.cases.lidc import LIDC
-from contrastdiagnosis.cases.lidc import LIDC
 from contrastdiagnosis.cases.pixels import PixelStore
 from contrastdiagnosis.diagnosis.diagnoser import Diagnoser
 from contrastdiagnosis.protocol.tensors import CONTENT_TYPE, pack, unpack
