@@ -56,6 +56,7 @@ from contrastdiagnosis_training.network.objective import Targets, objective  # n
 from contrastdiagnosis_training.network.recipe import Recipe  # noqa: E402
 from contrastdiagnosis_training.network.trainer import Trainer  # noqa: E402
 from engine.running import Running, check_document, send_changed_bodies  # noqa: E402
+from engine.users import USERS_PATH  # noqa: E402
 from lightning.fabric import Fabric  # noqa: E402
 from sklearn.neighbors import NearestNeighbors  # noqa: E402
 
@@ -363,9 +364,10 @@ def server(effort: Effort) -> Iterator[Figure]:
     starts: dict[str, list[float]] = {"bare": [], "server": []}
     idle = []
     asked: list[Figure] = []
+    alike = os.environ | {"PYTHONPATH": USERS_PATH}  # Neither imports what users do not have.
     for left in reversed(range(effort.slow_starts)):
         start = time.perf_counter()
-        subprocess.run([sys.executable, "-c", BARE_START, str(model)], check=True)
+        subprocess.run([sys.executable, "-c", BARE_START, str(model)], check=True, env=alike)
         starts["bare"].append(time.perf_counter() - start)
         start = time.perf_counter()
         with Running(["--device", "cpu"], threads=effort.threads) as running:

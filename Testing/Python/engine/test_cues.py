@@ -71,6 +71,12 @@ def test_elongation_is_that_of_the_shape():
     assert np.exp(cues(rod, rod).elongation) == pytest.approx(9 / 3**0.5 / 1.5, rel=0.08)
 
 
+def test_what_is_flat_is_not_elongated():
+    """Of three unequal extents the largest two count: a disc on a fissure is no vessel."""
+    flat = np.linalg.norm(PLACES / np.array([3.0, 6.0, 9.0]), axis=-1) < 1
+    assert np.exp(cues(flat, flat).elongation) == pytest.approx(9 / 6, rel=0.05)
+
+
 def test_certainty_and_alone_are_log_odds_of_the_masks_share():
     mask, other = ball(5), ball(5, (0, 14, 0))
     told = cues(mask | other, mask)

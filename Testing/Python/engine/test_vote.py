@@ -84,6 +84,13 @@ def test_impossible_rules_are_refused(options, message):
         VoteRule(*options)
 
 
+@pytest.mark.parametrize(("slope", "intercept"), [(1, 0), (0.5, 0.25), (2, -1.5)])
+def test_calibration_is_a_line_through_the_log_odds(slope, intercept):
+    score = np.array([0.05, 0.3, 0.5, 0.8, 0.99])
+    wanted = 1 / (1 + np.exp(-(slope * np.log(score / (1 - score)) + intercept)))
+    np.testing.assert_allclose(Calibration(slope, intercept).probability(score), wanted)
+
+
 def test_a_calibration_through_one_half_keeps_the_side_of_every_score():
     """Where malignant cases are rare, a free calibration moves the border away from one half."""
     rng = np.random.default_rng(4)
