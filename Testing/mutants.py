@@ -139,10 +139,10 @@ MUTANTS = (
         ("engine/test_confidence.py",),
     ),
     Mutant(
-        f"{ENGINE}/trust/case_limits.py",
+        f"{ENGINE}/trust/confidence_rule.py",
         "if facts.cut_share >= CUT_THROUGH:",
         "if facts.cut_share > 1 + CUT_THROUGH:",
-        ("engine/test_case_limits.py",),
+        ("engine/test_confidence_rule.py",),
     ),
     Mutant(
         f"{ENGINE}/trust/cues.py",

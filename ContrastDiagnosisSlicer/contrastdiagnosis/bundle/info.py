@@ -14,8 +14,8 @@ from contrastdiagnosis.concepts.head import Concept, ConceptConfig, concept_from
 from contrastdiagnosis.errors import InputError
 from contrastdiagnosis.imaging.patch import PatchGeometry
 from contrastdiagnosis.model.network import NoduleNetConfig
-from contrastdiagnosis.trust.case_limits import CaseLimits, NoduleGate
 from contrastdiagnosis.trust.confidence import IntervalForm, check_interval
+from contrastdiagnosis.trust.confidence_rule import CaseLimits, NoduleGate
 
 
 @dataclass(frozen=True)

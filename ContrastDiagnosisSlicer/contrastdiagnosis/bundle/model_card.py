@@ -8,8 +8,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 
 from contrastdiagnosis.bundle.card_concepts import concept_metrics
 from contrastdiagnosis.bundle.card_metrics import case_counts, gate_metrics, vote_metrics
-from contrastdiagnosis.trust.case_limits import CUT_THROUGH, MOST_UNMEASURED, NODULE_MM
 from contrastdiagnosis.trust.confidence import normal_factor
+from contrastdiagnosis.trust.confidence_rule import CUT_THROUGH, MOST_UNMEASURED, NODULE_MM
 
 if TYPE_CHECKING:
     from contrastdiagnosis.bundle.info import BundleInfo

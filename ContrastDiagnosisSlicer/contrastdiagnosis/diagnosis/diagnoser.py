@@ -43,8 +43,8 @@ from contrastdiagnosis.model.device import choose_device
 from contrastdiagnosis.model.network import NoduleNet
 from contrastdiagnosis.protocol.map_variant import LocalCam
 from contrastdiagnosis.protocol.revision import Revision
-from contrastdiagnosis.trust.case_limits import SPECK_MM3
 from contrastdiagnosis.trust.confidence import Confidence, vote_doubts
+from contrastdiagnosis.trust.confidence_rule import SPECK_MM3
 from contrastdiagnosis.trust.facts import NoduleFacts, nodule_facts
 
 SHOWN_CASES = 6

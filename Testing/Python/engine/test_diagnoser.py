@@ -15,8 +15,8 @@ from contrastdiagnosis.errors import InputError
 from contrastdiagnosis.imaging.patch import Patch, crop_patch
 from contrastdiagnosis.imaging.volume import Volume
 from contrastdiagnosis.protocol.revision import Box, Revision
-from contrastdiagnosis.trust.case_limits import CaseLimits
 from contrastdiagnosis.trust.confidence import SimilarityIndicator
+from contrastdiagnosis.trust.confidence_rule import CaseLimits
 from scipy.spatial.transform import Rotation
 
 from engine.conftest import CONCEPTS, NODULE

@@ -25,8 +25,8 @@ from contrastdiagnosis.service.answers import (
 )
 from contrastdiagnosis.service.engine_queue import Engine
 from contrastdiagnosis.service.requests import crop_around, read_request, request_body
-from contrastdiagnosis.trust.case_limits import CaseLimits, NoduleGate
 from contrastdiagnosis.trust.confidence import Confidence
+from contrastdiagnosis.trust.confidence_rule import CaseLimits, NoduleGate
 
 from engine.asking import refuse
 from engine.conftest import NODULE, SOUND_FACTS

@@ -10,7 +10,7 @@ import torch
 from contrastdiagnosis.bundle.bundle import load_bundle
 from contrastdiagnosis.cases.case_folder import read_case_folder, read_scan
 from contrastdiagnosis.diagnosis.diagnoser import Diagnoser
-from contrastdiagnosis.trust.case_limits import CaseLimits, NoduleGate
+from contrastdiagnosis.trust.confidence_rule import CaseLimits, NoduleGate
 from contrastdiagnosis.trust.facts import FACT_NAMES
 from contrastdiagnosis_training.evaluation.confidences import confidence_of_nodules, limits_of
 from contrastdiagnosis_training.evaluation.support_vote import support_of_bundle

@@ -14,7 +14,7 @@ from contrastdiagnosis.diagnosis.diagnoser import Diagnoser
 from contrastdiagnosis.errors import InputError
 from contrastdiagnosis.imaging.phantom import make_phantom
 from contrastdiagnosis.imaging.volume import sitk_from_array
-from contrastdiagnosis.trust.case_limits import CaseLimits
+from contrastdiagnosis.trust.confidence_rule import CaseLimits
 from contrastdiagnosis.trust.cues import CUE_NAMES
 from contrastdiagnosis.trust.facts import FACT_NAMES
 from contrastdiagnosis_training.commands import main as cli

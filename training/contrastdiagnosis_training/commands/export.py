@@ -28,8 +28,8 @@ from contrastdiagnosis.imaging.patch import DEFAULT_GEOMETRY
 from contrastdiagnosis.maps.distance_parts import patch_statistics
 from contrastdiagnosis.model.device import choose_device
 from contrastdiagnosis.model.network import NoduleNet, load_network, round_weights
-from contrastdiagnosis.trust.case_limits import CaseLimits
 from contrastdiagnosis.trust.confidence import IntervalForm
+from contrastdiagnosis.trust.confidence_rule import CaseLimits
 
 from contrastdiagnosis_training.bundle_export.concept_part import concept_part, read_concept_run
 from contrastdiagnosis_training.data.concept_list import with_agreement

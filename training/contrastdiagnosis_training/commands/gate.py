@@ -13,7 +13,7 @@ from contrastdiagnosis.cases.case_folder import read_case_folder
 from contrastdiagnosis.diagnosis.diagnoser import Diagnoser
 from contrastdiagnosis.errors import InputError
 from contrastdiagnosis.files.output import check_writable, write_file
-from contrastdiagnosis.trust.case_limits import CaseLimits
+from contrastdiagnosis.trust.confidence_rule import CaseLimits
 
 from contrastdiagnosis_training.data.columns import save_columns
 from contrastdiagnosis_training.data.healthy_points import read_healthy_cts

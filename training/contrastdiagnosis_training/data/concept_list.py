@@ -1,4 +1,7 @@
-"""The concepts of a source of cases, and how far its readers agree (docs/methods.md 6.1)."""
+"""The list of concepts: sizes, and the findings of a source (LIDC-IDRI's six: `cases/lidc.py`).
+
+Also how far its readers agree on them (docs/methods.md 6.1).
+"""
 
 from __future__ import annotations
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from contrastdiagnosis.trust.case_limits import CaseLimits
 from contrastdiagnosis.trust.confidence import Confidence, vote_doubts
+from contrastdiagnosis.trust.confidence_rule import CaseLimits
 from contrastdiagnosis.trust.facts import FACT_NAMES, facts_of_row
 from numpy.typing import NDArray
 

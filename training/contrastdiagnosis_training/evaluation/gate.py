@@ -15,8 +15,8 @@ from contrastdiagnosis.diagnosis.diagnoser import Diagnoser
 from contrastdiagnosis.errors import InputError
 from contrastdiagnosis.imaging.patch import crop_patch
 from contrastdiagnosis.imaging.volume import Volume
-from contrastdiagnosis.trust.case_limits import TOO_FAR_APART, CaseLimits, NoduleGate
 from contrastdiagnosis.trust.confidence import Confidence, vote_doubts
+from contrastdiagnosis.trust.confidence_rule import TOO_FAR_APART, CaseLimits, NoduleGate
 from contrastdiagnosis.trust.cues import CUE_NAMES
 from contrastdiagnosis.trust.facts import FACT_NAMES, facts_of_row
 from numpy.typing import ArrayLike, NDArray

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from contrastdiagnosis.concepts.concept_prediction import size_factor
 from contrastdiagnosis.errors import InputError
-from contrastdiagnosis.trust.case_limits import CaseLimits
+from contrastdiagnosis.trust.confidence_rule import CaseLimits
 from contrastdiagnosis.trust.facts import FACT_NAMES
 from numpy.typing import NDArray
 

@@ -15,7 +15,7 @@ from contrastdiagnosis.cases.source import RatingScale
 from contrastdiagnosis.diagnosis.diagnoser import Diagnoser
 from contrastdiagnosis.errors import InputError
 from contrastdiagnosis.model.network import NoduleNet
-from contrastdiagnosis.trust.case_limits import CaseLimits
+from contrastdiagnosis.trust.confidence_rule import CaseLimits
 from numpy.typing import NDArray
 
 from contrastdiagnosis_training.data.patch_store import mean_ratings

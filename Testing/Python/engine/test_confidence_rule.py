@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from contrastdiagnosis.trust.case_limits import CaseLimits, NoduleGate
+from contrastdiagnosis.trust.confidence_rule import CaseLimits, NoduleGate
 from contrastdiagnosis.trust.cues import CUE_NAMES, NO_CUES
 
 from engine.conftest import SOUND_FACTS
