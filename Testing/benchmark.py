@@ -41,7 +41,7 @@ from contrastdiagnosis.imaging.patch import DEFAULT_GEOMETRY, crop_patch  # noqa
 from contrastdiagnosis.imaging.phantom import DEMO_NODULES, make_phantom  # noqa: E402
 from contrastdiagnosis.imaging.volume import Volume, sitk_from_array  # noqa: E402
 from contrastdiagnosis.maps.local_cam import pair_maps  # noqa: E402
-from contrastdiagnosis.model.network import distance  # noqa: E402
+from contrastdiagnosis.model.align_dist import distance  # noqa: E402
 from contrastdiagnosis.protocol.map_variant import LocalCam  # noqa: E402
 from contrastdiagnosis.protocol.revision import Box, Revision  # noqa: E402
 from contrastdiagnosis.protocol.tensors import unpack  # noqa: E402

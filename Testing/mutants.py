@@ -91,13 +91,13 @@ MUTANTS = (
         ("engine/test_network.py",),
     ),
     Mutant(
-        f"{ENGINE}/model/network.py",
+        f"{ENGINE}/model/mask_statistics.py",
         "(area + 1).log() - 2 / 3 * log_volume",
         "(area + 1).log() + 2 / 3 * log_volume",
         ("engine/test_network.py",),
     ),
     Mutant(
-        f"{ENGINE}/model/network.py",
+        f"{ENGINE}/model/align_dist.py",
         "torch.linalg.vector_norm(a - b, dim=-1)",
         "torch.linalg.vector_norm(a - b, ord=1, dim=-1)",
         ("engine/test_network.py", "engine/test_local_cam.py"),

@@ -26,7 +26,9 @@ from contrastdiagnosis.concepts.cells import cell_channels
 from contrastdiagnosis.concepts.head import ConceptHead, load_head, save_head
 from contrastdiagnosis.errors import InputError
 from contrastdiagnosis.files.documents import read_json
-from contrastdiagnosis.model.network import STATISTICS, NoduleNet, load_network, save_network
+from contrastdiagnosis.model.mask_statistics import STATISTICS
+from contrastdiagnosis.model.network import NoduleNet
+from contrastdiagnosis.model.weights import load_network, save_network
 from contrastdiagnosis.trust.confidence import SimilarityIndicator
 
 SCHEMA = 4

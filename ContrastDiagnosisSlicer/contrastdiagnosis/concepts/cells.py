@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from contrastdiagnosis.model.network import DENSITY_BINS, NoduleFeatures, NoduleNetConfig, inside_of
+from contrastdiagnosis.model.mask_statistics import DENSITY_BINS
+from contrastdiagnosis.model.network import NoduleFeatures, NoduleNetConfig, inside_of
 
 CELL_LEVELS = (2, 3)
 """Levels of the pyramid that a cell's features are made of; the grid is that of the last one."""

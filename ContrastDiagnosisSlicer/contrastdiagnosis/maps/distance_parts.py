@@ -17,7 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from contrastdiagnosis.model.network import STATISTICS, NoduleNet
+from contrastdiagnosis.model.mask_statistics import STATISTICS
+from contrastdiagnosis.model.network import NoduleNet
 
 IDENTICAL = 1e-5
 """Distance, relative to the embedding's length, below which a pair is one and the same: the

@@ -10,7 +10,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from contrastdiagnosis.maps.distance_parts import IDENTICAL, statistics_of, statistics_share
-from contrastdiagnosis.model.network import NoduleNet, distance, inside_of, space_to_channels
+from contrastdiagnosis.model.align_dist import distance
+from contrastdiagnosis.model.network import NoduleNet, inside_of
+from contrastdiagnosis.model.stem import space_to_channels
 from contrastdiagnosis.protocol.map_variant import LocalCam
 
 SIMILAR, DIFFERENT = -1, 1

@@ -19,7 +19,8 @@ from contrastdiagnosis.concepts.head import Concept, ConceptConfig, ConceptHead
 from contrastdiagnosis.imaging.patch import crop_patch
 from contrastdiagnosis.imaging.phantom import PhantomNodule, make_phantom
 from contrastdiagnosis.imaging.volume import sitk_from_array
-from contrastdiagnosis.model.network import NoduleNet, NoduleNetConfig, space_to_channels
+from contrastdiagnosis.model.network import NoduleNet, NoduleNetConfig
+from contrastdiagnosis.model.stem import space_to_channels
 from contrastdiagnosis.trust.cues import NoduleCues
 from contrastdiagnosis.trust.facts import NEAR_MM, NoduleFacts
 

@@ -25,7 +25,8 @@ from contrastdiagnosis.bundle.bundle import (
 )
 from contrastdiagnosis.cases.vote import Calibration, VoteRule
 from contrastdiagnosis.errors import InputError
-from contrastdiagnosis.model.network import STATISTICS, NoduleNet, NoduleNetConfig
+from contrastdiagnosis.model.mask_statistics import STATISTICS
+from contrastdiagnosis.model.network import NoduleNet, NoduleNetConfig
 from safetensors.torch import load_file, save_file
 
 from engine.conftest import CONCEPTS, PROTOTYPES, TINY, write_tiny_bundle

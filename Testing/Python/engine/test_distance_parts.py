@@ -20,7 +20,9 @@ from contrastdiagnosis.maps.distance_parts import (
 )
 from contrastdiagnosis.maps.explanation import explain_pairs
 from contrastdiagnosis.maps.local_cam import pair_maps
-from contrastdiagnosis.model.network import STATISTICS, NoduleNet, distance
+from contrastdiagnosis.model.align_dist import distance
+from contrastdiagnosis.model.mask_statistics import STATISTICS
+from contrastdiagnosis.model.network import NoduleNet
 
 from engine.asking import one_thread  # noqa: F401
 from engine.conftest import TINY

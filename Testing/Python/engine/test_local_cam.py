@@ -19,7 +19,8 @@ from contrastdiagnosis.maps.local_cam import (
     pair_maps,
     window_mean,
 )
-from contrastdiagnosis.model.network import NoduleNet, NoduleNetConfig, distance, inside_of
+from contrastdiagnosis.model.align_dist import distance
+from contrastdiagnosis.model.network import NoduleNet, NoduleNetConfig, inside_of
 from contrastdiagnosis.protocol.map_variant import WIDEST_WINDOW
 from monai.visualize import GradCAM
 from pytorch_grad_cam import HiResCAM, LayerCAM

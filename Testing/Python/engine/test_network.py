@@ -6,23 +6,22 @@ import numpy as np
 import pytest
 import torch
 from contrastdiagnosis.errors import InputError
+from contrastdiagnosis.model.align_dist import distance
+from contrastdiagnosis.model.mask_statistics import (
+    STATISTICS,
+    _largest_nearby,
+    mask_statistics,
+    principal_extents,
+)
 from contrastdiagnosis.model.network import (
     HAZE,
-    STATISTICS,
     NoduleNet,
     NoduleNetConfig,
-    _largest_nearby,
-    channels_to_space,
-    distance,
     inside_of,
-    load_network,
-    mask_statistics,
     pool_under_mask,
-    principal_extents,
-    round_weights,
-    save_network,
-    space_to_channels,
 )
+from contrastdiagnosis.model.stem import channels_to_space, space_to_channels
+from contrastdiagnosis.model.weights import load_network, round_weights, save_network
 from torch.nn import functional
 from torch.testing import assert_close
 

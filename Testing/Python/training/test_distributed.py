@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from contrastdiagnosis.model.network import load_network
+from contrastdiagnosis.model.weights import load_network
 from contrastdiagnosis_training.runs.run_folder import CHECKPOINT, MODEL
 from torch import distributed
 

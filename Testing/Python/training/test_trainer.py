@@ -15,7 +15,7 @@ import pytest
 import torch
 from contrastdiagnosis.errors import InputError
 from contrastdiagnosis.files.output import write_file
-from contrastdiagnosis.model.network import load_network
+from contrastdiagnosis.model.weights import load_network
 from contrastdiagnosis_training.commands import main as cli
 from contrastdiagnosis_training.commands.fit import Fit, train
 from contrastdiagnosis_training.data.splits import split_by_patient

@@ -27,7 +27,8 @@ from contrastdiagnosis.files.output import check_writable
 from contrastdiagnosis.imaging.patch import DEFAULT_GEOMETRY
 from contrastdiagnosis.maps.distance_parts import patch_statistics
 from contrastdiagnosis.model.device import choose_device
-from contrastdiagnosis.model.network import NoduleNet, load_network, round_weights
+from contrastdiagnosis.model.network import NoduleNet
+from contrastdiagnosis.model.weights import load_network, round_weights
 from contrastdiagnosis.trust.confidence import IntervalForm
 from contrastdiagnosis.trust.confidence_rule import CaseLimits
 

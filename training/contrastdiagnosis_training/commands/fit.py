@@ -15,7 +15,8 @@ from contrastdiagnosis.cases.case_folder import read_case_source
 from contrastdiagnosis.errors import InputError
 from contrastdiagnosis.files.output import write_file
 from contrastdiagnosis.model.device import choose_device
-from contrastdiagnosis.model.network import NoduleNet, load_network
+from contrastdiagnosis.model.network import NoduleNet
+from contrastdiagnosis.model.weights import load_network
 from lightning.fabric import Fabric
 from lightning.fabric.loggers import TensorBoardLogger
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from contrastdiagnosis.files.output import replacing, write_file
-from contrastdiagnosis.model.network import save_network
+from contrastdiagnosis.model.weights import save_network
 
 from contrastdiagnosis_training.network.trainer import Trainer
 from contrastdiagnosis_training.progress import Bar

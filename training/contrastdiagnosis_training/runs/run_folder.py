@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from contrastdiagnosis.errors import InputError
 from contrastdiagnosis.files.documents import read_json
-from contrastdiagnosis.model.network import NoduleNet, NoduleNetConfig, load_network
+from contrastdiagnosis.model.network import NoduleNet, NoduleNetConfig
+from contrastdiagnosis.model.weights import load_network
 
 from contrastdiagnosis_training.data.augment import Augmentation
 
