@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import slicer
 import vtk
-from contrastdiagnosis.protocol.tensors import pack
+from contrastdiagnosis.protocol.request import pack_request
 from slicer.i18n import tr as _
 from vtk.util import numpy_support
 
@@ -177,24 +177,18 @@ def requestBody(
         tellSeries: Add the hash of the DICOM series' UID, by which a bundle knows its own scans.
             Whoever has lists of UIDs could look it up: for an engine on this computer alone.
     """
-    tensors = {"hu": crop.hu}
-    document: dict[str, Any] = {
-        "ijk_to_ras": crop.ijkToRas.tolist(),
-        "point_ras_mm": list(crop.pointRas),
-        "part_of_ct": crop.partOfCt,
-    }
-    if tellSeries and (seriesUid := _seriesUid(volumeNode)):
-        document["series_sha256"] = hashlib.sha256(seriesUid.encode()).hexdigest()
-    if caseIds:
-        document["case_ids"] = list(caseIds)
-    if revision:
-        document["revision"] = revision
-    if mapOptions:
-        document["map"] = mapOptions
-    if overview:
-        tensors["overview_hu"], affine = _slabAt(volumeNode, crop.pointRas)
-        document["overview_ijk_to_ras"] = affine.tolist()
-    return pack(tensors, document)
+    seriesUid = _seriesUid(volumeNode) if tellSeries else ""
+    return pack_request(
+        crop.hu,
+        crop.ijkToRas,
+        crop.pointRas,
+        crop.partOfCt,
+        overview=_slabAt(volumeNode, crop.pointRas) if overview else None,
+        series_sha256=hashlib.sha256(seriesUid.encode()).hexdigest() if seriesUid else "",
+        case_ids=caseIds,
+        revision=revision,
+        map_options=mapOptions,
+    )
 
 
 def sequenceRemark(volumeNode: Any) -> str:

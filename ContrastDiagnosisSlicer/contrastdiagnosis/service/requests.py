@@ -1,4 +1,4 @@
-"""What a request asks, and how it is written and read (bodies: `protocol.tensors`)."""
+"""What a request asks, read and checked; its fields are told in `protocol.request`."""
 
 from __future__ import annotations
 
@@ -32,8 +32,9 @@ from contrastdiagnosis.protocol.map_variant import (
     read_map,
     read_signs,
 )
+from contrastdiagnosis.protocol.request import FIELDS, TENSORS, pack_request
 from contrastdiagnosis.protocol.revision import Revision, read_revision
-from contrastdiagnosis.protocol.tensors import pack, unpack
+from contrastdiagnosis.protocol.tensors import unpack
 
 VOXEL_TYPES = ("int16", "float32")
 LEAST_DETERMINANT = 0.01
@@ -44,20 +45,6 @@ MARGIN = 2
 
 SHA256_HEX = "([0-9a-fA-F]{64})?"
 """Pattern of a `series_sha256`; empty if not known."""
-
-TENSORS = {"hu", "overview_hu"}
-FIELDS = {
-    "ijk_to_ras",
-    "point_ras_mm",
-    "patient_id",
-    "series_sha256",
-    "case_ids",
-    "overview_ijk_to_ras",
-    "part_of_ct",
-    "revision",
-    "map",
-    "signs",
-}
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,19 +98,16 @@ def request_body(
     """
     crop = crop_around(volume, point_ras_mm)
     hu = crop.hu if crop.hu.dtype.name in VOXEL_TYPES else crop.hu.astype(np.float32)
-    document = {
-        "ijk_to_ras": crop.ijk_to_ras.tolist(),
-        "point_ras_mm": np.asarray(point_ras_mm, dtype=np.float64).tolist(),
-        "patient_id": patient_id,
-        "case_ids": list(case_ids),
-        "part_of_ct": crop.part_of_ct,
-    }
-    # An older server refuses fields that it does not know.
-    if variant != LocalCam():
-        document["map"] = asdict(variant)
-    if checked_signs(signs) != SIGNS:
-        document["signs"] = list(signs)
-    return pack({"hu": hu}, document)
+    return pack_request(
+        hu,
+        crop.ijk_to_ras,
+        point_ras_mm,
+        crop.part_of_ct,
+        patient_id=patient_id,
+        case_ids=case_ids,
+        map_options=None if variant == LocalCam() else asdict(variant),
+        signs=() if checked_signs(signs) == SIGNS else signs,
+    )
 
 
 def crop_around(volume: Volume, point_ras_mm: ArrayLike) -> Volume:
@@ -146,11 +130,8 @@ def read_request(body: bytes) -> NoduleRequest:
     """The question in a body.
 
     Args:
-        body: Tensor `hu` (D, H, W) and optionally `overview_hu`, int16 or float32 Hounsfield units
-            in (k, j, i) order; JSON with `ijk_to_ras` (4x4), `point_ras_mm` (3) and optionally
-            `patient_id`, `series_sha256`, `case_ids`, `overview_ijk_to_ras` and `part_of_ct` (true
-            where `hu` holds no air, but the CT that it was cut from does), `revision`, `map` and
-            `signs`.
+        body: The tensors and fields of `protocol.request`, of which `hu`, `ijk_to_ras` and
+            `point_ras_mm` must be there.
 
     Raises:
         InputError: Something is missing, unknown or out of range.

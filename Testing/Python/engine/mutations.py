@@ -9,9 +9,9 @@ import json
 import struct
 
 import numpy as np
+from contrastdiagnosis.protocol.request import FIELDS, TENSORS
 from contrastdiagnosis.protocol.revision import BOX_FIELDS, REVISION_FIELDS
 from contrastdiagnosis.protocol.tensors import pack, unpack
-from contrastdiagnosis.service.requests import FIELDS, TENSORS
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 

@@ -17,6 +17,7 @@ from contrastdiagnosis.cases.pixels import PixelStore
 from contrastdiagnosis.errors import InputError
 from contrastdiagnosis.imaging.phantom import DEMO_NODULES, make_phantom
 from contrastdiagnosis.protocol.map_variant import WIDEST_WINDOW
+from contrastdiagnosis.protocol.request import FIELDS, TENSORS
 from contrastdiagnosis.protocol.revision import MOST_BOXES
 from contrastdiagnosis.protocol.tensors import CONTENT_TYPE, pack, unpack
 from contrastdiagnosis.service import documents, nodule_documents
@@ -24,7 +25,7 @@ from contrastdiagnosis.service.app import make_app
 from contrastdiagnosis.service.clients import OneToken
 from contrastdiagnosis.service.engine_queue import Engine, EngineQueue
 from contrastdiagnosis.service.openapi import HEADER, PLACE
-from contrastdiagnosis.service.requests import FIELDS, TENSORS, read_request, request_body
+from contrastdiagnosis.service.requests import read_request, request_body
 from hypothesis import HealthCheck, given, settings
 
 from engine.asking import TOKEN, ask, one_thread  # noqa: F401
