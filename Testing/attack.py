@@ -70,7 +70,7 @@ class Size:
     """Of the server's memory at most."""
 
 
-SMALL = Size(kills=2, silent=10, slow=4, bodies=30, raw=30, growth=1.5)
+SMALL = Size(kills=1, silent=10, slow=4, bodies=30, raw=30, growth=1.5)
 """So few requests still fill what is kept for the next ones."""
 
 

@@ -77,6 +77,7 @@ class Effort:
         warm_up: Turns before calls are timed.
         clicks: Repeats of a click and of a request.
         repeats: Of a search, of maps and of a click in the panel.
+        pairs: That maps are made of.
         revisions: Of re-scoring.
         epochs: Of training.
         starts: Processes on the small CT.
@@ -94,6 +95,7 @@ class Effort:
     warm_up: int = 3
     clicks: int = 41
     repeats: int = 15
+    pairs: int = SHOWN_CASES
     revisions: int = 25
     epochs: int = 7
     starts: int = 5
@@ -255,7 +257,7 @@ def explain(effort: Effort) -> Iterator[Figure]:
     from pytorch_grad_cam import LayerCAM
 
     diagnoser = Diagnoser(load_bundle(default_bundle_folder()), "cpu")
-    network, count = diagnoser.network, SHOWN_CASES
+    network, count = diagnoser.network, effort.pairs
     images = torch.rand(1 + count, *DEFAULT_GEOMETRY.shape, generator=torch.Generator())
     cases = torch.from_numpy(diagnoser.bundle.library.embedding[:count])
     levels = LocalCam().levels

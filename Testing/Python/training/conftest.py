@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import csv
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
+from contrastdiagnosis.cases.lidc import LIDC
 from contrastdiagnosis.imaging.volume import sitk_from_array
 from contrastdiagnosis.model.network import NoduleNetConfig
+from contrastdiagnosis_training.commands.crossfit import CrossFit, crossfit
+from contrastdiagnosis_training.commands.fit import Fit, train
 from contrastdiagnosis_training.data.augment import Augmentation
 from contrastdiagnosis_training.data.patch_store import load_patch_store
 from contrastdiagnosis_training.network.recipe import Recipe
 from engine.conftest import SOUND_FACTS
+from filelock import FileLock
 
 DATA = Path(__file__).parents[4] / "shared" / "data"
 """Real nodules, where the checkout has them beside it."""
@@ -100,9 +107,79 @@ def write_case_folder(
     return folder
 
 
+def add_ratings(folder: Path) -> Path:
+    """Gives every nodule the ratings that the concepts need, four readers each."""
+    random = np.random.default_rng(0)
+    file = folder / "nodules.csv"
+    with file.open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    for row in rows:
+        for name in ("spiculation", "lobulation", "margin", "calcification", "sphericity"):
+            highest = int(LIDC.scale(name).highest)
+            middle = random.integers(1, highest + 1)
+            values = np.clip(middle + random.integers(-1, 2, 4), 1, highest)
+            row[f"{name}_readers"] = " ".join(map(str, values))
+    with file.open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    return folder
+
+
 def sound_facts(count: int) -> np.ndarray:
     """(count, F) rows that nothing speaks against."""
     return np.tile(SOUND_FACTS.row, (count, 1))
+
+
+def made_once(folder: Path, make: Callable[[Path], object]) -> Path:
+    """A folder that the first process that asks for it makes; the others wait."""
+    with FileLock(folder.with_suffix(".lock")):
+        ready = folder / ".ready"
+        if not ready.exists():
+            folder.mkdir()  # A second try would find half of it: the first one failed.
+            make(folder)
+            ready.touch()
+    return folder
+
+
+@dataclass(frozen=True)
+class MadeRun:
+    """A cross-fit run and a run on all patients, in `cv` and `all` of a folder: not to be changed.
+
+    Attributes:
+        runs: The folder of both.
+        folders: The cases: 48 nodules of 24 patients that end with the nodule, with the ratings of
+            the concepts, and 16 of the first 8 with their surroundings.
+        cache: Their patch store.
+        recipe: What was trained.
+    """
+
+    runs: Path
+    folders: tuple[Path, Path]
+    cache: Path
+    recipe: Recipe
+
+
+@pytest.fixture(scope="session")
+def made_run(tmp_path_factory):
+    """Trained once for all files and processes, as it takes a minute."""
+    own = tmp_path_factory.getbasetemp()
+    shared = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+    recipe = replace(TINY, epochs=2, mask_epochs=1)
+
+    def told(folder):
+        return MadeRun(folder, (folder / "stacks", folder / "context"), folder / "cache", recipe)
+
+    def make(folder):
+        made = told(folder)
+        stacks, context = made.folders
+        add_ratings(write_case_folder(stacks, patients=24, folds=3, radii_mm=(1.5, 5, 9)))
+        write_case_folder(context, patients=8, context=True, seed=1, folds=3)
+        options = {"device": "cpu", "cache": made.cache}
+        crossfit(CrossFit(made.folders, folder / "cv", **options), recipe)
+        train(Fit(made.folders, folder / "all", **options), recipe)
+
+    return told(made_once(shared / "made-run", make))
 
 
 @pytest.fixture(scope="session")

@@ -26,7 +26,8 @@ def bench():
 @pytest.fixture(scope="module")
 def effort(bench):
     return bench.Effort(
-        threads=1, warm_up=0, clicks=1, repeats=1, revisions=1, epochs=1, starts=1, slow_starts=1,
+        threads=1, warm_up=0, clicks=1, repeats=1, pairs=2, revisions=1, epochs=1, starts=1,
+        slow_starts=1,
         large_shape=(60, 80, 96), library_sizes=(2000,), nodules=2, clients=1, requests=4,
         bodies=10, documented=8,
     )  # fmt: skip

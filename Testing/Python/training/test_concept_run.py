@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import io
 import json
 import re
@@ -33,9 +32,7 @@ from contrastdiagnosis.trust.facts import FACT_NAMES
 from contrastdiagnosis_training.commands import main as cli
 from contrastdiagnosis_training.commands.concepts import Concepts
 from contrastdiagnosis_training.commands.concepts_ablate import ConceptsAblate
-from contrastdiagnosis_training.commands.crossfit import CrossFit, crossfit
 from contrastdiagnosis_training.commands.export import Export
-from contrastdiagnosis_training.commands.fit import Fit, train
 from contrastdiagnosis_training.concept_head.cell_views import encode_views
 from contrastdiagnosis_training.concept_head.run_folder import (
     ALL,
@@ -62,45 +59,27 @@ from training.conftest import TINY, write_case_folder
 
 LIDC_CONCEPTS = concepts_of(LIDC)
 
-RECIPE = replace(TINY, epochs=1, mask_epochs=0)
 SMALL = ("prototypes=3", "width=8", "blocks=1", "views=2", "concept_epochs=2", "prototype_epochs=2")
-RATED = {"spiculation": 5, "lobulation": 5, "margin": 5, "calcification": 6, "sphericity": 5}
 
 pytestmark = pytest.mark.usefixtures("few_draws")
 
 
-def add_ratings(folder):
-    """Gives every nodule the ratings that the concepts need, four readers each."""
-    random = np.random.default_rng(0)
-    file = folder / "nodules.csv"
-    with file.open(newline="") as stream:
-        rows = list(csv.DictReader(stream))
-    for row in rows:
-        for name, highest in RATED.items():
-            middle = random.integers(1, highest + 1)
-            values = np.clip(middle + random.integers(-1, 2, 4), 1, highest)
-            row[f"{name}_readers"] = " ".join(map(str, values))
-    with file.open("w", newline="") as stream:
-        writer = csv.DictWriter(stream, rows[0])
-        writer.writeheader()
-        writer.writerows(rows)
-    return folder
+@pytest.fixture(scope="module")
+def folder(made_run):
+    return made_run.folders[0]
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    made = write_case_folder(
-        tmp_path_factory.mktemp("cases") / "stacks", patients=24, folds=3, radii_mm=(1.5, 5, 9)
-    )
-    return add_ratings(made)
+def cache(made_run):
+    return made_run.cache
 
 
 @pytest.fixture(scope="module")
-def runs(folder, cache, tmp_path_factory):
+def runs(made_run, folder, cache, tmp_path_factory):
     """A cross-fit run of three folds, a run on all patients, and the heads of both."""
     out = tmp_path_factory.mktemp("runs")
-    crossfit(CrossFit((folder,), out / "cv", device="cpu", cache=cache), RECIPE)
-    train(Fit((folder,), out / "all", device="cpu", cache=cache), RECIPE)
+    for name in ("cv", "all"):
+        shutil.copytree(made_run.runs / name, out / name)
     heads(folder, out, cache).run()
     return out
 
@@ -406,11 +385,11 @@ def test_a_head_is_shown_what_its_network_was_shown(runs, folder, cache, tmp_pat
     Concepts(
         (folder,), runs / "cv", tmp_path / "c", folds=(1,), change=SMALL, device="cpu", cache=cache
     ).run()
-    assert shown == [RECIPE.augmentation] != [Recipe().augmentation]
+    assert shown == [TINY.augmentation] != [Recipe().augmentation]
     file = tmp_path / "c" / "fold1" / "settings.json"
     settings = json.loads(file.read_text())
     told = settings.pop("augmentation")
-    assert told == json.loads(json.dumps(asdict(RECIPE.augmentation)))
+    assert told == json.loads(json.dumps(asdict(TINY.augmentation)))
     file.write_text(json.dumps(settings))
     assert read_head_settings(file)["augmentation"] == json.loads(
         json.dumps(asdict(Recipe().augmentation))
@@ -421,13 +400,23 @@ def test_a_head_is_shown_what_its_network_was_shown(runs, folder, cache, tmp_pat
         ).run()
 
 
-def test_recipes_are_measured_side_by_side(runs, folder, cache, tmp_path, capsys):
-    file = tmp_path / "ablations.json"
-    short = "width=8 blocks=1 concept_epochs=1 prototype_epochs=1"
+SHORT = "width=8 blocks=1 concept_epochs=1 prototype_epochs=1"
+
+
+@pytest.fixture(scope="module")
+def ablations(runs, folder, cache):
+    """What `concepts-ablate` writes of fold 1, and what it prints."""
+    file, printed = runs / "ablations.json", io.StringIO()
     arguments = ["concepts-ablate", "--cases", str(folder), "--crossfit", str(runs / "cv")]
-    arguments += ["--fold", "1", "--variants", f"prototypes=3 {short}", f"prototypes=2 {short}"]
+    arguments += ["--fold", "1", "--variants", f"prototypes=3 {SHORT}", f"prototypes=2 {SHORT}"]
     arguments += ["--joint", str(runs / "cv" / "fold1"), "--json", str(file), "--device", "cpu"]
-    assert cli.main([*arguments, "--cache", str(cache)]) == 0
+    with contextlib.redirect_stdout(printed):
+        assert cli.main([*arguments, "--cache", str(cache)]) == 0
+    return file, printed.getvalue()
+
+
+def test_recipes_are_measured_side_by_side(ablations):
+    file, printed = ablations
     rows = json.loads(file.read_text())["rows"]
     assert [row["recipe"][:12] for row in rows] == ["prototypes=3", "prototypes=2", "prototypes=3"]
     for row in rows:
@@ -439,18 +428,17 @@ def test_recipes_are_measured_side_by_side(runs, folder, cache, tmp_path, capsys
         assert max(row["alive"]) <= int(row["recipe"][11])
     # The same network, recipe and seed: the same metrics.
     assert rows[0]["centred"] == rows[2]["centred"] and rows[0]["alive"] == rows[2]["alive"]
-    assert capsys.readouterr().out.count("prototypes=") == 3
+    assert printed.count("prototypes=") == 3
 
 
-def test_the_model_card_tells_what_other_recipes_gave(runs, folder, cache, tmp_path):
+def test_the_model_card_tells_what_other_recipes_gave(runs, folder, cache, ablations, tmp_path):
     """Means over folds where several were tried, concept by concept; the recipe's folds named."""
-    short = "width=8 blocks=1 concept_epochs=1 prototype_epochs=1"
-    files = []
-    for fold, variants in ((0, (short, f"whole=False {short}")), (1, (short,))):
-        files.append(tmp_path / f"{fold}.json")
-        ConceptsAblate(
-            (folder,), runs / "cv", fold, variants, json=files[-1], device="cpu", cache=cache
-        ).run()
+    tried = f"prototypes=3 {SHORT}"
+    files = [tmp_path / "0.json", ablations[0]]
+    ConceptsAblate(
+        (folder,), runs / "cv", 0, (tried, f"whole=False {SHORT}"), json=files[0], device="cpu",
+        cache=cache,
+    ).run()  # fmt: skip
     told = [json.loads(file.read_text())["rows"] for file in files]
     out = tmp_path / "b"
     Export(
@@ -463,7 +451,7 @@ def test_the_model_card_tells_what_other_recipes_gave(runs, folder, cache, tmp_p
     default, other = (
         dict(zip(head, line.split(" | "), strict=True))
         for line in card.splitlines()
-        if line.startswith((f"| `{short}` |", f"| `whole=False {short}` |"))
+        if line.startswith((f"| `{tried}` |", f"| `whole=False {SHORT}` |"))
     )
     assert (default["folds"], other["folds"]) == ("0, 1", "0")
     mean = np.mean([rows[0]["off_centre"]["malignancy"] for rows in told])

@@ -35,9 +35,6 @@ from contrastdiagnosis_training.runs.crossfit_run import folds_of_run, load_fold
 from contrastdiagnosis_training.runs.run_folder import SETTINGS
 from sklearn.metrics import roc_auc_score
 
-from training.conftest import TINY, write_case_folder
-
-RECIPE = replace(TINY, epochs=2, mask_epochs=1)
 FOLDS = (0, 1, 2)
 RULE_KEYS = {
     "auc", "auc_ci", "auc_6_12mm", "auc_diameter", "auc_forest", "accuracy", "f1", "ece",
@@ -49,27 +46,25 @@ pytestmark = pytest.mark.usefixtures("few_draws")
 
 
 @pytest.fixture(scope="module")
-def folders(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("cases")
-    stacks = write_case_folder(folder / "stacks", folds=3)
-    context = write_case_folder(folder / "context", patients=8, context=True, seed=1, folds=3)
-    return (stacks, context)
+def folders(made_run):
+    return made_run.folders
 
 
 @pytest.fixture(scope="module")
-def runs(folders, cache, tmp_path_factory):
-    """A cross-fit run of two folds and a run on all patients."""
-    out = tmp_path_factory.mktemp("runs")
-    options = CrossFit(folders, out / "cv", device="cpu", cache=cache)
-    crossfit(options, RECIPE)
-    train(Fit(folders, out / "all", device="cpu", cache=cache), RECIPE)
-    return out
+def runs(made_run):
+    """A cross-fit run of three folds and a run on all patients."""
+    return made_run.runs
 
 
 @pytest.fixture(scope="module")
-def evaluated(runs):
+def out(tmp_path_factory):
+    return tmp_path_factory.mktemp("out")
+
+
+@pytest.fixture(scope="module")
+def evaluated(runs, out):
     """What `evaluate` writes of the cross-fit run, and what it prints."""
-    file, printed = runs / "figures" / "cv.json", io.StringIO()
+    file, printed = out / "figures" / "cv.json", io.StringIO()
     with contextlib.redirect_stdout(printed):
         assert cli.main(["evaluate", "--crossfit", str(runs / "cv"), "--json", str(file)]) == 0
     return json.loads(file.read_text()), printed.getvalue()
@@ -81,12 +76,12 @@ def metrics(evaluated):
 
 
 @pytest.fixture(scope="module")
-def bundle(runs, folders):
+def bundle(runs, folders, out):
     Export(
-        folders, runs / "all", runs / "cv", runs / "bundle", name="made", training_data="Made up.",
+        folders, runs / "all", runs / "cv", out / "bundle", name="made", training_data="Made up.",
         device="cpu",
     ).run()  # fmt: skip
-    return runs / "bundle"
+    return out / "bundle"
 
 
 def assert_complete(metrics, n):
@@ -98,13 +93,13 @@ def assert_complete(metrics, n):
         for key in RULE_KEYS - {"auc_ci", "auc_6_12mm"}:
             assert 0 <= metrics[rule][key] <= 1, (rule, key)
     assert 0 <= metrics["dice"] <= 1
-    assert 0.8 < metrics["dice_inter_reader"] < 1
+    assert 0.7 < metrics["dice_inter_reader"] < 1  # The smallest balls have a radius of 1.5 mm.
     assert metrics["protocol"]
 
 
 def test_every_figure_of_the_cross_fit_run_is_there(metrics):
-    assert_complete(metrics, n=60)
-    assert metrics["paper"]["n"] == 60 > metrics["exclude3"]["n"]
+    assert_complete(metrics, n=48)
+    assert metrics["paper"]["n"] == 48 > metrics["exclude3"]["n"]
     assert "3-fold" in metrics["protocol"]
     # Malignant balls are larger: their diameter tells them.
     assert metrics["exclude3"]["auc_diameter"] > 0.9
@@ -146,17 +141,18 @@ def test_the_second_folder_shows_what_context_changes(runs, metrics):
     assert 0 <= metrics["context_same_diagnosis"] <= 1
 
 
-def test_cross_fitting_again_makes_nothing_anew(runs, folders, cache):
+def test_cross_fitting_again_makes_nothing_anew(runs, made_run):
     files = {f: f.stat().st_mtime_ns for f in (runs / "cv").glob("fold*/*.npz")}
     assert len(files) == 12
-    crossfit(CrossFit(folders, runs / "cv", device="cpu", cache=cache), RECIPE)
+    options = CrossFit(made_run.folders, runs / "cv", device="cpu", cache=made_run.cache)
+    crossfit(options, made_run.recipe)
     assert {f: f.stat().st_mtime_ns for f in files} == files
 
 
 def test_the_bundle_is_sound_and_tells_where_it_comes_from(bundle, metrics):
     loaded = load_bundle(bundle)
     assert loaded.info.name == "made"
-    assert len(loaded.library) == 60
+    assert len(loaded.library) == 48
     assert loaded.info.metrics["exclude3"]["auc"] == metrics["exclude3"]["auc"]
     assert loaded.info.recipe["seed"] == 0
     assert loaded.info.recipe["cases"] == ["stacks", "context"]
@@ -217,16 +213,16 @@ def test_the_bundle_is_evaluated_on_another_folder(bundle, folders, tmp_path, ca
     assert f"wrote {file}" in capsys.readouterr().out
 
 
-def test_a_bundle_of_weights_that_left_a_fold_out_is_refused(runs, folders):
-    export = Export(folders, runs / "cv" / "fold0", runs / "cv", runs / "refused")
+def test_a_bundle_of_weights_that_left_a_fold_out_is_refused(runs, folders, tmp_path):
+    export = Export(folders, runs / "cv" / "fold0", runs / "cv", tmp_path / "refused")
     with pytest.raises(InputError, match="left fold 0 out; fit without --fold"):
         export.run()
-    assert not (runs / "refused").exists()
+    assert not (tmp_path / "refused").exists()
 
 
-def test_runs_that_do_not_belong_together_are_refused(runs, folders, cache, tmp_path):
-    other = replace(RECIPE, omega=2.0)
-    train(Fit(folders, tmp_path / "all", device="cpu", cache=cache, epochs=1), other)
+def test_runs_that_do_not_belong_together_are_refused(runs, folders, made_run, tmp_path):
+    other = replace(made_run.recipe, omega=2.0)
+    train(Fit(folders, tmp_path / "all", device="cpu", cache=made_run.cache, epochs=1), other)
     with pytest.raises(InputError, match=r"differ in their recipe: .*'omega': 2.0.*'omega': 1.5"):
         Export(folders, tmp_path / "all", runs / "cv", tmp_path / "bundle").run()
     with pytest.raises(InputError, match="holds no finished run; make it by contrastdiagnosis-tr"):
@@ -321,15 +317,15 @@ def test_a_bundle_is_evaluated_by_its_own_vote_and_interval(tmp_path, option):
 
 
 @pytest.fixture(scope="module")
-def by_majority(runs, folders):
+def by_majority(runs, folders, out):
     """A bundle with the published vote and the normal interval, and what exporting it printed."""
-    out, printed = runs / "majority", io.StringIO()
+    made, printed = out / "majority", io.StringIO()
     arguments = ["--cases", *map(str, folders), "--weights", str(runs / "all"), "--crossfit",
-                 str(runs / "cv"), "--out", str(out), "--vote", "majority",
+                 str(runs / "cv"), "--out", str(made), "--vote", "majority",
                  "--interval", "normal", "--device", "cpu"]  # fmt: skip
     with contextlib.redirect_stdout(printed):
         assert cli.main(["export", *arguments]) == 0
-    return out, printed.getvalue()
+    return made, printed.getvalue()
 
 
 def test_a_majority_bundle_is_exported(by_majority, bundle):
@@ -337,7 +333,7 @@ def test_a_majority_bundle_is_exported(by_majority, bundle):
     loaded, weighted = load_bundle(folder), load_bundle(bundle)
     rule = loaded.info.vote
     assert rule.majority and rule.temperature is None
-    assert f"60 cases, majority vote of the {rule.k} nearest cases" in printed
+    assert f"48 cases, majority vote of the {rule.k} nearest cases" in printed
     assert loaded.info.calibration.intercept == 0 != weighted.info.calibration.intercept
     matched = loaded.indicator.matched.astype(float)
     assert loaded.indicator.threshold == pytest.approx(matched.mean() + 1.96 * matched.std(), 1e-3)
@@ -368,7 +364,7 @@ def test_a_cross_fit_run_is_evaluated_by_majority(runs, metrics, tmp_path, by_ma
     options = ["--crossfit", str(runs / "cv"), "--vote", "majority", "--json", str(file)]
     assert cli.main(["evaluate", *options]) == 0
     told = json.loads(file.read_text())
-    assert_complete(told, n=60)
+    assert_complete(told, n=48)
     assert "majority vote, k chosen" in told["protocol"] and "1.96" not in told["protocol"]
     assert "k and temperature chosen" in metrics["protocol"]
     # Retrieval knows of no vote.

@@ -13,13 +13,13 @@ import pytest
 import torch
 from contrastdiagnosis.bundle.bundle import load_bundle
 from contrastdiagnosis.cases.case_folder import read_case_folder, read_scan
+from contrastdiagnosis.cases.lidc import LIDC
 from contrastdiagnosis.imaging.patch import DEFAULT_GEOMETRY, crop_patch
 from contrastdiagnosis.maps.distance_parts import patch_statistics
 from contrastdiagnosis.maps.local_cam import pair_maps
 from contrastdiagnosis.model.network import NoduleNet
 from contrastdiagnosis.protocol.map_variant import LocalCam
 from contrastdiagnosis_training.commands import main as cli
-from contrastdiagnosis_training.commands.crossfit import CrossFit, crossfit
 from contrastdiagnosis_training.commands.explain_eval import ExplainEval
 from contrastdiagnosis_training.commands.export import Export
 from contrastdiagnosis_training.commands.fit import Fit, train
@@ -35,9 +35,8 @@ from contrastdiagnosis_training.evaluation.maps.report import table, target_rows
 from contrastdiagnosis_training.evaluation.support_vote import SupportVote
 from contrastdiagnosis_training.evaluation.unseen import unseen_of_bundle
 
-from training.conftest import TINY, write_case_folder
+from training.conftest import TINY
 
-RECIPE = replace(TINY, epochs=2, mask_epochs=1)
 CONTROLS = ("map", "gaussian", "mask", "random")
 
 
@@ -45,26 +44,39 @@ pytestmark = pytest.mark.usefixtures("few_draws")
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return write_case_folder(tmp_path_factory.mktemp("cases") / "stacks", patients=18, folds=3)
+def folder(made_run):
+    return made_run.folders[0]
 
 
 @pytest.fixture(scope="module")
-def runs(folder, cache, tmp_path_factory):
-    out = tmp_path_factory.mktemp("runs")
-    crossfit(CrossFit((folder,), out / "cv", device="cpu", cache=cache), RECIPE)
-    train(Fit((folder,), out / "all", device="cpu", cache=cache), RECIPE)
-    shuffled = replace(RECIPE, shuffle_labels=True)
-    train(Fit((folder,), out / "shuffled", fold=0, device="cpu", cache=cache), shuffled)
-    Export((folder,), out / "all", out / "cv", out / "bundle", device="cpu").run()
-    return out
+def runs(made_run):
+    return made_run.runs
 
 
 @pytest.fixture(scope="module")
-def evaluated(runs, folder):
-    files = runs / "explain.json", runs / "explain.html"
-    arguments = ["--cases", folder, "--crossfit", runs / "cv", "--shuffled", runs / "shuffled"]
-    arguments += ["--nodules", 6, "--json", files[0], "--html", files[1], "--device", "cpu"]
+def out(tmp_path_factory):
+    return tmp_path_factory.mktemp("out")
+
+
+@pytest.fixture(scope="module")
+def bundle_folder(runs, made_run, out):
+    Export(made_run.folders, runs / "all", runs / "cv", out / "bundle", device="cpu").run()
+    return out / "bundle"
+
+
+@pytest.fixture(scope="module")
+def shuffled(made_run, out):
+    """A fold whose labels were drawn anew."""
+    options = Fit(made_run.folders, out / "shuffled", fold=0, device="cpu", cache=made_run.cache)
+    train(options, replace(made_run.recipe, shuffle_labels=True))
+    return options.out
+
+
+@pytest.fixture(scope="module")
+def evaluated(runs, folder, shuffled, out):
+    files = out / "explain.json", out / "explain.html"
+    arguments = ["--cases", folder, "--crossfit", runs / "cv", "--shuffled", shuffled]
+    arguments += ["--nodules", 3, "--json", files[0], "--html", files[1], "--device", "cpu"]
     assert cli.main(["explain-eval", *map(str, arguments)]) == 0
     return json.loads(files[0].read_text()), files[1].read_text()
 
@@ -85,12 +97,12 @@ def assert_complete(metrics, maps, n):
     row = compared["deletion", "vote", "centred", "gaussian"]
     assert row.keys() >= {"gain", "relative", "p"}
     assert 0 <= metrics["confidence"]["confident"]["share"] <= 1
-    assert set(metrics["ratings"]) == {"texture", "malignancy"}
+    assert set(metrics["ratings"]) == {scale.name for scale in LIDC.scales[2:]}
 
 
 def test_every_figure_of_the_cross_fit_run_is_there(evaluated):
     metrics, _ = evaluated
-    assert_complete(metrics, maps=6, n=36)
+    assert_complete(metrics, maps=3, n=48)
     assert "fold 0, fold 1, fold 2 on stacks" in metrics["protocol"]
     for name in ("random weights", "random labels"):
         assert -1 <= of_records(metrics["maps"])[Measure("correlation", name)] <= 1
@@ -98,13 +110,15 @@ def test_every_figure_of_the_cross_fit_run_is_there(evaluated):
         assert min(rating.values()) >= 0
 
 
-def test_the_share_that_no_map_shows_is_that_of_the_explained_pairs(evaluated, runs, folder):
+def test_the_share_that_no_map_shows_is_that_of_the_explained_pairs(
+    evaluated, bundle_folder, folder
+):
     """Of two nodules the one pair there is, as the engine explains it."""
     for part in evaluated[0]["parts"].values():
         assert part["n"] > 0 and part["p5"] <= part["mean"] <= part["p95"]
         assert 0 <= part["below_0"] <= 1 and 0 <= part["above_1"] <= 1
     assert "size, density and outline" in evaluated[1]
-    unseen = unseen_of_bundle(runs / "bundle", read_case_folder(folder), torch.device("cpu"))
+    unseen = unseen_of_bundle(bundle_folder, read_case_folder(folder), torch.device("cpu"))
     other = next(
         n for n, p in enumerate(unseen.predictions.patient_id) if p != unseen.rows[0].patient_id
     )
@@ -123,8 +137,8 @@ def test_the_share_that_no_map_shows_is_that_of_the_explained_pairs(evaluated, r
     assert any(line.endswith(" -") for line in parts_lines(alone))
 
 
-def test_an_exported_bundle_has_the_statistics_of_its_cases(runs, folder):
-    bundle = load_bundle(runs / "bundle")
+def test_an_exported_bundle_has_the_statistics_of_its_cases(bundle_folder, folder):
+    bundle = load_bundle(bundle_folder)
     nodule = next(
         n for n in read_case_folder(folder) if n.case_id == bundle.library.cases[7].case_id
     )
@@ -174,14 +188,14 @@ def test_the_report_is_whole_and_self_contained(evaluated):
         assert row.value in unescape(html)
 
 
-def test_the_bundle_is_judged_on_any_folder(runs, folder, tmp_path, capsys):
+def test_the_bundle_is_judged_on_any_folder(bundle_folder, folder, tmp_path, capsys):
     file = tmp_path / "figures.json"
-    arguments = ["--bundle", runs / "bundle", "--cases", folder, "--nodules", 1, "--json", file]
+    arguments = ["--bundle", bundle_folder, "--cases", folder, "--nodules", 1, "--json", file]
     arguments += ["--map.levels", 4, 3, "--map.window-cells", 3, "--device", "cpu"]
     assert cli.main(["explain-eval", *map(str, arguments)]) == 0
     metrics = json.loads(file.read_text())
-    assert_complete(metrics, maps=1, n=36)
-    assert "36 are of patients it was made from: no held-out figure" in metrics["protocol"]
+    assert_complete(metrics, maps=1, n=48)
+    assert "48 are of patients it was made from: no held-out figure" in metrics["protocol"]
     assert metrics["variant"] == {
         "levels": [4, 3], "window_cells": 3, "rectified": True, "through_mask": False,
         "outside": 0.001,
@@ -266,8 +280,8 @@ def test_off_centre_is_16_voxels_along_both_axes_of_the_plane():
         (["--crossfit", "{cv}", "--shuffled", "{bundle}"], "holds no finished network"),
     ],
 )
-def test_mistakes_are_told_in_one_line(runs, folder, capsys, arguments, message):
-    places = {"cv": runs / "cv", "bundle": runs / "bundle"}
+def test_mistakes_are_told_in_one_line(runs, bundle_folder, folder, capsys, arguments, message):
+    places = {"cv": runs / "cv", "bundle": bundle_folder}
     given = [a.format(**places) for a in arguments]
     if "--map.levels" in given:
         with pytest.raises(SystemExit):

@@ -188,7 +188,7 @@ def run(*arguments):
 @pytest.fixture(scope="module")
 def fitted(folders):
     options = ["--nodules", folders / "stacks", folders / "context", "--cts", folders / "cts"]
-    options += ["--points", 6, "--device", "cpu", "--version", "2"]
+    options += ["--points", 4, "--device", "cpu", "--version", "2"]
     for number in range(3):
         (folders / "cv" / f"fold{number}").mkdir(parents=True)
         for role, told in fold(number).items():
@@ -253,7 +253,7 @@ def test_absent_answers_are_told(tmp_path):
 
 def test_any_bundle_can_be_put_on_trial(folders, fitted, capsys, tmp_path):
     file = tmp_path / "gate.json"
-    options = ["--nodules", folders / "context", "--cts", folders / "cts", "--points", 4]
+    options = ["--nodules", folders / "context", "--cts", folders / "cts", "--points", 2]
     options += ["--json", file, "--device", "cpu"]
     assert run("gate-eval", "--bundle", folders / "gated", *options) == 0
     rows = json.loads(file.read_text())["table"]
