@@ -18,6 +18,9 @@ ENGINE_PYTHON = $(or $(ENGINE),$(CURDIR)/$(BIN)/python)
 STORY_OUT ?= out/story
 MODULES := ContrastDiagnosis ContrastDiagnosisAtlas
 FOLDER := ContrastDiagnosisSlicer
+# Those of the stand-ins themselves, and of their being there, have nothing to try in Slicer.
+SIDE_TESTS ?= $(filter-out %/test_headless.py %/test_there.py,\
+	$(sort $(wildcard Testing/Python/slicer_side/test_*.py)))
 
 define check_slicer
 	@program=$$(command -v "$(SLICER)") && [ -f "$$program" ] && [ -x "$$program" ] || { \
@@ -91,7 +94,8 @@ slicer:  ## Slicer with the modules of this folder: make slicer SLICER=/path/to/
 	$(check_slicer)
 	"$(SLICER)" --additional-module-paths "$(CURDIR)/$(FOLDER)"
 
-slicer-test: $(if $(ENGINE),,$(READY))  ## each module's self test in Slicer, with its window and without
+# Each file of them in a Slicer of its own: what ends one Slicer ends the tests of no other file.
+slicer-test: $(if $(ENGINE),,$(READY))  ## in Slicer: each module's self test, with its window and without, and the tests of the panels
 	$(check_slicer)
 	$(check_engine)
 	@failed=; for module in $(MODULES); do for window in "" --no-main-window; do \
@@ -101,6 +105,12 @@ slicer-test: $(if $(ENGINE),,$(READY))  ## each module's self test in Slicer, wi
 			--python-code "import slicer.testing; slicer.testing.runUnitTest([], '$$module')" \
 			|| failed="$$failed $$module$${window:+ ($$window)}"; \
 	done; done; \
+	for tests in $(SIDE_TESTS); do \
+		echo "== $$tests"; \
+		CONTRASTDIAGNOSIS_ENGINE="$(ENGINE_PYTHON)" SLICER_SIDE_TESTS="$$tests" PIP_ARGS="$(PIP_ARGS)" \
+		"$(SLICER)" --no-splash --testing --additional-module-paths "$(CURDIR)/$(FOLDER)" \
+			--python-script "$(CURDIR)/Testing/slicer_side_tests.py" || failed="$$failed $$tests"; \
+	done; \
 	[ -z "$$failed" ] || { echo "failed in Slicer:$$failed" >&2; exit 1; }
 
 slicer-story: $(if $(ENGINE),,$(READY))  ## the user's story in Slicer, with its window (pictures in out/story) and without

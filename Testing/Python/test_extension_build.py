@@ -152,6 +152,7 @@ def fake_slicer(tmp_path) -> Path:
     program.write_text(
         f'#!/bin/sh\nprintf "%s\\n" "$@" end >> "{tmp_path}/calls"\n'
         f'echo "$CONTRASTDIAGNOSIS_ENGINE" >> "{tmp_path}/engines"\n'
+        f'echo "$SLICER_SIDE_TESTS" >> "{tmp_path}/tests"\n'
         'for a in "$@"; do [ "$a" != "$FAIL_ON" ] || exit 3; done\n'
     )
     program.chmod(0o755)
@@ -173,6 +174,13 @@ def calls(program: Path) -> list[list[str]]:
     ends = [i for i, line in enumerate(lines) if line == "end"]
     return [lines[a + 1 : b] for a, b in zip([-1, *ends], ends, strict=False)]
 
+
+SIDE_TESTS = sorted(
+    file.name
+    for file in (ROOT / "Testing" / "Python" / "slicer_side").glob("test_*.py")
+    if file.name not in ("test_headless.py", "test_there.py")
+)
+"""They run in Slicer too."""
 
 MODULE_PATHS = ["--additional-module-paths", str(MODULE_FOLDER)]
 needs_make = pytest.mark.skipif(not shutil.which("make"), reason="make is not installed")
@@ -196,9 +204,15 @@ def test_make_slicer_test_runs_every_module_with_and_without_window(fake_slicer)
             wanted.append(
                 ["--no-splash", "--testing", *window, *MODULE_PATHS, "--python-code", code]
             )
-    assert calls(fake_slicer) == wanted
-    engines = (fake_slicer.parents[1] / "engines").read_text().splitlines()
-    assert engines == 4 * [str(ROOT / ".venv" / "bin" / "python")]
+    in_slicer = calls(fake_slicer)
+    assert in_slicer[: len(wanted)] == wanted
+    script = str(ROOT / "Testing" / "slicer_side_tests.py")
+    side = ["--no-splash", "--testing", *MODULE_PATHS, "--python-script", script]
+    assert in_slicer[len(wanted) :] == len(SIDE_TESTS) * [side]
+    lines = (fake_slicer.parents[1] / "engines").read_text().splitlines()
+    assert set(lines) == {str(ROOT / ".venv" / "bin" / "python")}
+    tests = (fake_slicer.parents[1] / "tests").read_text().split()
+    assert [Path(name).name for name in tests] == SIDE_TESTS
 
 
 @needs_make
@@ -231,7 +245,8 @@ def test_make_slicer_test_fails_if_one_run_fails_and_still_does_the_others(fake_
     assert "(--no-main-window)" in done.stderr
     both = "ContrastDiagnosis ContrastDiagnosis ("
     assert (both in done.stderr) == (fail_on == "--testing")
-    assert len(calls(fake_slicer)) == 2 * max(1, len(list(MODULE_FOLDER.glob("*.py"))))
+    modules = max(1, len(list(MODULE_FOLDER.glob("*.py"))))
+    assert len(calls(fake_slicer)) == 2 * modules + len(SIDE_TESTS)
 
 
 @needs_make

@@ -1,4 +1,4 @@
-"""Slicer without Slicer for the tests of the Slicer side (Testing/headless).
+"""Slicer for the tests of the Slicer side: a real one where they run in it, else Testing/headless.
 
 This folder cannot be named `slicer`: pytest puts its parent on the path, where it would
 shadow the real package.
@@ -6,6 +6,7 @@ shadow the real package.
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback
 from pathlib import Path
@@ -19,14 +20,36 @@ LIMIT_S = 90
 POINTS = [(60.0, -10.0, 8.0), (-60.0, -10.0, 8.0)]
 """Nodules of the phantom that the panel is tried on."""
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "headless"))
-import headless
+TESTING = Path(__file__).parents[2]
+IN_SLICER = hasattr(sys.modules.get("slicer"), "app") and "headless" not in sys.modules
+"""These tests run in the application (Testing/slicer_side_tests.py), without stand-ins."""
+
+ENGINE_PYTHON = os.environ.get("CONTRASTDIAGNOSIS_ENGINE", sys.executable)
+"""The Python that engines are started with."""
+
+of_stand_ins = pytest.mark.skipif(IN_SLICER, reason="sets what only the stand-ins let a test set")
+own_packages = pytest.mark.skipif(IN_SLICER, reason="Slicer's Python may lack the packages")
+
+if IN_SLICER:
+    import real_slicer as headless
+
+    collect_ignore = ["test_headless.py"]  # Of the stand-ins themselves.
+else:
+    sys.path.insert(0, str(TESTING / "headless"))
+    import headless
 
 try:
     slicer = headless.start()
 except ImportError:
     # Qt's system libraries or slicer-core are absent: test_there.py says so.
     collect_ignore_glob = ["test_[!t]*.py", "test_t[!h]*.py"]
+
+
+def users_shell() -> dict[str, str]:
+    """The environment of the user's shell: that of Slicer is for its own Python."""
+    environment = slicer.util.startupEnvironment()
+    environment.pop("PYTHONHOME", None)
+    return environment
 
 
 @pytest.fixture(autouse=True)
@@ -104,7 +127,7 @@ def concept_engine(concept_bundle):
     """A server with that bundle, for all tests of concepts."""
     from ContrastDiagnosisLib.Engine.EngineProcess import EngineOptions, LocalEngine
 
-    options = EngineOptions(sys.executable, str(concept_bundle), "cpu")
+    options = EngineOptions(ENGINE_PYTHON, str(concept_bundle), "cpu")
     made = LocalEngine(options, str(MODULES))
     yield made
     made.stop()
@@ -176,7 +199,7 @@ def engine():
     """With the bundle that comes along, as users have it."""
     from ContrastDiagnosisLib.Engine.EngineProcess import EngineOptions, LocalEngine
 
-    made = LocalEngine(EngineOptions(sys.executable, "", "cpu"), str(MODULES))
+    made = LocalEngine(EngineOptions(ENGINE_PYTHON, "", "cpu"), str(MODULES))
     yield made
     made.stop()
 

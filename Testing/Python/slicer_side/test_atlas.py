@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -40,6 +39,8 @@ from engine.conftest import CONCEPTS, NODULE, PROTOTYPES, write_tiny_bundle
 from engine.test_cli import write_case_folder
 from engine.test_pruning import WRONG_ROWS
 
+from slicer_side.conftest import ENGINE_PYTHON, users_shell
+
 FOLDER = Path(__file__).parents[3] / "ContrastDiagnosisSlicer"
 NAMES = [c.name for c in CONCEPTS]
 LIMIT_S = 60
@@ -48,7 +49,7 @@ LIMIT_S = 60
 @pytest.fixture
 def modules(load_with_concepts, concept_bundle):
     """Both modules, set up as a user would."""
-    writeSettings(Settings(python=sys.executable, bundle=str(concept_bundle), device="cpu"))
+    writeSettings(Settings(python=ENGINE_PYTHON, bundle=str(concept_bundle), device="cpu"))
     return load_with_concepts("ContrastDiagnosis"), load_with_concepts("ContrastDiagnosisAtlas")
 
 
@@ -206,11 +207,14 @@ def test_the_command_adds_pictures_as_it_stands(tmp_path, monkeypatch):
     bundle = write_tiny_bundle(tmp_path / "a bundle" / "tiny")
     phantom = make_phantom([NODULE], shape=(60, 150, 180), spacing_mm=(2.5, 1.9, 1.9))
     write_case_folder(tmp_path / "cases", phantom)
-    command = addPixelsCommand(Settings(python=sys.executable), str(FOLDER), bundle)
+    command = addPixelsCommand(Settings(python=ENGINE_PYTHON), str(FOLDER), bundle)
     assert "contrastdiagnosis cases add-pixels" in command
     command = command.replace("FOLDER", str(tmp_path / "cases"))
     monkeypatch.chdir(tmp_path)
-    subprocess.run(command, shell=True, check=True, capture_output=True, timeout=LIMIT_S)
+    done = subprocess.run(
+        command, shell=True, capture_output=True, text=True, timeout=LIMIT_S, env=users_shell()
+    )
+    assert done.returncode == 0, done.stderr
     assert load_bundle(bundle).pixels.has("P3_1")
 
 

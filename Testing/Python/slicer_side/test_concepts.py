@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import sys
 
 import numpy as np
 import pytest
@@ -17,6 +16,8 @@ from ContrastDiagnosisLib.Scene import ConceptView, NoduleScene, Revisions
 from ContrastDiagnosisLib.Scene.OwnNodes import roleOf
 from ContrastDiagnosisLib.Scene.VolumeBridge import InputError
 from engine.conftest import CONCEPTS
+
+from slicer_side.conftest import ENGINE_PYTHON
 
 NODULES = [PhantomNodule((60.0, -10.0, 8.0), 14.0), PhantomNodule((-60.0, -10.0, 8.0), 10.0)]
 POINTS = [n.center_ras_mm for n in NODULES]
@@ -493,7 +494,7 @@ def test_a_closed_scene_gets_no_answer(story):
 def test_the_self_test_that_slicer_runs(load_with_concepts):
     module = load_with_concepts("ContrastDiagnosis")
     module.widget.parent.enter()
-    writeSettings(Settings(python=sys.executable))
+    writeSettings(Settings(python=ENGINE_PYTHON))
     case = module.python.ContrastDiagnosisTest()
     case.setUp()
     case.test_ConceptsSaveReload()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import sys
 
 import numpy as np
 import pytest
@@ -17,7 +16,7 @@ from ContrastDiagnosisLib.Panels.ResultPanel import FOR_WHAT_IT_IS_WORTH
 from ContrastDiagnosisLib.Scene import NoduleScene, Revisions
 from ContrastDiagnosisLib.Scene.NoduleScene import COLOURS, NOT_JUDGED, PointState
 
-from slicer_side.conftest import LIMIT_S, MODULE, POINTS, add_ct
+from slicer_side.conftest import ENGINE_PYTHON, LIMIT_S, MODULE, POINTS, add_ct
 
 NOWHERE = {"heart": (-30.0, 28.0, -28.0), "spine": (0.0, -70.0, 0.0), "air": (0.0, 108.0, 10.0)}
 HEART = NOWHERE["heart"]
@@ -389,7 +388,7 @@ def test_no_word_is_cut(unjudged):
 
 
 def test_the_self_test_that_slicer_runs(load_module):
-    writeSettings(Settings(python=sys.executable, device="cpu"))
+    writeSettings(Settings(python=ENGINE_PYTHON, device="cpu"))
     module = load_module(MODULE)
     module.widget.parent.enter()
     case = module.python.ContrastDiagnosisTest()

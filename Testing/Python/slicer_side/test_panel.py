@@ -6,7 +6,6 @@ import html
 import json
 import os
 import signal
-import sys
 import venv
 
 import numpy as np
@@ -22,7 +21,7 @@ from ContrastDiagnosisLib.Scene.NoduleScene import PointState
 from ContrastDiagnosisLib.Session import Reports
 from engine.conftest import write_tiny_bundle
 
-from slicer_side.conftest import LIMIT_S, MODULE, POINTS, KeptEngine, add_ct
+from slicer_side.conftest import ENGINE_PYTHON, LIMIT_S, MODULE, POINTS, KeptEngine, add_ct
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +32,7 @@ def bundle_folder(tmp_path_factory):
 @pytest.fixture
 def own_widget(load_module, bundle_folder):
     """The module's widget with an engine of its own, set up as a user would."""
-    writeSettings(Settings(python=sys.executable, bundle=str(bundle_folder), device="cpu"))
+    writeSettings(Settings(python=ENGINE_PYTHON, bundle=str(bundle_folder), device="cpu"))
     made = load_module(MODULE).widget
     made.parent.enter()
     return made
@@ -366,7 +365,7 @@ def test_a_broken_bundle_is_reported_with_the_engines_own_words(
     document = json.loads((folder / "bundle.json").read_text())
     document["schema"] = 99
     (folder / "bundle.json").write_text(json.dumps(document))
-    writeSettings(Settings(python=sys.executable, bundle=str(folder), device="cpu"))
+    writeSettings(Settings(python=ENGINE_PYTHON, bundle=str(folder), device="cpu"))
     widget = load_module(MODULE).widget
     widget.parent.enter()
     click(widget)
@@ -696,7 +695,7 @@ def test_the_event_loop_is_never_held_up_by_the_engine(widget, click, wait_until
 )
 def test_the_self_tests_that_slicer_runs(load_module, name):
     """The same class that `make slicer-test` runs in the application."""
-    writeSettings(Settings(python=sys.executable, device="cpu"))
+    writeSettings(Settings(python=ENGINE_PYTHON, device="cpu"))
     module = load_module(MODULE)
     module.widget.parent.enter()
     case = module.python.ContrastDiagnosisTest()
@@ -713,7 +712,7 @@ def test_a_case_with_pixels_stands_beside_the_nodule(load_module, tmp_path, clic
     for n in range(40):
         intensity = np.random.default_rng(n).random(shape).astype(np.float32)
         store.write(f"P{n // 2}_{n % 2}", CasePixels(intensity, np.ones(shape, bool), mask))
-    writeSettings(Settings(python=sys.executable, bundle=str(folder), device="cpu"))
+    writeSettings(Settings(python=ENGINE_PYTHON, bundle=str(folder), device="cpu"))
     widget = load_module(MODULE).widget
     widget.parent.enter()
     click(widget)

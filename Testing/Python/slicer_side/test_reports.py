@@ -3,57 +3,31 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
+import subprocess
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
 import qt
 import slicer
-from contrastdiagnosis.bundle.bundle import default_bundle_folder, load_bundle
-from contrastdiagnosis.cases.pixels import CasePixels, PixelStore
-from contrastdiagnosis.diagnosis.diagnoser import Diagnoser
-from contrastdiagnosis.imaging.phantom import DEMO_NODULES, make_phantom
-from contrastdiagnosis.protocol.revision import Box, Revision
-from contrastdiagnosis.report.paper import render_print_report
 from ContrastDiagnosisLib.Session import Reports
 
-POINT = DEMO_NODULES[0].center_ras_mm
-TURNED = ((0.6, 0.8, 0.0), (-0.8, 0.6, 0.0), (0.0, 0.0, 1.0))
-KINDS = ("plain", "with pictures", "corrected", "without concepts")
+from slicer_side.conftest import ENGINE_PYTHON, IN_SLICER, MODULES, users_shell
+from slicer_side.print_reports import KINDS, write_print_reports
 
 
 @pytest.fixture(scope="module")
 def reports(tmp_path_factory):
     """Print forms of a nodule of the demo, with all that one can hold and with the least."""
-    bundle = load_bundle(default_bundle_folder())
-    volume = make_phantom(DEMO_NODULES[:1]).volume
-    diagnoser = Diagnoser(bundle, "cpu")
-    diagnosis = diagnoser.diagnose(volume, POINT)
-    store = PixelStore(tmp_path_factory.mktemp("bundle") / "pixels")
-    patch = diagnosis.encoding.patch
-    inside = diagnosis.encoding.probability * diagnosis.nodule >= 0.5
-    shown = {c.case.case_id for c in diagnosis.cases} | {p.case_id for p in bundle.concepts.atlas}
-    for case_id in shown:
-        store.write(case_id, CasePixels(patch.intensity, np.ones_like(inside), inside))
-    pictured = replace(bundle, pixels=store)
-    explanations = Diagnoser(pictured, "cpu").explain(diagnosis)
-    alone = [replace(e, case=None, pixels=None) for e in explanations]
-    first, second, *_, last = (concept.name for concept in bundle.info.concepts)
-    boxes = [
-        Box(POINT, (20.0, 18.0, 12.0), True),
-        Box(POINT, (9.0, 9.0, 9.0), False, first, TURNED),
-        Box(POINT, (2.0, 2.0, 2.0), False, second, TURNED),
-    ]
-    revised = diagnoser.revise(diagnosis, volume, Revision((*boxes,), (second, last), "zero", 0.3))
-    bare = replace(diagnosis, concepts=None), replace(bundle, concepts=None)
-    made = (
-        (diagnosis, volume, bundle, alone),
-        (diagnosis, volume, pictured, explanations),
-        (revised, volume, pictured, explanations),
-        (bare[0], volume, bare[1], alone),
-    )
-    return {k: render_print_report(*m).encode() for k, m in zip(KINDS, made, strict=True)}
+    folder = tmp_path_factory.mktemp("reports")
+    if IN_SLICER:
+        command = [ENGINE_PYTHON, str(Path(__file__).with_name("print_reports.py")), str(folder)]
+        environment = users_shell() | {"PYTHONPATH": str(MODULES)}
+        subprocess.run(command, check=True, env=environment)
+    else:
+        write_print_reports(folder)
+    return {kind: (folder / f"{kind}.html").read_bytes() for kind in KINDS}
 
 
 @pytest.fixture(params=KINDS)
@@ -64,7 +38,7 @@ def html(reports, request):
 @pytest.fixture
 def printed(html, tmp_path, monkeypatch):
     """The PDF, the document that was printed, and what was written beside it, page by page."""
-    documents, written = [], []
+    documents, written, plain = [], [], qt.QPainter
 
     class Document(qt.QTextDocument):
         def __init__(self):
@@ -74,7 +48,7 @@ def printed(html, tmp_path, monkeypatch):
     class Painter(qt.QPainter):
         def drawText(self, x, y, text):
             written.append(text)
-            super().drawText(x, y, text)
+            plain.drawText(self, x, y, text)  # PythonQt's `super()` finds no slots.
 
     monkeypatch.setattr(qt, "QTextDocument", Document)
     monkeypatch.setattr(qt, "QPainter", Painter)

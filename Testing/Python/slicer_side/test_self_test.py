@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import sys
-
 import pytest
 import slicer
 import slicer.testing
 from ContrastDiagnosisLib.Engine.Settings import readSettings
 from ContrastDiagnosisLib.SelfTest import ENGINE_VARIABLE
 
-from slicer_side.conftest import MODULES
+from slicer_side.conftest import ENGINE_PYTHON, MODULES, of_stand_ins
 
 NAMES = ("ContrastDiagnosis", "ContrastDiagnosisAtlas")
 
@@ -48,18 +46,19 @@ def test_the_base_class_of_slicer_is_not_counted(modules, name):
 
 
 def test_the_engine_that_is_named_is_used(modules, monkeypatch, capfd):
-    monkeypatch.setenv(ENGINE_VARIABLE, sys.executable)
+    monkeypatch.setenv(ENGINE_VARIABLE, ENGINE_PYTHON)
     assert readSettings().python == ""
     slicer.testing.runUnitTest([], "ContrastDiagnosisAtlas")
-    assert readSettings().python == sys.executable
+    assert readSettings().python == ENGINE_PYTHON
     told = capfd.readouterr().err
     assert "Ran 2 tests" in told and "skipped" not in told
 
 
+@of_stand_ins
 def test_outside_of_testing_the_users_settings_stay(modules, monkeypatch):
     from ContrastDiagnosisLib import SelfTest
 
-    monkeypatch.setenv(ENGINE_VARIABLE, sys.executable)
+    monkeypatch.setenv(ENGINE_VARIABLE, ENGINE_PYTHON)
     slicer.app.setTestingEnabled(False)
     from ContrastDiagnosisLib.Engine.Installer import Installer
 

@@ -24,7 +24,8 @@ from ContrastDiagnosisLib.Engine.Installer import Installer
 from ContrastDiagnosisLib.Engine.Settings import Settings, readSettings, writeSettings
 from ContrastDiagnosisLib.Panels.SetupPanel import SetupPanel
 
-MODULES = Path(__file__).parents[3] / "ContrastDiagnosisSlicer"
+from slicer_side.conftest import ENGINE_PYTHON, MODULES, of_stand_ins, own_packages
+
 REQUIREMENTS = MODULES / "Resources" / "requirements.txt"
 
 
@@ -181,7 +182,7 @@ def test_consent_is_for_one_address(panel):
     assert "Nothing was sent" in failures[0]
 
 
-@pytest.mark.parametrize("python", ["", sys.executable])
+@pytest.mark.parametrize("python", [pytest.param("", marks=own_packages), ENGINE_PYTHON])
 def test_nothing_that_lies_about_runs_with_the_engine(tmp_path, monkeypatch, wait_until, python):
     """Slicer may stand in a folder that others write to, and PYTHONPATH may name it as empty."""
     for name in ("tyro.py", "contrastdiagnosis.py", "sitecustomize.py"):
@@ -246,6 +247,7 @@ def test_declining_the_installation_is_told_and_changes_nothing(panel, monkeypat
     assert panel.installButton.enabled
 
 
+@of_stand_ins
 def test_torch_comes_first_and_by_its_extension(panel, monkeypatch):
     import sys
     import types

@@ -191,9 +191,14 @@ class TestWindow:
         slicer.app.processEvents()
         assert windowOf(volume) is CtWindow.LUNG
         volume.GetDisplayNode().SetAutoWindowLevel(True)
-        other = slicer.util.loadVolume(file)
+        slicer.util.loadVolume(file, {"show": False})
         slicer.app.processEvents()
-        assert node.inputVolume is volume is not other
+        assert node.inputVolume is volume
+        assert volume.GetDisplayNode().GetAutoWindowLevel()
+        other = slicer.util.loadVolume(file)
+        wait_until(lambda: node.inputVolume is other, LIMIT_S)  # No view shows the first any more.
+        slicer.app.processEvents()
+        assert windowOf(other) is CtWindow.LUNG
         assert volume.GetDisplayNode().GetAutoWindowLevel()
 
     def test_the_switch_goes_to_the_mediastinum_and_back(self, widget, phantom):

@@ -136,7 +136,8 @@ class qSlicerModuleManager(qt.QObject):
 class qSlicerCoreIOManager(qt.QObject):
     """Loads and saves scenes, scalar volumes and what has a storage node.
 
-    As in Slicer the event loop runs while a volume is loaded, and its window is set at the end.
+    As in Slicer the event loop runs while a volume is loaded, its window is set at the end, and
+    all slice views show it.
     """
 
     newFileLoaded = Signal("QVariantMap")
@@ -176,6 +177,10 @@ class qSlicerCoreIOManager(qt.QObject):
         qt.QCoreApplication.processEvents()
         if filetype == "VolumeFile":
             node.GetDisplayNode().SetAutoWindowLevel(True)
+            if properties.get("show", True):
+                logic = slicer.app.applicationLogic()
+                logic.GetSelectionNode().SetActiveVolumeID(node.GetID())
+                logic.PropagateVolumeSelection()
         nodes.AddItem(node)
         self.newFileLoaded.emit({**properties, "fileType": filetype, "nodeIDs": [node.GetID()]})
         return True
