@@ -182,6 +182,18 @@ MUTANTS = (
         "((scores - self.absent) * self.decision_weight)",
         ("engine/test_concepts.py", "engine/test_pruning.py"),
     ),
+    Mutant(
+        f"{ENGINE}/concepts/head.py",
+        "(scores * self.kept * self.presence_weight).sum(dim=-1)",
+        "(scores * self.presence_weight).sum(dim=-1)",
+        ("engine/test_concepts.py",),
+    ),
+    Mutant(
+        f"{ENGINE}/concepts/concept_prediction.py",
+        "larger = (share > 0.5) == (concept.at_least is not None)",
+        "larger = (share > 0.5) != (concept.at_least is not None)",
+        ("engine/test_concept_prediction.py",),
+    ),
     # Training: losses, figures, who is tested on what
     Mutant(
         f"{TRAINING}/objectives/losses.py",
@@ -218,6 +230,12 @@ MUTANTS = (
         "theta[:, 1, 0], theta[:, 1, 1] = sin * flip_x, cos * flip_y",
         "theta[:, 1, 0], theta[:, 1, 1] = sin, cos",
         ("training/test_augment.py",),
+    ),
+    Mutant(
+        f"{TRAINING}/objectives/losses.py",
+        "((share - 0.25) * 4).clamp(0, 1)",
+        "((share - 0.5) * 4).clamp(0, 1)",
+        ("training/test_losses.py",),
     ),
     # The Slicer side
     Mutant(

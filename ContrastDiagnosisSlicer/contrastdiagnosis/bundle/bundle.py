@@ -144,7 +144,7 @@ def _content(file: Path) -> bytes:
 
 def _load(folder: Path) -> Bundle:
     document = _read_document(folder)
-    info = info_from_document(document["bundle"])
+    info = info_from_document(document["bundle"], folder / INFO_FILE)
     _verify_checksums(folder, document["sha256"], _checked(info))
     network = load_network(folder / MODEL_FILE, info.network)
     tensors = _load_tensors(folder / EMBEDDINGS_FILE)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 from contrastdiagnosis import RESEARCH_USE_NOTICE
@@ -62,8 +63,12 @@ def document_of_info(info: BundleInfo) -> dict[str, Any]:
     return document
 
 
-def info_from_document(document: Mapping[str, Any]) -> BundleInfo:
-    """The part "bundle" of bundle.json.
+def info_from_document(document: Mapping[str, Any], file: Path) -> BundleInfo:
+    """The part "bundle" of a bundle.json.
+
+    Args:
+        document: What it says.
+        file: Where it stands, for messages.
 
     Raises:
         InputError: Something is missing, of another kind, or out of range.
@@ -95,10 +100,10 @@ def info_from_document(document: Mapping[str, Any]) -> BundleInfo:
         info = BundleInfo(**values)
         _check_numbers(info)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise InputError(f"bundle.json does not describe a bundle: {error}") from error
+        raise InputError(f"{file} does not describe a bundle: {error}") from error
     if info.geometry != PatchGeometry():
         raise InputError(
-            f"the bundle needs patches {info.geometry}, this version cuts {PatchGeometry()}"
+            f"{file} needs patches {info.geometry}, this version cuts {PatchGeometry()}"
         )
     return info
 

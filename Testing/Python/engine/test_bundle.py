@@ -129,8 +129,9 @@ GATE = {"weights": [1] * 5, "intercept": 0, "threshold": 0, "typical": [0] * 5}
 )
 def test_a_description_that_does_not_fit_is_refused(own_bundle_folder, change, message):
     edit(own_bundle_folder, lambda d: change(d["bundle"]))
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(InputError, match=message) as refused:
         load_bundle(own_bundle_folder)
+    assert str(own_bundle_folder) in str(refused.value)
 
 
 def test_missing_checksums_are_refused(own_bundle_folder):

@@ -12,8 +12,9 @@ import torch
 from contrastdiagnosis.bundle.bundle import default_bundle_folder, load_bundle
 from contrastdiagnosis.cases.vote import Calibration
 from contrastdiagnosis.concepts.boxes import CellGrid
-from contrastdiagnosis.concepts.concept_prediction import predict_concepts
+from contrastdiagnosis.concepts.concept_prediction import predict_concepts, size_factor
 from contrastdiagnosis.concepts.encoding import encode
+from contrastdiagnosis.concepts.head import DIAMETER, Concept
 from contrastdiagnosis.errors import InputError
 from contrastdiagnosis.imaging.patch import DEFAULT_GEOMETRY, Patch, crop_patch
 from contrastdiagnosis.imaging.phantom import make_phantom
@@ -511,3 +512,25 @@ def test_no_shown_prototype_of_the_shipped_head_runs_against_its_bar(shipped):
             elif m >= 0:
                 assert not ((added * np.sign(bar)) >= 0.005).any()
                 assert head.presence_weight[k, m] * head.kept[k, m] > 0
+
+
+@pytest.mark.parametrize(
+    ("bound", "share", "diameter_mm", "factor"),
+    [
+        ({"at_least": 8.0}, 0.9, 4.0, 2.0),
+        ({"at_least": 8.0}, 0.9, 16.0, 1.0),
+        ({"at_least": 8.0}, 0.1, 16.0, 2.0),
+        ({"at_least": 8.0}, 0.1, 4.0, 1.0),
+        ({"at_most": 8.0}, 0.9, 16.0, 2.0),
+        ({"at_most": 8.0}, 0.9, 4.0, 1.0),
+        ({"at_most": 8.0}, 0.1, 4.0, 2.0),
+        ({"at_most": 8.0}, 0.1, 16.0, 1.0),
+    ],
+)
+def test_a_measured_size_contradicts_what_the_concepts_say_of_it(bound, share, diameter_mm, factor):
+    """Both kinds of bound, present and absent, each with a size on its either side."""
+    concepts = [Concept("size", DIAMETER, **bound), Concept("smooth", "margin", at_least=4.0)]
+    volume_mm3 = np.pi / 6 * diameter_mm**3
+    told = size_factor(concepts, np.array([share, 0.99]), volume_mm3)
+    assert told == pytest.approx(factor)
+    assert np.isnan(size_factor(concepts[1:], np.array([0.99]), volume_mm3))

@@ -265,6 +265,16 @@ def test_presence_contributions_and_decision_equal_the_loops():
         assert float(head.decide(scores)[b]) == pytest.approx(logit, abs=1e-5)
 
 
+def test_stored_scores_of_removed_prototypes_change_nothing():
+    """A bundle keeps the scores of all; what was removed of its head must not count."""
+    head, scores = made_head(), torch.randn(2, 3, 4)
+    head.kept[1, 2] = 0
+    without = scores.clone()
+    without[:, 1, 2] = 0
+    for told in (head.presence, head.contributions, head.decide):
+        assert torch.equal(told(scores), told(without))
+
+
 def test_the_decision_is_baseline_and_contributions():
     head = made_head()
     head.kept[0, 1] = head.kept[2, 2] = 0

@@ -584,11 +584,10 @@ class TestMaps:
 
 
 def noteIn(view):
-    """What stands in the upper left corner of a slice view."""
+    """What stands in the upper left corner of a slice view; Slicer's own text there is empty."""
     widget = slicer.app.layoutManager().sliceWidget(view)
     renderer = widget.sliceView().renderWindow().GetRenderers().GetFirstRenderer()
-    props = renderer.GetViewProps()
-    for n in range(props.GetNumberOfItems()):
-        if props.GetItemAsObject(n).IsA("vtkCornerAnnotation"):
-            return props.GetItemAsObject(n).GetText(2) or ""
-    return ""
+    held = renderer.GetViewProps()
+    props = [held.GetItemAsObject(n) for n in range(held.GetNumberOfItems())]
+    corners = [prop for prop in props if prop.IsA("vtkCornerAnnotation")]
+    return "".join(corner.GetText(2) or "" for corner in corners)

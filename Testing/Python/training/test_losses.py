@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 from contrastdiagnosis_training.objectives.losses import (
+    consensus,
     dice_ce,
     known_bce,
     margin_contrastive,
@@ -120,17 +121,28 @@ def test_b3_logits_are_taken_through_the_sigmoid():
     assert abs(float(ours - DiceCELoss(sigmoid=False)(logits, mask))) > 0.05
 
 
-def test_the_cross_entropy_follows_the_readers_share():
-    """Half of the readers: the best probability is one half, not one."""
-    share = torch.full((1, 1, 4, 4, 4), 0.5)
-    share[..., :2] = 0.4
-    logit = torch.zeros(1, 1, 4, 4, 4, requires_grad=True)
-    (gradient,) = torch.autograd.grad(
-        torch.nn.functional.binary_cross_entropy_with_logits(logit, share), logit
-    )
-    assert not gradient[..., 2:].any()
-    total = dice_ce(logit, share)
-    assert total.shape == (1,)
+@pytest.mark.parametrize(
+    ("share", "target"),
+    [(0, 0), (1 / 4, 0), (1 / 3, 1 / 3), (3 / 8, 1 / 2), (1 / 2, 1), (2 / 3, 1), (1, 1)],
+)
+def test_half_of_the_readers_are_the_consensus_and_between_it_and_a_quarter_it_is_soft(
+    share, target
+):
+    assert float(consensus(torch.tensor(share, dtype=torch.float64))) == pytest.approx(target)
+
+
+def test_dice_ce_equals_the_formula_on_shares_of_readers():
+    """The Dice term cuts the consensus at its half, the cross-entropy follows it."""
+    generator = torch.Generator().manual_seed(2)
+    logits = torch.randn(2, 1, 4, 5, 6, generator=generator)
+    share = torch.rand(2, 1, 4, 5, 6, generator=generator)
+    slow = []
+    for x, s in zip(logits, share, strict=True):
+        p, y = torch.sigmoid(x), ((s - 0.25) / 0.25).clamp(0, 1)
+        mask = (y >= 0.5).float()
+        dice = 1 - (2 * (p * mask).sum() + 1e-5) / (p.sum() + mask.sum() + 1e-5)
+        slow.append(dice - (y * p.log() + (1 - y) * (1 - p).log()).mean())
+    assert_close(dice_ce(logits, share), torch.stack(slow))
 
 
 def test_losses_are_per_item_and_order_free():
