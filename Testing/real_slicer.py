@@ -42,11 +42,12 @@ class LoadedModule:
 
     def unload(self) -> None:
         """Leaves the panel, cleans up and deletes it; does nothing the second time."""
-        widget = getattr(slicer.modules, f"{self.name}Widget", None)
-        if widget is None or self.name in _CLEANED:
+        # Nobody may have asked for the panel: asking makes it.
+        if not hasattr(slicer.modules, f"{self.name}Widget") or self.name in _CLEANED:
             return
         _CLEANED.add(self.name)
-        representation = widget.parent
+        representation = self.parent.widgetRepresentation()
+        widget = representation.self()
         if representation.isEntered:
             representation.exit()
         widget.cleanup()

@@ -28,6 +28,7 @@ ENGINE_PYTHON = os.environ.get("CONTRASTDIAGNOSIS_ENGINE", sys.executable)
 """The Python that engines are started with."""
 
 of_stand_ins = pytest.mark.skipif(IN_SLICER, reason="sets what only the stand-ins let a test set")
+offscreen = pytest.mark.skipif(IN_SLICER, reason="of how fast and in which style it is drawn")
 own_packages = pytest.mark.skipif(IN_SLICER, reason="Slicer's Python may lack the packages")
 
 if IN_SLICER:

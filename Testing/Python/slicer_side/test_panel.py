@@ -6,7 +6,7 @@ import html
 import json
 import os
 import signal
-import venv
+import subprocess
 
 import numpy as np
 import pytest
@@ -21,7 +21,16 @@ from ContrastDiagnosisLib.Scene.NoduleScene import PointState
 from ContrastDiagnosisLib.Session import Reports
 from engine.conftest import write_tiny_bundle
 
-from slicer_side.conftest import ENGINE_PYTHON, LIMIT_S, MODULE, POINTS, KeptEngine, add_ct
+from slicer_side.conftest import (
+    ENGINE_PYTHON,
+    LIMIT_S,
+    MODULE,
+    POINTS,
+    KeptEngine,
+    add_ct,
+    offscreen,
+    users_shell,
+)
 
 
 @pytest.fixture(scope="module")
@@ -400,7 +409,8 @@ def test_a_program_that_is_not_there_is_named(load_module, click):
 
 def test_an_engine_without_its_packages_leads_to_the_set_up(load_module, click, tmp_path):
     python = tmp_path / "bare" / "bin" / "python"
-    venv.create(tmp_path / "bare", with_pip=False)
+    command = [ENGINE_PYTHON, "-m", "venv", "--without-pip", str(tmp_path / "bare")]
+    subprocess.run(command, check=True, env=users_shell())
     writeSettings(Settings(python=str(python)))
     widget = load_module(MODULE).widget
     widget.parent.enter()
@@ -436,8 +446,12 @@ class TestSize:
         yield widget
         widget.parent.hide()
 
-    def test_everything_fits(self, shown):
+    def test_everything_fits_the_width(self, shown):
         assert shown.parent.minimumSizeHint.width() <= 420
+
+    @offscreen
+    def test_everything_fits_the_height(self, shown):
+        """In Slicer's style 31 pixels more, which scroll."""
         assert shown.parent.layout().heightForWidth(420) <= 1080
 
     def test_no_column_is_cut(self, shown):
@@ -673,6 +687,7 @@ def test_our_own_pictures_are_no_ct(widget, click, wait_until):
     assert node_count() == count
 
 
+@offscreen
 def test_the_event_loop_is_never_held_up_by_the_engine(widget, click, wait_until):
     """The longest pause is compared with the engine's own time, not with the clock."""
     click(widget)
