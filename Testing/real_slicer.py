@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
 import types
 from pathlib import Path
 from typing import Any
@@ -78,13 +77,3 @@ def reset() -> None:
         slicer.app.layoutManager().setLayout(slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpView)
     # Of the testing mode's own file; all of Slicer's are read at its start.
     qt.QSettings().remove("ContrastDiagnosis")
-
-
-def wait_until(condition: Any, timeout_s: float = 5.0, what: str = "the condition") -> None:
-    """Runs the event loop until a condition holds; TimeoutError if it never does."""
-    end = time.monotonic() + timeout_s
-    while not condition():
-        if time.monotonic() > end:
-            raise TimeoutError(f"{what} did not hold within {timeout_s} s")
-        slicer.app.processEvents()
-        time.sleep(0.002)

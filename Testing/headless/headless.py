@@ -11,7 +11,6 @@ import importlib
 import importlib.util
 import os
 import sys
-import time
 import types
 from pathlib import Path
 
@@ -154,15 +153,3 @@ def reset() -> None:
     ctk.ctkMessageBox.shown.clear()
     ctk.ctkMessageBox.answer = qt.QMessageBox.Ok
     slicer.packaging.installed.clear()
-
-
-def wait_until(condition, timeout_s: float = 5.0, what: str = "the condition") -> None:
-    """Runs the event loop until a condition holds; TimeoutError if it never does."""
-    import slicer
-
-    end = time.monotonic() + timeout_s
-    while not condition():
-        if time.monotonic() > end:
-            raise TimeoutError(f"{what} did not hold within {timeout_s} s")
-        slicer.app.processEvents()
-        time.sleep(0.002)

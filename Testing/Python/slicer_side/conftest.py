@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 import traceback
 from pathlib import Path
 
@@ -32,15 +33,15 @@ offscreen = pytest.mark.skipif(IN_SLICER, reason="of how fast and in which style
 own_packages = pytest.mark.skipif(IN_SLICER, reason="Slicer's Python may lack the packages")
 
 if IN_SLICER:
-    import real_slicer as headless
+    import real_slicer as host
 
     collect_ignore = ["test_headless.py"]  # Of the stand-ins themselves.
 else:
     sys.path.insert(0, str(TESTING / "headless"))
-    import headless
+    import headless as host
 
 try:
-    slicer = headless.start()
+    slicer = host.start()
 except ImportError:
     # Qt's system libraries or slicer-core are absent: test_there.py says so.
     collect_ignore_glob = ["test_[!t]*.py", "test_t[!h]*.py"]
@@ -161,15 +162,24 @@ def no_error_in_slots(monkeypatch):
 @pytest.fixture
 def scene():
     """The application's scene; before and after the test it is empty, and all is as at first."""
-    headless.reset()
+    host.reset()
     yield slicer.mrmlScene
-    headless.reset()
+    host.reset()
 
 
 @pytest.fixture
 def wait_until():
     """`wait_until(condition, timeout_s)`: runs the event loop until the condition holds."""
-    return headless.wait_until
+
+    def wait(condition, timeout_s=5.0):
+        end = time.monotonic() + timeout_s
+        while not condition():
+            if time.monotonic() > end:
+                raise TimeoutError(f"the condition did not hold within {timeout_s} s")
+            slicer.app.processEvents()
+            time.sleep(0.002)
+
+    return wait
 
 
 @pytest.fixture
@@ -178,7 +188,7 @@ def load_module(scene):
     loaded = []
 
     def load(path):
-        loaded.append(headless.load_module(path))
+        loaded.append(host.load_module(path))
         return loaded[-1]
 
     yield load
