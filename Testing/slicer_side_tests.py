@@ -24,11 +24,11 @@ TOOLS = ("pytest", "keyring")
 """Beside the engine's own."""
 
 
-def install() -> None:
-    """What the engine and the tests need, for Slicer's Python."""
+def install() -> bool:
+    """What the engine and the tests need, for Slicer's Python; whether it is there."""
     ready = PACKAGES / ".ready"
     if ready.exists():
-        return
+        return True
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     optional = project["optional-dependencies"]
     wanted = [line for line in optional["dev"] if re.split("[<>=]", line)[0] in TOOLS]
@@ -36,13 +36,19 @@ def install() -> None:
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--target", str(PACKAGES)]
     options = shlex.split(os.environ.get("PIP_ARGS", ""))
     packages = [*project["dependencies"], *optional["server"], *wanted]
-    subprocess.run([*command, *options, *packages], check=True)
+    if subprocess.run([*command, *options, *packages]).returncode:
+        print(
+            "The packages were not installed; PIP_ARGS= hands options on to pip.", file=sys.stderr
+        )
+        return False
     ready.touch()
+    return True
 
 
 def run() -> int:
-    """pytest's exit code."""
-    install()
+    """pytest's exit code, or 1 where it could not be installed."""
+    if not install():
+        return 1
     sys.path[:0] = [str(ROOT / "Testing" / "Python"), str(ROOT / "Testing"), str(MODULES)]
     sys.path.append(str(PACKAGES))  # Behind Slicer's own: its NumPy and VTK are tested.
     import pytest
@@ -55,5 +61,6 @@ def run() -> int:
 
 code = run()
 sys.stdout.flush()
+sys.stderr.flush()
 # Panels that were made and deleted by the dozen: how Slicer ends is what the story tries.
 os._exit(code)
