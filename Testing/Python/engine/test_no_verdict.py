@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from contrastdiagnosis.bundle.bundle import default_bundle_folder, load_bundle
 from contrastdiagnosis.commands.main import main
 from contrastdiagnosis.diagnosis.diagnoser import NO_FINDING, Diagnoser, may_be_nodule
@@ -215,7 +216,11 @@ def test_a_slab_in_which_nothing_was_outlined_has_no_size(shipped, trunk):
     affine = trunk.ijk_to_ras.copy()
     affine[:3, 3] = trunk.ras_from_ijk([0, 0, first])
     slab = Volume(trunk.hu[first : first + 3], affine)
-    d = shipped.diagnose(slab, EMPTY_LUNG)
+    # Whether anything is outlined there of itself hangs on the processor's last digits.
+    blind = Diagnoser(shipped.bundle, "cpu")
+    with torch.no_grad():
+        blind.network.mask_head.bias -= 20
+    d = blind.diagnose(slab, EMPTY_LUNG)
     assert not d.facts.found and d.finding == "not judged"
     assert not d.mask.values.any() and d.volume_mm3 == d.diameters.long_mm == 0
     told = summarise(d, slab, shipped.bundle.info)
