@@ -46,15 +46,16 @@ from contrastdiagnosis.protocol.map_variant import LocalCam  # noqa: E402
 from contrastdiagnosis.protocol.revision import Box, Revision  # noqa: E402
 from contrastdiagnosis.protocol.tensors import unpack  # noqa: E402
 from contrastdiagnosis.service.requests import read_request, request_body  # noqa: E402
-from contrastdiagnosis_training.commands.fit import has_bfloat16  # noqa: E402
 from contrastdiagnosis_training.data.patch_store import (  # noqa: E402
     STORED,
     PatchStore,
+    windowed,
 )
 from contrastdiagnosis_training.data.splits import Split  # noqa: E402
 from contrastdiagnosis_training.network.objective import Targets, objective  # noqa: E402
 from contrastdiagnosis_training.network.recipe import Recipe  # noqa: E402
 from contrastdiagnosis_training.network.trainer import Trainer  # noqa: E402
+from contrastdiagnosis_training.runs.fabric import has_bfloat16  # noqa: E402
 from engine.running import Running, check_document, send_changed_bodies  # noqa: E402
 from engine.users import USERS_PATH  # noqa: E402
 from lightning.fabric import Fabric  # noqa: E402
@@ -527,7 +528,7 @@ class _PlainLoop:
             transforms.RandGaussianNoised("image", prob=0.8, std=options.noise),
         ]  # fmt: skip
         items = [
-            {"image": store.intensity[n].float(), "share": store.share[n].float() / 255, "n": n}
+            {"image": windowed(store.hu[n]), "share": store.share[n].float() / 255, "n": n}
             for n in range(len(store))
         ]
         dataset = data.CacheDataset(items, transforms.Compose(steps), progress=False)
@@ -570,7 +571,7 @@ def _made_store(count: int) -> PatchStore:
     ]  # fmt: skip
     return PatchStore(
         nodules=nodules,
-        intensity=torch.from_numpy(np.clip(0.1 + 0.6 * inside + noise, 0, 1)).half(),
+        hu=torch.from_numpy(np.clip(-860 + 840 * inside + 1400 * noise, -1000, 400)).short(),
         share=torch.from_numpy(inside.astype(np.uint8) * 255),
         coverage=torch.full(inside.shape, STORED, dtype=torch.uint8),
         diameter_mm=torch.from_numpy(2 * radius).float(),

@@ -75,7 +75,7 @@ def check_outputs(outputs: Mapping[str, Path | None], inputs: Sequence[Path | No
 
 def _overwrites(file: Path, given: Path) -> bool:
     """Whether an output is an input, one of its files, or the other half of its pair of files."""
-    if not file.exists():
+    if not (file.exists() and given.exists()):  # What is missing is told by its reader.
         return False
     if file.samefile(given):
         return True

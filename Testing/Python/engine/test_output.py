@@ -194,3 +194,10 @@ def test_a_file_system_without_modes_is_written_to_as_well(tmp_path, monkeypatch
     write_file(tmp_path / "d.json", b"x")
     write_image(tmp_path / "m.nrrd", VOXELS, np.eye(4))
     assert names(tmp_path) == ["d.json", "m.nrrd"]
+
+
+def test_an_input_that_is_missing_is_told_by_its_reader(tmp_path):
+    """Not by a traceback of the check, where the output of an earlier run is there."""
+    earlier = tmp_path / "old.json"
+    earlier.write_text("{}")
+    check_outputs({"the report": earlier}, [tmp_path / "missing.nrrd"])

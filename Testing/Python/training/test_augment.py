@@ -10,7 +10,13 @@ import torch
 from contrastdiagnosis.cases.case_folder import read_scan
 from contrastdiagnosis.imaging.patch import DEFAULT_GEOMETRY, crop_patch
 from contrastdiagnosis_training.data.augment import Augmentation, augment, marked_extent
-from contrastdiagnosis_training.data.patch_store import CONTINUED, FILL, STORE_GEOMETRY, STORED
+from contrastdiagnosis_training.data.patch_store import (
+    CONTINUED,
+    FILL,
+    STORE_GEOMETRY,
+    STORED,
+    windowed,
+)
 from torch.testing import assert_close
 
 STILL = Augmentation(probability=1, rotation_deg=0, scale=0, shift_mm=0, gamma=(1, 1), noise=0)
@@ -76,7 +82,7 @@ def test_g6_the_stored_nodules_stay_aligned(store):
     """Solid nodules in air: what is dense after the warp is what was marked before it."""
     solid = store.indices(lambda n: n.mean_rating("texture") > 4)
     options = Augmentation(probability=1, gamma=(1, 1), noise=0)
-    data = (store.intensity[solid], store.share[solid], store.coverage[solid])
+    data = (windowed(store.hu[solid]), store.share[solid], store.coverage[solid])
     views = augment(*data, options, generator())
     dense = (views.intensity > 0.45) & (views.valid > 0)
     assert dice(dense, (views.share >= 0.5) & (views.valid > 0)).mean() > 0.9
@@ -103,7 +109,7 @@ def test_without_augmentation_it_is_what_the_engine_samples(store):
     continued one.
     """
     for n in (0, 7, 31):
-        data = (store.intensity[n : n + 1], store.share[n : n + 1], store.coverage[n : n + 1])
+        data = (windowed(store.hu[n : n + 1]), store.share[n : n + 1], store.coverage[n : n + 1])
         view = augment(*data, None, generator())
         scan = read_scan(store.nodules[n])
         patch = crop_patch(scan.volume, scan.center_ras_mm)

@@ -11,6 +11,7 @@ from contrastdiagnosis.model.network import NoduleNet
 from contrastdiagnosis_training.concept_head.cell_views import CellViews, encode_views
 from contrastdiagnosis_training.data.augment import Augmentation, augment
 from contrastdiagnosis_training.data.concept_list import concepts_of
+from contrastdiagnosis_training.data.patch_store import windowed
 from torch.testing import assert_close
 
 from training.conftest import TINY
@@ -51,7 +52,7 @@ def test_a_view_equals_what_the_network_says_of_it(network, store):
     views = encoded(network, store, views=1, seed=3)
     part = torch.tensor([5, 2, 9])
     seen = augment(
-        store.intensity[part], store.share[part], store.coverage[part], TINY.augmentation,
+        windowed(store.hu[part]), store.share[part], store.coverage[part], TINY.augmentation,
         torch.Generator().manual_seed(3),
     )  # fmt: skip
     with torch.no_grad():

@@ -13,7 +13,7 @@ from contrastdiagnosis.cases.case_folder import read_scan
 from contrastdiagnosis.cases.lidc import LIDC
 from contrastdiagnosis.errors import InputError
 from contrastdiagnosis.files.output import UNFINISHED
-from contrastdiagnosis.imaging.patch import crop_patch
+from contrastdiagnosis.imaging.patch import crop_patch, window
 from contrastdiagnosis_training.data import patch_store
 from contrastdiagnosis_training.data.patch_store import (
     CONTINUED,
@@ -21,11 +21,12 @@ from contrastdiagnosis_training.data.patch_store import (
     STORE_GEOMETRY,
     STORED,
     load_patch_store,
+    windowed,
 )
 
 from training.conftest import write_case_folder
 
-TENSORS = ("intensity", "share", "coverage", "diameter_mm")
+TENSORS = ("hu", "share", "coverage", "diameter_mm")
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +98,7 @@ def test_a_changed_source_makes_the_cache_anew(load, folder, part):
     change_image(folder / part / "n0.nii.gz", change)
     after = load()
     assert load.resampled == 4
-    name = "intensity" if part == "image" else "share"
+    name = "hu" if part == "image" else "share"
     assert not torch.equal(getattr(before, name)[0], getattr(after, name)[0])
     assert torch.equal(getattr(before, name)[1:], getattr(after, name)[1:])
 
@@ -162,7 +163,7 @@ def test_voxels_are_those_that_the_engine_samples(store):
         np.testing.assert_array_equal(stored, patch.valid)
         # The outermost half slice blends into the continued tissue.
         inner = np.flatnonzero(stored.any(axis=(1, 2)))[1:-1]
-        stored, intensity = stored[inner], store.intensity[n].numpy()[inner]
+        stored, intensity = stored[inner], windowed(store.hu[n]).numpy()[inner]
         np.testing.assert_allclose(intensity[stored], patch.intensity[inner][stored], atol=1e-3)
 
 
@@ -171,8 +172,8 @@ def test_continued_voxels_lie_beyond_the_stored_slices_and_hold_no_mark(store):
     assert continued.flatten(1).any(dim=1).all()
     assert not store.share[continued].any()
     # Solid nodules have an intensity of 0.73; what continues a file is lung.
-    assert (store.intensity[continued] > 0.5).float().mean() < 1e-4
-    assert not store.intensity[store.coverage == FILL].any()
+    assert (windowed(store.hu[continued]) > 0.5).float().mean() < 1e-4
+    assert (store.hu[store.coverage == FILL] == -1000).all()
 
 
 def test_the_nodule_is_centred(store):
@@ -211,3 +212,10 @@ def test_ratings_and_suspicion_are_the_readers(store):
 def test_indices_select(store):
     chosen = store.indices(lambda n: n.patient_id == "P003")
     assert [store.nodules[n].patient_id for n in chosen.tolist()] == ["P003", "P003"]
+
+
+def test_voxels_are_kept_beyond_the_window_and_windowed_as_the_engine_does():
+    """A scan is made worse before it is windowed: what the window hides must still be there."""
+    hu = torch.tensor([-3000, -1024, -1000, -300, 40, 400, 3071], dtype=torch.int16)
+    np.testing.assert_allclose(windowed(hu).numpy(), window(hu.numpy()), atol=1e-7)
+    assert windowed(hu).dtype == torch.float32

@@ -29,6 +29,8 @@ class CrossFit:
     """Instead of the recipe's own number."""
     change: tuple[str, ...] = ()
     """Options of the recipe to change, such as weight_decay=0.1 network.statistics=False."""
+    init: Path | None = None
+    """Folder of `pretrain` runs, fold0, fold1, ..., whose encoders the networks start from."""
     seed: int = 0
     """Fixes weights, order, augmentation and validation patients."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -53,6 +55,7 @@ def crossfit(options: CrossFit, recipe: Recipe) -> None:
             out=options.out / f"fold{fold}",
             fold=fold,
             recipe=options.recipe,
+            init=options.init / f"fold{fold}" if options.init else None,
             seed=options.seed,
             device=options.device,
             cache=options.cache,

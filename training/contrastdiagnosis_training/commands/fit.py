@@ -3,35 +3,40 @@
 from __future__ import annotations
 
 import json
-import subprocess
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from contrastdiagnosis import __version__
 from contrastdiagnosis.cases.case_folder import read_case_source
 from contrastdiagnosis.errors import InputError
 from contrastdiagnosis.files.output import write_file
-from contrastdiagnosis.model.device import choose_device
 from contrastdiagnosis.model.network import NoduleNet
 from contrastdiagnosis.model.weights import load_network
-from lightning.fabric import Fabric
-from lightning.fabric.loggers import TensorBoardLogger
+from torch import Tensor
 
 from contrastdiagnosis_training.data.patch_store import PatchStore, load_patch_store
 from contrastdiagnosis_training.data.splits import Split, split_by_patient
 from contrastdiagnosis_training.network.recipe import Recipe, chosen_recipe, recipe_for
 from contrastdiagnosis_training.network.trainer import Trainer
+from contrastdiagnosis_training.pretraining.encoder import encoder_weights
 from contrastdiagnosis_training.progress import StageBars
+from contrastdiagnosis_training.runs.fabric import make_fabric
 from contrastdiagnosis_training.runs.loop import run_epochs
 from contrastdiagnosis_training.runs.run_folder import (
     MODEL,
+    PRETRAINING,
     SETTINGS,
-    network_of_run,
+    check_same_run,
+    code_commit,
+    network_on_same_patients,
     read_settings,
 )
+
+IDENTITY = ("cases", "fold", "seed", "start", "init", "recipe")
+"""Settings that make it another run if they differ."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +57,9 @@ class Fit:
     """Options of the recipe to change, such as weight_decay=0.1 network.statistics=False."""
     start: Path | None = None
     """Folder of a finished run on the same patients whose weights this one starts from."""
+    init: Path | None = None
+    """Folder of a finished `pretrain` run on the same patients whose encoder this one starts
+    from."""
     seed: int = 0
     """Fixes weights, order, augmentation and validation patients."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -77,13 +85,13 @@ def train(options: Fit, recipe: Recipe) -> NoduleNet:
     """
     recipe = recipe_for(recipe, read_case_source(options.cases[0]))
     settings = _settings(options, recipe)
-    start = _start(options.start, settings) if options.start else None
+    start = _start(options, settings)
     model_file = options.out / MODEL
-    _check_same_run(options.out, settings)
+    check_same_run(options.out, settings, IDENTITY)
     if model_file.is_file():
         print(f"{model_file} is there already")
         return load_network(model_file, recipe.network)
-    fabric = _fabric(options)
+    fabric = make_fabric(options.device, options.processes, options.out)
     fabric.launch()
     bar = partial(StageBars(unit="nodule"), "resampling")
     with fabric.rank_zero_first():
@@ -98,37 +106,24 @@ def train(options: Fit, recipe: Recipe) -> NoduleNet:
     return load_network(model_file, recipe.network)
 
 
-def _start(folder: Path, settings: dict[str, Any]) -> NoduleNet:
-    """The network to start from: of the same patients, or tests would be on ones it has seen."""
-    network = network_of_run(folder)
-    theirs = read_settings(folder)
-    for name in ("cases", "fold", "seed"):
-        if theirs[name] != settings[name]:
-            raise InputError(
-                f"wanted a run with {name} {settings[name]} to start from, got {theirs[name]} in"
-                f" {folder}"
-            )
-    if theirs["recipe"]["network"] != settings["recipe"]["network"]:
+def _start(options: Fit, settings: dict[str, Any]) -> Mapping[str, Tensor]:
+    """The weights to start from: those of a run of the same kind, or a pre-trained encoder."""
+    if options.start and options.init:
+        raise InputError("wanted either --start or --init, got both")
+    if options.start:
+        trained = network_on_same_patients(options.start, settings)
+        _check_shape(options.start, settings)
+        return trained.state_dict()
+    if options.init:
+        trained = network_on_same_patients(options.init, settings, PRETRAINING)
+        _check_shape(options.init, settings)
+        return encoder_weights(trained)
+    return {}
+
+
+def _check_shape(folder: Path, settings: dict[str, Any]) -> None:
+    if read_settings(folder)["recipe"]["network"] != settings["recipe"]["network"]:
         raise InputError(f"{folder} holds a network of another shape; it cannot be started from")
-    return network
-
-
-def _fabric(options: Fit) -> Fabric:
-    device = str(choose_device(options.device))
-    return Fabric(
-        accelerator=device,
-        devices=options.processes,
-        strategy="ddp" if options.processes > 1 else "auto",
-        precision="bf16-mixed" if has_bfloat16(device) else "32-true",
-        loggers=[TensorBoardLogger(options.out, name="", version="tensorboard")],
-    )
-
-
-def has_bfloat16(device: str) -> bool:
-    """Whether the device multiplies bfloat16 in hardware; emulated, it is slower than float32."""
-    if device == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
 def _settings(options: Fit, recipe: Recipe) -> dict[str, Any]:
@@ -138,31 +133,11 @@ def _settings(options: Fit, recipe: Recipe) -> dict[str, Any]:
         "fold": options.fold,
         "seed": options.seed,
         "start": str(options.start) if options.start else None,
+        "init": str(options.init) if options.init else None,
         "recipe": json.loads(json.dumps(asdict(recipe))),
         "engine": __version__,
         "commit": code_commit(),
     }
-
-
-def code_commit() -> str:
-    """The commit of the source tree, "-dirty" behind it where files differ; empty without git."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return ""
-
-
-def _check_same_run(folder: Path, settings: dict[str, Any]) -> None:
-    if not (folder / SETTINGS).is_file():
-        return
-    before = read_settings(folder)
-    for name in ("cases", "fold", "seed", "start", "recipe"):
-        if before.get(name) != settings[name]:
-            raise InputError(
-                f"{folder} holds a run with another {name}: {before.get(name)} instead of"
-                f" {settings[name]}; choose another --out, or delete that folder"
-            )
 
 
 def _report(split: Split, store: PatchStore) -> None:

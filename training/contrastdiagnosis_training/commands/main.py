@@ -18,14 +18,17 @@ from contrastdiagnosis_training.commands.concepts import Concepts
 from contrastdiagnosis_training.commands.concepts_ablate import ConceptsAblate
 from contrastdiagnosis_training.commands.concepts_eval import ConceptsEval
 from contrastdiagnosis_training.commands.crossfit import CrossFit
+from contrastdiagnosis_training.commands.degrade import Degrade
 from contrastdiagnosis_training.commands.evaluate import Evaluate
 from contrastdiagnosis_training.commands.explain_eval import ExplainEval
 from contrastdiagnosis_training.commands.export import Export
 from contrastdiagnosis_training.commands.fit import Fit
 from contrastdiagnosis_training.commands.gate import GateEval, GateFit
+from contrastdiagnosis_training.commands.pretrain import Pretrain
 
 Command = (
-    Annotated[Fit, tyro.conf.subcommand("fit")]
+    Annotated[Pretrain, tyro.conf.subcommand("pretrain")]
+    | Annotated[Fit, tyro.conf.subcommand("fit")]
     | Annotated[CrossFit, tyro.conf.subcommand("crossfit")]
     | Annotated[Concepts, tyro.conf.subcommand("concepts")]
     | Annotated[ConceptsAblate, tyro.conf.subcommand("concepts-ablate")]
@@ -35,6 +38,7 @@ Command = (
     | Annotated[GateFit, tyro.conf.subcommand("gate-fit")]
     | Annotated[GateEval, tyro.conf.subcommand("gate-eval")]
     | Annotated[ExplainEval, tyro.conf.subcommand("explain-eval")]
+    | Annotated[Degrade, tyro.conf.subcommand("degrade")]
     | Annotated[Agreement, tyro.conf.subcommand("agreement")]
 )
 

@@ -20,8 +20,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from contrastdiagnosis_training.concept_head.place import concept_places
-from contrastdiagnosis_training.data.augment import Augmentation, augment, marked_extent
+from contrastdiagnosis_training.data.augment import Augmentation
 from contrastdiagnosis_training.data.patch_store import PatchStore
+from contrastdiagnosis_training.data.views import nodule_views
 from contrastdiagnosis_training.progress import Bar
 
 BATCH = 16
@@ -82,15 +83,7 @@ def encode_views(
     for _ in Bar(range(views), unit="view", leave=False):
         made.append([])
         for part in torch.from_numpy(positions).split(BATCH):
-            share = store.share[part].to(device)
-            seen = augment(
-                store.intensity[part].to(device),
-                share,
-                store.coverage[part].to(device),
-                options,
-                generator,
-                marked_extent(share),
-            )
+            seen = nodule_views(store, part, options, generator)
             with torch.inference_mode():
                 features = network(seen.intensity)
                 cells = cell_features(features)

@@ -51,15 +51,18 @@ class Augmentation:
     end_cuts: float = 0.0
     """Share of the views cut along the slices that end within 3 mm of the nodule's end: a stack may
     also end where the nodule is still there."""
+    degraded: float = 0.0
+    """Share of the views of a poorer scan, by an operation of `DEGRADATIONS` and a severity that
+    are drawn (`views.nodule_views`)."""
 
 
 class Views(NamedTuple):
     """Patches as the network sees them.
 
     Attributes:
-        intensity: (B, 1, 32, 64, 64) float32 in [0, 1].
-        share: (B, 1, 32, 64, 64) float32, share of the readers who marked the voxel.
-        valid: (B, 1, 32, 64, 64) float32, 0 where no voxel is known.
+        intensity: (B, 1, D, H, W) float32 in [0, 1], by default of a whole patch, (32, 64, 64).
+        share: (B, 1, D, H, W) float32, share of the readers who marked the voxel.
+        valid: (B, 1, D, H, W) float32, 0 where no voxel is known.
     """
 
     intensity: Tensor
@@ -74,6 +77,7 @@ def augment(
     options: Augmentation | None,
     generator: torch.Generator,
     extent: Tensor | None = None,
+    shape: tuple[int, int, int] = DEFAULT_GEOMETRY.shape,
 ) -> Views:
     """One view of each nodule.
 
@@ -84,12 +88,13 @@ def augment(
         options: None cuts the centred patch out of the stored voxels, as inference does.
         generator: Source of all draws, on the tensors' device.
         extent: (B, 3, 2) `marked_extent` of the shares, where it is known already.
+        shape: (D, H, W) of the views, H = W; fewer voxels show less of the tissue.
     """
     draw = _Draw(len(intensity), intensity.device, generator, options)
     extent = marked_extent(share) if extent is None else extent
     valid = _visible(coverage, extent, draw).float()
     channels = (intensity * valid, share.float() / 255, valid)
-    sampled = _turn(_along_slices(channels, draw), draw)
+    sampled = _turn(_along_slices(channels, draw, shape[0]), draw, shape[2])
     image, share, valid = sampled[:, :1], sampled[:, 1:2], sampled[:, 2:]
     valid = (valid > 0.5).float()
     # What is not shown is not asked for: the nodule ends where the view ends.
@@ -169,7 +174,8 @@ def _window(extent: Tensor, size: int, axis: int, draw: _Draw) -> Tensor:
     index = torch.arange(size, device=extent.device)
     first, last = extent.unbind(dim=1)
     nearest_mm = -1.5 if axis == 1 else 3.0
-    reach = size * spacing_mm / 2
+    # Of the store, also where only its middle is given.
+    reach = STORE_GEOMETRY.shape[axis - 1] * spacing_mm / 2
     probability = 0.35 if axis == 1 else 0.15
     below, above = (
         torch.where(draw.switch(probability), _cut_mm(nearest_mm, reach, axis, draw), torch.inf)
@@ -191,13 +197,13 @@ def _cut_mm(nearest_mm: float, reach_mm: float, axis: int, draw: _Draw) -> Tenso
     return cut
 
 
-def _along_slices(channels: Sequence[Tensor], draw: _Draw) -> Tensor:
+def _along_slices(channels: Sequence[Tensor], draw: _Draw, count: int) -> Tensor:
     """(B, C, D, h, w) slices of a patch out of C stored (B, d, h, w): shift, scale, flip.
 
     Apart from the axial part, because this way both together take a quarter of the time.
     """
     options = draw.options
-    count, spacing_mm = DEFAULT_GEOMETRY.shape[0], DEFAULT_GEOMETRY.spacing_mm[0]
+    spacing_mm = DEFAULT_GEOMETRY.spacing_mm[0]
     stored, device = channels[0].shape[1], channels[0].device
     flip = 1 - 2.0 * (draw.switch(0.5) & torch.tensor(options.flip_slices and draw.enabled))
     step = flip * (1 + draw.symmetric(options.scale))
@@ -210,7 +216,7 @@ def _along_slices(channels: Sequence[Tensor], draw: _Draw) -> Tensor:
     return moved.unflatten(3, channels[0].shape[2:])
 
 
-def _turn(x: Tensor, draw: _Draw) -> Tensor:
+def _turn(x: Tensor, draw: _Draw, side: int) -> Tensor:
     """(B, C, D, H, W) of a patch out of (B, C, D, h, w): axial turn, scale, shift and flips."""
     options = draw.options
     quarter = draw.uniform(1, 4).floor().clamp(max=3) * draw.switch()
@@ -219,7 +225,7 @@ def _turn(x: Tensor, draw: _Draw) -> Tensor:
     flip_x, flip_y = (draw.mirror() for _ in range(2))
     cos, sin = scale * angle.cos(), scale * angle.sin()
     # grid_sample counts in half widths; height and width are alike in patch and store.
-    side, stored_side = DEFAULT_GEOMETRY.shape[2], x.shape[4]
+    stored_side = x.shape[4]
     half_mm = stored_side * DEFAULT_GEOMETRY.spacing_mm[2] / 2
     theta = torch.zeros(draw.batch, 2, 3, device=x.device)
     theta[:, 0, 0], theta[:, 0, 1] = cos * flip_x, -sin * flip_y

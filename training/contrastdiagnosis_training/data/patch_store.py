@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from contrastdiagnosis.cases.case_folder import (
 )
 from contrastdiagnosis.cases.source import UNDECIDED, CaseSource, RatingScale
 from contrastdiagnosis.files.output import replacing
-from contrastdiagnosis.imaging.patch import PatchGeometry, resample, window
+from contrastdiagnosis.imaging.patch import PatchGeometry, resample
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -29,8 +29,11 @@ from contrastdiagnosis_training.data.context import extend_along_slices
 STORE_GEOMETRY = PatchGeometry(shape=(40, 80, 80))
 """Larger than a patch, so that shifted, turned and scaled patches can be cut from it."""
 
-FORMAT = 3
+FORMAT = 4
 """Raised when the stored tensors change, so that old caches are made anew."""
+
+KEPT_HU = (-1024, 3071)
+"""More than the window holds: images are made worse before they are windowed."""
 
 FILL, CONTINUED, STORED = 0, 1, 2
 """Where a voxel's intensity comes from: nowhere, `context.extend_along_slices`, or the file. The
@@ -43,7 +46,7 @@ class PatchStore:
 
     Attributes:
         nodules: The N table rows.
-        intensity: (N, D, H, W) float16 windowed intensity, continued beyond the stored slices.
+        hu: (N, D, H, W) int16, continued beyond the stored slices.
         share: (N, D, H, W) uint8, share of the readers who marked the voxel, 255 = all.
         coverage: (N, D, H, W) uint8, `FILL`, `CONTINUED` or `STORED`.
         diameter_mm: (N,) diameter of the sphere of the consensus's volume.
@@ -56,7 +59,7 @@ class PatchStore:
     """
 
     nodules: list[Nodule]
-    intensity: Tensor
+    hu: Tensor
     share: Tensor
     coverage: Tensor
     diameter_mm: Tensor
@@ -73,10 +76,17 @@ class PatchStore:
         return torch.tensor([n for n, nodule in enumerate(self.nodules) if keep(nodule)])
 
 
+def windowed(hu: Tensor) -> Tensor:
+    """Hounsfield units as the network sees them, float32 in [0, 1]: `window` on any device."""
+    low, high = STORE_GEOMETRY.window_hu
+    return (hu.float().clamp(low, high) - low) / (high - low)
+
+
 def load_patch_store(
     folders: Sequence[Path],
     cache: Path | None = None,
     on_progress: Callable[[int, int], None] | None = None,
+    centers_ras_mm: Mapping[str, NDArray[np.float64]] | None = None,
 ) -> PatchStore:
     """The nodules of the folders, from the cache where it matches.
 
@@ -84,21 +94,24 @@ def load_patch_store(
         folders: Case folders; a nodule that stands in several is kept once for each.
         cache: Folder for the resampled tensors; None keeps them in memory only.
         on_progress: Called with (done, all) while patches are made.
+        centers_ras_mm: (3,) middles of the patches by case, where they are not the centroids of
+            the readers' consensus.
     """
     nodules = [nodule for folder in folders for nodule in read_case_folder(folder)]
     case_source = read_case_source(folders[0])
-    file = cache / f"patches-{_fingerprint(nodules)}.safetensors" if cache else None
+    centers = centers_ras_mm or {}
+    file = cache / f"patches-{_fingerprint(nodules, centers)}.safetensors" if cache else None
     if file and file.is_file():
         tensors = load_file(file)
     else:
-        tensors = _make_tensors(nodules, on_progress)
+        tensors = _make_tensors(nodules, on_progress, centers)
         if file:
             file.parent.mkdir(parents=True, exist_ok=True)
             with replacing(file) as draft:
                 save_file(tensors, draft)
     return PatchStore(
         nodules,
-        intensity=tensors["intensity"],
+        hu=tensors["hu"],
         share=tensors["share"],
         coverage=tensors["coverage"],
         diameter_mm=tensors["diameter_mm"],
@@ -125,9 +138,10 @@ def _suspicion(nodule: Nodule) -> float:
     )
 
 
-def _fingerprint(nodules: Sequence[Nodule]) -> str:
+def _fingerprint(nodules: Sequence[Nodule], centers: Mapping[str, NDArray]) -> str:
     files = [(n.case_id, n.readers, _sha256(n.image_path), _sha256(n.mask_path)) for n in nodules]
-    text = json.dumps([FORMAT, asdict(STORE_GEOMETRY), files])
+    told = {case: center.tolist() for case, center in centers.items()}
+    text = json.dumps([FORMAT, asdict(STORE_GEOMETRY), files, *([told] if told else [])])
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -136,11 +150,13 @@ def _sha256(file: Path) -> str:
 
 
 def _make_tensors(
-    nodules: Sequence[Nodule], on_progress: Callable[[int, int], None] | None
+    nodules: Sequence[Nodule],
+    on_progress: Callable[[int, int], None] | None,
+    centers: Mapping[str, NDArray],
 ) -> dict[str, Tensor]:
     shape = (len(nodules), *STORE_GEOMETRY.shape)
     tensors = {
-        "intensity": torch.empty(shape, dtype=torch.float16),
+        "hu": torch.empty(shape, dtype=torch.int16),
         "share": torch.empty(shape, dtype=torch.uint8),
         "coverage": torch.empty(shape, dtype=torch.uint8),
         "diameter_mm": torch.empty(len(nodules)),
@@ -148,7 +164,8 @@ def _make_tensors(
     for n, nodule in enumerate(nodules):
         scan = read_scan(nodule)
         seed = int.from_bytes(hashlib.sha256(nodule.case_id.encode()).digest()[:8], "little")
-        for name, value in _resampled(scan, np.random.default_rng(seed)).items():
+        random, center = np.random.default_rng(seed), centers.get(nodule.case_id)
+        for name, value in resample_nodule(scan, random, center).items():
             tensors[name][n] = torch.from_numpy(value)
         tensors["diameter_mm"][n] = scan.diameter_mm
         if on_progress:
@@ -156,11 +173,20 @@ def _make_tensors(
     return tensors
 
 
-def _resampled(scan: NoduleScan, random: np.random.Generator) -> dict[str, np.ndarray]:
+def resample_nodule(
+    scan: NoduleScan, random: np.random.Generator, center_ras_mm: NDArray | None = None
+) -> dict[str, np.ndarray]:
+    """`hu`, `share` and `coverage` of one nodule on the grid of `STORE_GEOMETRY`.
+
+    Args:
+        scan: The nodule.
+        random: Draws what continues it beyond its slices.
+        center_ras_mm: (3,) middle of the patch; the centroid of the consensus if not given.
+    """
     reach_mm = STORE_GEOMETRY.shape[0] * STORE_GEOMETRY.spacing_mm[0] / 2
     longer, stored_slices = extend_along_slices(scan, reach_mm, random)
     store_to_volume = np.linalg.inv(longer.volume.ijk_to_ras) @ STORE_GEOMETRY.ijk_to_ras(
-        scan.center_ras_mm
+        scan.center_ras_mm if center_ras_mm is None else center_ras_mm
     )
     shape = STORE_GEOMETRY.shape
     hu, covered = resample(
@@ -171,7 +197,7 @@ def _resampled(scan: NoduleScan, random: np.random.Generator) -> dict[str, np.nd
     shift[2, 3] = -stored_slices.start
     _, stored = resample(scan.volume.hu, shift @ store_to_volume, shape, fill=0)
     return {
-        "intensity": window(hu, STORE_GEOMETRY).astype(np.float16),
+        "hu": np.round(hu).clip(*KEPT_HU).astype(np.int16),
         "share": np.round(share * 255).astype(np.uint8),
         "coverage": np.where(stored, STORED, np.where(covered, CONTINUED, FILL)).astype(np.uint8),
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from typing import Any, cast
 
 import numpy as np
@@ -15,12 +16,13 @@ from torch import Tensor
 from torch.optim.lr_scheduler import CosineAnnealingWarmRestarts, LRScheduler, OneCycleLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from contrastdiagnosis_training.data.augment import Views, augment, marked_extent
+from contrastdiagnosis_training.data.augment import Views, marked_extent
 from contrastdiagnosis_training.data.batches import balanced_batches, batches_per_epoch
 from contrastdiagnosis_training.data.concept_list import concept_shares
 from contrastdiagnosis_training.data.labels import RULES, is_malignant
 from contrastdiagnosis_training.data.patch_store import PatchStore
 from contrastdiagnosis_training.data.splits import Split
+from contrastdiagnosis_training.data.views import nodule_views
 from contrastdiagnosis_training.network.concept_task import concept_logits, concept_task
 from contrastdiagnosis_training.network.objective import Targets, objective
 from contrastdiagnosis_training.network.recipe import Recipe
@@ -34,6 +36,8 @@ VALIDATION_VOTE_K = 15
 class Trainer:
     """Network, optimiser, schedule and epoch counter; data and recipe stay as given.
 
+    What `start` holds replaces the weights of these names that were drawn.
+
     All randomness of an epoch comes from the seed and the epoch's number, so a run that is stopped
     and resumed between epochs ends with the same weights as one that is not.
     """
@@ -45,7 +49,7 @@ class Trainer:
         recipe: Recipe,
         fabric: Fabric,
         seed: int,
-        start: NoduleNet | None = None,
+        start: Mapping[str, Tensor] | None = None,
     ) -> None:
         self.store, self.split, self.recipe, self.fabric, self.seed = (
             store, split, recipe, fabric, seed,
@@ -60,8 +64,7 @@ class Trainer:
             self._shuffle_labels()
         torch.manual_seed(seed)
         network = NoduleNet(recipe.network).to(memory_format=torch.channels_last_3d)
-        if start is not None:
-            network.load_state_dict(start.state_dict())
+        network.load_state_dict(network.state_dict() | dict(start or {}))
         self.task = None
         if recipe.concept_weight:
             task = concept_task(recipe.network, self.concepts.shape[1])
@@ -224,15 +227,8 @@ class Trainer:
     def _views(
         self, positions: Tensor, augmented: torch.Generator | None, draws: torch.Generator
     ) -> Views:
-        device = self.fabric.device
-        return augment(
-            self.store.intensity[positions].to(device),
-            self.store.share[positions].to(device),
-            self.store.coverage[positions].to(device),
-            self.recipe.augmentation if augmented else None,
-            draws,
-            self.extent[positions].to(device),
-        )
+        options = self.recipe.augmentation if augmented else None
+        return nodule_views(self.store, positions, options, draws, self.extent)
 
 
 def _standardised(store: PatchStore, train: NDArray[np.int64]) -> Tensor:

@@ -5,19 +5,72 @@ from __future__ import annotations
 import csv
 import io
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from contrastdiagnosis.files.output import replacing, write_file
+from contrastdiagnosis.model.network import NoduleNet
 from contrastdiagnosis.model.weights import save_network
+from lightning.fabric import Fabric
 
-from contrastdiagnosis_training.network.trainer import Trainer
 from contrastdiagnosis_training.progress import Bar
 from contrastdiagnosis_training.runs.run_folder import CHECKPOINT, DRAFT, LOG, MODEL
 
 
-def run_epochs(trainer: Trainer, folder: Path) -> None:
+class EpochRecipe(Protocol):
+    """How long a run is."""
+
+    @property
+    def epochs(self) -> int:
+        """Epochs in all."""
+        ...
+
+    @property
+    def validate_every(self) -> int:
+        """Epochs between two looks at the validation patients."""
+        ...
+
+
+class EpochTrainer(Protocol):
+    """What trains epoch by epoch: `Trainer`, or another with its own recipe."""
+
+    epoch: int
+    fabric: Fabric
+
+    @property
+    def recipe(self) -> EpochRecipe:
+        """Its length."""
+        ...
+
+    @property
+    def trained(self) -> NoduleNet:
+        """The weights to keep."""
+        ...
+
+    @property
+    def at_cycle_end(self) -> bool:
+        """Whether they are worth keeping now."""
+        ...
+
+    def run_epoch(self) -> dict[str, float]:
+        """Trains for one epoch; what is to be logged."""
+        ...
+
+    def validate(self) -> dict[str, float]:
+        """Figures of the validation patients; the weights with the best "val_auc" are kept."""
+        ...
+
+    def state(self) -> dict[str, Any]:
+        """Everything that `restore` needs."""
+        ...
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Goes on where `state` was taken."""
+        ...
+
+
+def run_epochs(trainer: EpochTrainer, folder: Path) -> None:
     """Trains to the recipe's end; goes on from the folder's checkpoint if there is one.
 
     Raises:

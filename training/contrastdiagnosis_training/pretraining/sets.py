@@ -1,0 +1,280 @@
+"""`FourSets`: lesions and healthy tissue, in good images and in poor ones (arXiv:2404.04887)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import numpy as np
+import torch
+from contrastdiagnosis.cases.case_folder import read_scan
+from contrastdiagnosis.errors import InputError
+from contrastdiagnosis.imaging.image_quality import image_quality
+from contrastdiagnosis.imaging.patch import crop_patch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from contrastdiagnosis_training.data.acquisition import Acquisition, is_poor_scan
+from contrastdiagnosis_training.data.augment import Augmentation, augment, marked_extent
+from contrastdiagnosis_training.data.healthy_patches import HealthyPatches
+from contrastdiagnosis_training.data.patch_store import STORE_GEOMETRY, PatchStore, windowed
+from contrastdiagnosis_training.data.views import degraded_at_random
+from contrastdiagnosis_training.pretraining.recipe import (
+    HEALTHY,
+    LESION,
+    POOR_HEALTHY,
+    POOR_LESION,
+    SETS,
+)
+
+HEALTHY_EXTENT_MM = 8.0
+"""Views of lesions are cut beyond the lesion, of healthy tissue beyond a middle this large."""
+
+
+@dataclass(frozen=True, eq=False)
+class Tissue:
+    """N patches of one kind of tissue.
+
+    Attributes:
+        hu: (N, D, H, W) int16 on the grid of the patch store.
+        share: (N, D, H, W) uint8, or None where no reader marked anything.
+        coverage: (N, D, H, W) uint8.
+        patient: (N,) int64, one number a patient over all tissues.
+        poor: (N,) bool, whether the image is poor as it was scanned.
+    """
+
+    hu: Tensor
+    share: Tensor | None
+    coverage: Tensor
+    patient: Tensor
+    poor: Tensor
+
+    def __len__(self) -> int:
+        return len(self.hu)
+
+    @cached_property
+    def _marked(self) -> Tensor:
+        share = torch.zeros(0) if self.share is None else self.share
+        return torch.cat([marked_extent(part) for part in share.split(64)])
+
+    def extent(self, positions: Tensor) -> Tensor:
+        """(B, 3, 2) first and last index along (k, j, i) that a view is not cut within."""
+        if self.share is not None:
+            return self._marked[positions]
+        ends = [
+            [(n - 1) / 2 - HEALTHY_EXTENT_MM / 2 / s, (n - 1) / 2 + HEALTHY_EXTENT_MM / 2 / s]
+            for n, s in zip(STORE_GEOMETRY.shape, STORE_GEOMETRY.spacing_mm, strict=True)
+        ]
+        return torch.tensor(ends).expand(len(positions), 3, 2)
+
+
+@dataclass(frozen=True, eq=False)
+class FourSets:
+    """The four sets; a set's patches are told by positions in its tissue.
+
+    Attributes:
+        lesions: Of L and L~.
+        healthy: Of H and H~.
+        least_severity: Of what makes a good image poor.
+        poorer: (R, N, D, H, W) int16 of L~ and H~: copies of their patches that were made poor
+            once and for all; without them they are made poor each time anew.
+    """
+
+    lesions: Tissue
+    healthy: Tissue
+    least_severity: int
+    poorer: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def with_copies(self, count: int, generator: torch.Generator) -> FourSets:
+        """The sets with `count` poor copies of each patch, which spares a step half of its time.
+
+        Args:
+            count: R; none if 0.
+            generator: Draws how they are made poor.
+        """
+        if not count:
+            return self
+        poorer = {}
+        for name in (POOR_LESION, POOR_HEALTHY):
+            members = self.members(name).split(64)
+            copies = [
+                torch.cat(
+                    [self.hu(name, part, generator).round().short().cpu() for part in members]
+                )
+                for _ in range(count)
+            ]
+            poorer[name] = torch.stack(copies)
+        return replace(self, poorer=poorer)
+
+    def tissue(self, name: str) -> Tissue:
+        """That of a set of `SETS`."""
+        return self.lesions if name in (LESION, POOR_LESION) else self.healthy
+
+    def members(self, name: str) -> Tensor:
+        """(M,) positions of a set: of the good images, or of all, for they are made poor."""
+        tissue = self.tissue(name)
+        if name in (LESION, HEALTHY):
+            return torch.nonzero(~tissue.poor).flatten()
+        return torch.arange(len(tissue))
+
+    def hu(self, name: str, positions: Tensor, generator: torch.Generator) -> Tensor:
+        """(B, D, H, W) Hounsfield units of members, made poor where the set asks for it.
+
+        Args:
+            name: Of `SETS`.
+            positions: (B,) of `members(name)`.
+            generator: Draws how they are made poor; on the device that is wanted.
+        """
+        tissue = self.tissue(name)
+        if name in self.poorer:
+            copies, device = self.poorer[name], generator.device
+            which = torch.randint(
+                len(copies), (len(positions),), device=device, generator=generator
+            )
+            return copies[which.cpu(), positions].to(device).float()
+        hu = tissue.hu[positions].to(generator.device).float()
+        good = ~tissue.poor[positions]
+        if name in (POOR_LESION, POOR_HEALTHY) and good.any():
+            hu[good] = degraded_at_random(hu[good], self.least_severity, generator)
+        return hu
+
+    def views(
+        self,
+        name: str,
+        positions: Tensor,
+        hu: Tensor,
+        options: Augmentation | None,
+        generator: torch.Generator,
+        shape: tuple[int, int, int],
+    ) -> Tensor:
+        """(B, 1, *shape) one view of each member.
+
+        Args:
+            name: Of `SETS`.
+            positions: (B,) of the members.
+            hu: (B, D, H, W) theirs.
+            options: How views are drawn; None for the centred patch.
+            generator: Draws them.
+            shape: (D, H, W) of the views.
+        """
+        tissue, device = self.tissue(name), generator.device
+        box = seen_of_store(shape, options)
+        coverage = tissue.coverage[positions][:, *box].to(device)
+        share = torch.zeros_like(coverage)
+        if tissue.share is not None:
+            share = tissue.share[positions][:, *box].to(device)
+        first = torch.tensor([part.start for part in box])
+        extent = (tissue.extent(positions) - first[None, :, None]).to(device)
+        seen = windowed(hu[:, *box])
+        return augment(seen, share, coverage, options, generator, extent, shape).intensity
+
+
+def seen_of_store(
+    shape: tuple[int, int, int], options: Augmentation | None
+) -> tuple[slice, slice, slice]:
+    """The middle of the patch store that views can reach, along (k, j, i).
+
+    Args:
+        shape: (D, H, W) of the views.
+        options: How they are drawn.
+    """
+    whole = STORE_GEOMETRY.shape
+    if options is None or options.far:
+        return slice(0, whole[0]), slice(0, whole[1]), slice(0, whole[2])
+    boxes = []
+    for axis, (size, stored) in enumerate(zip(shape, whole, strict=True)):
+        turned = size if axis == 0 else np.hypot(*shape[1:])
+        shift = options.shift_mm / STORE_GEOMETRY.spacing_mm[axis]
+        reach = int(np.ceil(turned / 2 * (1 + options.scale) + shift)) + 1
+        # The middle stays the middle: as much is left out at either end.
+        out = max(stored // 2 - reach, 0)
+        boxes.append(slice(out, stored - out))
+    k, j, i = boxes
+    return k, j, i
+
+
+def four_sets(
+    lesions: PatchStore,
+    positions: NDArray[np.int64],
+    healthy: HealthyPatches,
+    acquisitions: Mapping[str, Acquisition],
+    least_severity: int,
+    seen: Callable[[str], bool] = lambda patient: True,
+) -> FourSets:
+    """The sets of the chosen lesions and of the healthy patches of patients that may be seen.
+
+    Args:
+        lesions: Nodules.
+        positions: (N,) which of them.
+        healthy: Patches without a nodule.
+        acquisitions: How series were scanned, by UID; what is not told is judged by what is
+            measured.
+        least_severity: Of what makes a good image poor.
+        seen: Whether the healthy tissue of a patient may be seen.
+
+    Raises:
+        InputError: One of the sets would be empty.
+    """
+    kept = [n for n, patient in enumerate(healthy.patient_id) if seen(patient)]
+    chosen = [lesions.nodules[n] for n in positions.tolist()]
+    names = [n.patient_id for n in chosen] + [healthy.patient_id[n] for n in kept]
+    number = {name: n for n, name in enumerate(sorted(set(names)))}
+    patient = torch.tensor([number[name] for name in names])
+    poor = native_quality(lesions, positions, acquisitions)
+    sets = FourSets(
+        Tissue(
+            lesions.hu[positions], lesions.share[positions], lesions.coverage[positions],
+            patient[: len(chosen)], poor,
+        ),
+        Tissue(
+            healthy.hu[kept], None, healthy.coverage[kept], patient[len(chosen) :],
+            _poor_healthy(healthy, kept, acquisitions),
+        ),
+        least_severity,
+    )  # fmt: skip
+    _check(sets)
+    return sets
+
+
+def _poor_healthy(
+    healthy: HealthyPatches, kept: list[int], acquisitions: Mapping[str, Acquisition]
+) -> Tensor:
+    told = [acquisitions.get(healthy.series_uid[n]) for n in kept]
+    return healthy.poor[kept] | torch.tensor([t is not None and t.poor for t in told]).bool()
+
+
+def _check(sets: FourSets) -> None:
+    told = {
+        LESION: "lesions in good images",
+        POOR_LESION: "lesions",
+        HEALTHY: "healthy tissue in good images",
+        POOR_HEALTHY: "healthy tissue",
+    }
+    empty = [told[name] for name in SETS if not len(sets.members(name))]
+    if empty:
+        raise InputError(
+            f"pre-training needs {' and '.join(dict.fromkeys(empty))}; there is none among the"
+            " patients that may be seen"
+        )
+
+
+def native_quality(
+    store: PatchStore, positions: Sequence[int] | NDArray, acquisitions: Mapping[str, Acquisition]
+) -> Tensor:
+    """(N,) bool: whether the images of nodules are poor as they were scanned.
+
+    Args:
+        store: Holds the nodules.
+        positions: (N,) which of them.
+        acquisitions: How series were scanned, by UID.
+    """
+    poor = []
+    for n in np.asarray(positions).tolist():
+        nodule = store.nodules[n]
+        scan = read_scan(nodule)
+        point = scan.center_ras_mm
+        quality = image_quality(crop_patch(scan.volume, point), scan.volume, point)
+        told = acquisitions.get(nodule.series_uid)
+        poor.append(is_poor_scan(quality.slice_mm, quality.noise_hu, told))
+    return torch.tensor(poor, dtype=torch.bool)
