@@ -17,6 +17,7 @@ from contrastdiagnosis.imaging.patch import PatchGeometry
 from contrastdiagnosis.model.network import NoduleNetConfig
 from contrastdiagnosis.trust.confidence import IntervalForm, check_interval
 from contrastdiagnosis.trust.confidence_rule import CaseLimits, NoduleGate
+from contrastdiagnosis.trust.poor_image import PoorImage, PoorVerdicts, QualityDetector
 
 
 @dataclass(frozen=True)
@@ -117,9 +118,17 @@ def _limits(values: dict[str, Any]) -> CaseLimits:
     nested = {**flat, **values.pop("limits", {})}
     gate = nested.pop("gate", None)
     if gate is not None:
-        rows = {name: tuple(gate[name]) for name in ("weights", "typical")}
-        gate = NoduleGate(**{**gate, **rows})
-    return CaseLimits(**nested, gate=gate)
+        gate = NoduleGate(**{**gate, **_rows(gate)})
+    detector = nested.pop("detector", None)
+    if detector is not None:
+        kinds = [{**kind, **_rows(kind)} for kind in detector["kinds"]]
+        detector = QualityDetector(tuple(PoorImage(**kind) for kind in kinds))
+    verdicts = tuple(PoorVerdicts(**told) for told in nested.pop("poor_verdicts", ()))
+    return CaseLimits(**nested, gate=gate, detector=detector, poor_verdicts=verdicts)
+
+
+def _rows(document: Mapping[str, Any]) -> dict[str, tuple[float, ...]]:
+    return {name: tuple(document[name]) for name in ("weights", "typical")}
 
 
 LIMIT_BOUNDS = {

@@ -232,7 +232,9 @@ class Diagnoser:
             probability,
             self.bundle.info.split_vote,
         )
-        confidence = self.bundle.info.limits.confidence(facts, doubts)
+        limits = self.bundle.info.limits
+        confidence = limits.confidence(facts, doubts, probability=probability)
+        poor = limits.poor_image(facts.quality, probability)
         if not may_be_nodule(confidence, facts):
             mask, diameters = no_region(volume), NO_DIAMETERS
         return Diagnosis(
@@ -252,6 +254,7 @@ class Diagnoser:
             notices=(
                 *volume.notices,
                 *self._notices(encoding, len(voters), patient),
+                *(poor.notices if confidence.judged else ()),
                 *([NO_FINDING] if confidence.nothing_there else []),
             ),
             concepts=concepts if confidence.judged else None,

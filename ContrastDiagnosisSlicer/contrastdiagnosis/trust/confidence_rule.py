@@ -8,9 +8,16 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from contrastdiagnosis.imaging.image_quality import ImageQuality
 from contrastdiagnosis.trust.confidence import Confidence
 from contrastdiagnosis.trust.cues import CUE_NAMES, NoduleCues
 from contrastdiagnosis.trust.facts import NEAR_MM, NoduleFacts
+from contrastdiagnosis.trust.poor_image import (
+    PoorImageSaid,
+    PoorVerdicts,
+    QualityDetector,
+    said_of_poor_image,
+)
 
 CUT_THROUGH = 0.8
 """A mask is cut through where this share of its largest cross-section lies at both ends of the
@@ -84,6 +91,8 @@ class CaseLimits:
         max_diameter_mm: Hardly any case is longer.
         max_size_factor: By which the measured size may contradict the concepts of size.
         gate: Tells nodules from normal tissue.
+        detector: Tells poor images.
+        poor_verdicts: What verdicts in these are worth, one a kind; of other kinds none is sure.
     """
 
     min_lung_share: float = 0.0
@@ -95,9 +104,15 @@ class CaseLimits:
     max_diameter_mm: float | None = None
     max_size_factor: float | None = None
     gate: NoduleGate | None = None
+    detector: QualityDetector | None = None
+    poor_verdicts: tuple[PoorVerdicts, ...] = ()
 
     def confidence(
-        self, facts: NoduleFacts, doubts: Sequence[str] = (), whole_scan: bool = True
+        self,
+        facts: NoduleFacts,
+        doubts: Sequence[str] = (),
+        whole_scan: bool = True,
+        probability: float | None = None,
     ) -> Confidence:
         """The judgement of what was measured at a point.
 
@@ -106,10 +121,15 @@ class CaseLimits:
             doubts: What else speaks against the verdict: the cases, the vote, the concepts.
             whole_scan: False where a file shows just a nodule's own slices, as LIDC's case folders
                 do: that it ends there is then no reason to doubt it.
+            probability: Calibrated, of the vote; without it no verdict in a poor image is sure.
         """
         large = self._not_like_the_cases(facts)
         beyond = [*large, *self._too_small(facts)]
-        wavering = [*self._poor_image(facts), *self._odd_size(facts)]
+        wavering = [
+            *self._unlike_the_cases(facts.quality),
+            *self.poor_image(facts.quality, probability).doubts,
+            *self._odd_size(facts),
+        ]
         absent = self._nothing_there(facts, too_large=bool(large))
         if whole_scan:
             beyond += self._cut_off(facts)
@@ -142,11 +162,11 @@ class CaseLimits:
                 times=np.exp(facts.cues.elongation), hu=facts.cues.density_hu
             )
             told.append(f"what was found at the point is not like a nodule: {strangest}")
-        if facts.lung_share < self.min_lung_share:
+        if facts.quality.lung_share < self.min_lung_share:
             told.append(
-                f"the point does not seem to lie in lung: {facts.lung_share:.0%} of the tissue"
-                f" around it is as light as lung, at least {self.min_lung_share:.0%} was expected;"
-                " a mass that fills all that is looked at would look the same"
+                f"the point does not seem to lie in lung: {facts.quality.lung_share:.0%} of the"
+                f" tissue around it is as light as lung, at least {self.min_lung_share:.0%} was"
+                " expected; a mass that fills all that is looked at would look the same"
             )
         return told
 
@@ -206,16 +226,27 @@ class CaseLimits:
             )
         return told
 
-    def _poor_image(self, facts: NoduleFacts) -> list[str]:
+    def poor_image(self, quality: ImageQuality, probability: float | None) -> PoorImageSaid:
+        """What is poor about an image, and whether a verdict in it is sure all the same.
+
+        Args:
+            quality: Measured of it.
+            probability: Calibrated, of the vote; None where there is no verdict.
+        """
+        if self.detector is None:
+            return PoorImageSaid((), ())
+        return said_of_poor_image(self.detector, self.poor_verdicts, quality, probability)
+
+    def _unlike_the_cases(self, quality: ImageQuality) -> list[str]:
         told = []
-        if self.max_noise_hu is not None and facts.noise_hu > self.max_noise_hu:
+        if self.max_noise_hu is not None and quality.noise_hu > self.max_noise_hu:
             told.append(
-                f"the scan is noisier than those of the cases: {facts.noise_hu:.0f} HU in the lung"
-                f" around the point, at most {self.max_noise_hu:.0f} HU was expected"
+                f"the scan is noisier than those of the cases: {quality.noise_hu:.0f} HU in the"
+                f" lung around the point, at most {self.max_noise_hu:.0f} HU was expected"
             )
-        if self.max_slice_mm is not None and facts.slice_mm > self.max_slice_mm:
+        if self.max_slice_mm is not None and quality.slice_mm > self.max_slice_mm:
             told.append(
-                f"{TOO_FAR_APART}: {facts.slice_mm:.1f} mm, those of nearly all cases are at most"
+                f"{TOO_FAR_APART}: {quality.slice_mm:.1f} mm, those of nearly all cases are at most"
                 f" {self.max_slice_mm:.1f} mm"
             )
         return told

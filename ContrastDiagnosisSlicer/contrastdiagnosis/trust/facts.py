@@ -12,7 +12,7 @@ from scipy import ndimage
 
 from contrastdiagnosis.concepts.concept_prediction import ConceptPrediction, size_factor
 from contrastdiagnosis.concepts.encoding import Encoding
-from contrastdiagnosis.imaging.image_quality import image_quality
+from contrastdiagnosis.imaging.image_quality import MEASURES, ImageQuality, image_quality
 from contrastdiagnosis.imaging.measure import AxialDiameters, bounding_box
 from contrastdiagnosis.imaging.patch import DEFAULT_GEOMETRY, PatchGeometry
 from contrastdiagnosis.imaging.volume import Volume
@@ -28,9 +28,6 @@ class NoduleFacts:
 
     Attributes:
         covered_share: Of the patch, where the scan measured something.
-        lung_share: Of what it measured there, as light as lung.
-        noise_hu: Standard deviation of the noise in lung; NaN where there is no lung.
-        slice_mm: Largest distance between neighbouring voxels of the scan.
         volume_mm3: Of what was found at the point; 0 where nothing was.
         long_mm: Its longest axial diameter.
         beyond_patch: 1 if it reaches the patch's border, else 0.
@@ -40,13 +37,11 @@ class NoduleFacts:
         cut_share: Where the scan ends on two opposite sides of it: the smaller of the two
             cross-sections there, as a share of the largest; else 0.
         size_factor: By which its size contradicts the concepts of size; NaN without these.
+        quality: What is measured of the image.
         cues: What tells a nodule from normal tissue.
     """
 
     covered_share: float
-    lung_share: float
-    noise_hu: float
-    slice_mm: float
     volume_mm3: float
     long_mm: float
     beyond_patch: float
@@ -54,6 +49,7 @@ class NoduleFacts:
     edge_mm: float
     cut_share: float
     size_factor: float
+    quality: ImageQuality
     cues: NoduleCues
 
     @property
@@ -65,11 +61,14 @@ class NoduleFacts:
     def row(self) -> list[float]:
         """The numbers in the order of `FACT_NAMES`."""
         flat = asdict(self)
-        flat |= flat.pop("cues")
+        flat |= flat.pop("quality") | flat.pop("cues")
         return [float(flat[name]) for name in FACT_NAMES]
 
 
-FACT_NAMES = (*(f.name for f in fields(NoduleFacts) if f.name != "cues"), *CUE_NAMES)
+NESTED = ("quality", "cues")
+FACT_NAMES = (
+    *(f.name for f in fields(NoduleFacts) if f.name not in NESTED), *MEASURES, *CUE_NAMES
+)  # fmt: skip
 
 
 def facts_of_row(row: ArrayLike) -> NoduleFacts:
@@ -78,7 +77,9 @@ def facts_of_row(row: ArrayLike) -> NoduleFacts:
         zip(FACT_NAMES, np.asarray(row, dtype=float).tolist(), strict=True)
     )
     cues = NoduleCues(**{name: values[name] for name in CUE_NAMES})
-    return NoduleFacts(**{n: v for n, v in values.items() if n not in CUE_NAMES}, cues=cues)
+    quality = ImageQuality(**{name: values[name] for name in MEASURES})
+    own = {n: v for n, v in values.items() if n not in CUE_NAMES and n not in MEASURES}
+    return NoduleFacts(**own, quality=quality, cues=cues)
 
 
 def nodule_facts(
@@ -103,12 +104,8 @@ def nodule_facts(
     """
     patch = encoding.patch
     volume_mm3 = float(np.count_nonzero(nodule) * np.prod(geometry.spacing_mm))
-    quality = image_quality(patch, volume, point_ras_mm, geometry)
     return NoduleFacts(
         covered_share=float(patch.valid.mean()),
-        lung_share=quality.lung_share,
-        noise_hu=float("nan") if quality.noise_hu is None else quality.noise_hu,
-        slice_mm=quality.slice_mm,
         volume_mm3=volume_mm3,
         long_mm=diameters.long_mm,
         beyond_patch=float(_at_border(nodule)),
@@ -120,6 +117,7 @@ def nodule_facts(
             if concepts
             else float("nan")
         ),
+        quality=image_quality(patch, volume, point_ras_mm, geometry),
         cues=nodule_cues(patch, encoding.probability, nodule, geometry),
     )
 

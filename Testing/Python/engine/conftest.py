@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from contrastdiagnosis.cases.vote import Calibration, VoteRule
 from contrastdiagnosis.concepts.atlas import Prototype
 from contrastdiagnosis.concepts.cells import cell_channels
 from contrastdiagnosis.concepts.head import Concept, ConceptConfig, ConceptHead
+from contrastdiagnosis.imaging.image_quality import ImageQuality
 from contrastdiagnosis.imaging.patch import crop_patch
 from contrastdiagnosis.imaging.phantom import PhantomNodule, make_phantom
 from contrastdiagnosis.imaging.volume import sitk_from_array
@@ -47,11 +49,17 @@ PROTOTYPES = 4
 
 
 SOUND_FACTS = NoduleFacts(
-    covered_share=1.0, lung_share=0.7, noise_hu=30.0, slice_mm=1.0, volume_mm3=500.0, long_mm=11.0,
-    beyond_patch=0.0, unmeasured_share=0.0, edge_mm=NEAR_MM, cut_share=0.0, size_factor=1.0,
+    covered_share=1.0, volume_mm3=500.0, long_mm=11.0, beyond_patch=0.0, unmeasured_share=0.0,
+    edge_mm=NEAR_MM, cut_share=0.0, size_factor=1.0,
+    quality=ImageQuality(lung_share=0.7, noise_hu=30.0, slice_mm=1.0),
     cues=NoduleCues(certainty=2.5, alone=2.5, elongation=0.1, density_hu=0.0, through=0.2),
 )  # fmt: skip
 """Of a nodule that nothing speaks against."""
+
+
+def with_quality(facts: NoduleFacts, **measured: float) -> NoduleFacts:
+    """The facts of an image of which other things are measured."""
+    return replace(facts, quality=replace(facts.quality, **measured))
 
 
 def tiny_concepts(table: list[Case], seed: int = 0) -> ConceptPart:

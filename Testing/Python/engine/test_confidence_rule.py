@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from contrastdiagnosis.trust.confidence_rule import CaseLimits, NoduleGate
 from contrastdiagnosis.trust.cues import CUE_NAMES, NO_CUES
+from contrastdiagnosis.trust.poor_image import MEASURES_OF, PoorImage, PoorVerdicts, QualityDetector
 
-from engine.conftest import SOUND_FACTS
+from engine.conftest import SOUND_FACTS, with_quality
 
 GATE = NoduleGate((1.0, 1.0, -2.0, 0.0, -4.0), 0.0, 1.0, (2.5, 2.5, 0.1, 0.0, 0.2))
 LIMITS = CaseLimits(0.2, 130.0, 2.5, 0.06, 0.5, 25.0, 35.0, 1.6, GATE)
@@ -26,7 +27,7 @@ NOTHING_THERE = {
     ),
     "much around it looks the same": replace(FACTS, cues=replace(NODULE, alone=-2.0)),
     "its outline is uncertain": replace(FACTS, cues=replace(NODULE, certainty=-1.5)),
-    "does not seem to lie in lung: 5%": replace(FACTS, lung_share=0.05),
+    "does not seem to lie in lung: 5%": with_quality(FACTS, lung_share=0.05),
 }
 NOT_JUDGEABLE = {
     "too small to be judged: 16 mm3, nearly all cases have at least 25 mm3": replace(
@@ -44,8 +45,8 @@ NOT_JUDGEABLE = {
 }
 DOUBTS = {
     "at 32 mm it is a mass rather than a nodule": replace(FACTS, long_mm=32.0),
-    "noisier than those of the cases: 140 HU": replace(FACTS, noise_hu=140.0),
-    "slices are too far apart: 5.0 mm": replace(FACTS, slice_mm=5.0),
+    "noisier than those of the cases: 140 HU": with_quality(FACTS, noise_hu=140.0),
+    "slices are too far apart: 5.0 mm": with_quality(FACTS, slice_mm=5.0),
     "reaches to where the scan measured nothing": replace(FACTS, edge_mm=1.0),
     "shows only 30% of the tissue around the point, of less than 50%": replace(
         FACTS, covered_share=0.3
@@ -84,7 +85,7 @@ def test_a_doubt_leaves_the_verdict_and_takes_the_confidence(sentence):
 
 def test_where_there_is_no_verdict_nothing_is_said_against_it():
     """A split vote would tell a percentage of what is no nodule."""
-    told = LIMITS.confidence(replace(NOTHING, slice_mm=8.0), ["the vote is split"])
+    told = LIMITS.confidence(with_quality(NOTHING, slice_mm=8.0), ["the vote is split"])
     assert told.reasons == ("no nodule was found at the point",)
     assert not LIMITS.confidence(FACTS, ["the vote is split"]).confident
 
@@ -109,7 +110,7 @@ def test_a_mass_is_not_called_a_vessel():
 @pytest.mark.parametrize("whole_scan", [True, False])
 def test_a_mass_that_leaves_little_lung_is_not_denied(whole_scan):
     for mass in (replace(FACTS, long_mm=50.0), replace(FACTS, beyond_patch=1.0)):
-        told = LIMITS.confidence(replace(mass, lung_share=0.05), whole_scan=whole_scan)
+        told = LIMITS.confidence(with_quality(mass, lung_share=0.05), whole_scan=whole_scan)
         assert told.nothing_there == () and not told.judged
         assert "larger than the cases" in told.not_judgeable[0]
         assert "does not seem to lie in lung" in told.not_judgeable[1]
@@ -122,7 +123,8 @@ def test_a_file_cut_on_purpose_is_not_doubted_for_ending():
 
 
 def test_limits_that_are_not_known_are_not_enforced():
-    wild = replace(FACTS, noise_hu=500.0, slice_mm=20.0, lung_share=0.0, long_mm=39.0,
+    wild = with_quality(FACTS, noise_hu=500.0, slice_mm=20.0, lung_share=0.0)
+    wild = replace(wild, long_mm=39.0,
                    beyond_patch=1.0,
                    volume_mm3=0.5, covered_share=0.01, size_factor=9.0,
                    cues=replace(NODULE, through=1.2))  # fmt: skip
@@ -131,7 +133,7 @@ def test_limits_that_are_not_known_are_not_enforced():
 
 
 def test_lung_without_noise_to_measure_is_not_noisy():
-    assert LIMITS.confidence(replace(FACTS, noise_hu=float("nan"))).confident
+    assert LIMITS.confidence(with_quality(FACTS, noise_hu=float("nan"))).confident
 
 
 def test_the_gate_is_its_definition():
@@ -160,3 +162,46 @@ def test_the_cue_that_is_told_is_the_one_that_speaks_most_against_a_nodule(name)
 def test_an_impossible_gate_is_refused(numbers):
     with pytest.raises(ValueError, match="gate: "):
         NoduleGate(*numbers)
+
+
+NOISE = PoorImage(
+    "noise", (1.0, *[0.0] * (len(MEASURES_OF["noise"]) - 1)), -np.log(50.0), 0.0,
+    (20.0, *[1.0] * (len(MEASURES_OF["noise"]) - 1)),
+)  # fmt: skip
+"""Tells noise above 50 HU."""
+
+NOISY = with_quality(FACTS, noise_hu=90.0)
+WORTH = PoorVerdicts("noise", low=0.1, high=0.9, wrong_between=0.23, wrong_beyond=0.04)
+
+
+@pytest.mark.parametrize(
+    ("probability", "sure"),
+    [(0.05, True), (0.1, True), (0.11, False), (0.89, False), (0.9, True), (None, False)],
+)
+def test_a_verdict_in_a_poor_image_is_as_sure_as_such_verdicts_were(probability, sure):
+    limits = CaseLimits(detector=QualityDetector((NOISE,)), poor_verdicts=(WORTH,))
+    told = limits.confidence(NOISY, probability=probability)
+    assert told.judged and told.confident == sure
+    said = limits.poor_image(NOISY.quality, probability)
+    (sentence,) = said.notices if sure else said.doubts
+    assert "90 HU" in sentence
+    if probability is not None:
+        assert ("4% were wrong" if sure else "23% of the verdicts no surer") in sentence
+    assert told.doubts == said.doubts
+    assert limits.confidence(FACTS, probability=0.5).confident
+
+
+def test_no_verdict_is_sure_in_an_image_of_which_nothing_is_known():
+    limits = CaseLimits(detector=QualityDetector((NOISE,)))
+    assert not limits.confidence(NOISY, probability=0.999).confident
+    never = replace(WORTH, low=0.0, high=1.0)
+    limits = replace(limits, poor_verdicts=(never,))
+    assert not any(limits.confidence(NOISY, probability=p).confident for p in (0.0, 0.5, 1.0))
+
+
+@pytest.mark.parametrize(
+    "change", [{"kind": "fog"}, {"low": 0.95}, {"high": 1.2}, {"wrong_between": -0.1}]
+)
+def test_odd_figures_of_poor_images_are_refused(change):
+    with pytest.raises(ValueError, match="poor verdicts: wanted"):
+        replace(WORTH, **change)

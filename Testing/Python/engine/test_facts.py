@@ -47,7 +47,7 @@ def test_a_nodule_in_the_middle_of_a_scan_is_whole():
     assert told.found and told.covered_share == 1 and told.unmeasured_share == 0
     assert told.edge_mm == NEAR_MM and told.cut_share == 0 and told.beyond_patch == 0
     assert told.volume_mm3 == pytest.approx(4 / 3 * np.pi * 6**3, rel=0.2)
-    assert told.lung_share > 0.9 and told.slice_mm == 1
+    assert told.quality.lung_share > 0.9 and told.quality.slice_mm == 1
 
 
 @pytest.mark.parametrize("axis", ["k", "j", "i"])
@@ -114,8 +114,8 @@ def test_nothing_outlined_is_nothing_found():
 def test_air_outside_the_body_is_no_lung_and_noise_does_not_make_it_one():
     noise = np.random.default_rng(0).normal(0, 40, ct().hu.shape)
     outside = Volume(np.full(ct().hu.shape, -1000) + noise, ct().ijk_to_ras)
-    assert facts(outside).lung_share < 0.02
-    assert facts(Volume(ct().hu + noise, ct().ijk_to_ras)).lung_share > 0.9
+    assert facts(outside).quality.lung_share < 0.02
+    assert facts(Volume(ct().hu + noise, ct().ijk_to_ras)).quality.lung_share > 0.9
 
 
 def test_facts_survive_a_table():

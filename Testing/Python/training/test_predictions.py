@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from contrastdiagnosis.cases.case_folder import read_case_folder, read_scan
+from contrastdiagnosis.imaging.volume import Volume
 from contrastdiagnosis.model.network import NoduleNet
 from contrastdiagnosis_training.runs.predictions import cut_slices, nodule_slices, predict_nodules
 
@@ -79,3 +80,27 @@ def test_the_dice_is_that_of_the_mask_on_the_files_own_grid(network, whole):
         assert bool(predictions.dice[0] > 0) == mark
         assert predictions.dice[0] < 0.5
         assert 0.8 < predictions.dice_inter_reader[0] < predictions.dice_reader_consensus[0] <= 1
+
+
+def test_a_changed_scan_is_what_the_network_sees(network, whole):
+    """The readers' marks stay as they are, and nothing is cut."""
+    asked = []
+
+    def darker(nodule, volume):
+        asked.append(nodule.case_id)
+        return Volume(volume.hu - 100, volume.ijk_to_ras)
+
+    def same(nodule, volume):
+        return volume
+
+    plain, changed, unchanged = (
+        predict_nodules(network, whole[:2], CPU, change=change) for change in (None, darker, same)
+    )
+    assert asked == [nodule.case_id for nodule in whole[:2]]
+    np.testing.assert_array_equal(unchanged.embedding, plain.embedding)
+    np.testing.assert_array_equal(unchanged.facts, plain.facts)
+    assert not np.allclose(changed.embedding, plain.embedding, atol=1e-4)
+    for name in ("case_id", "malignancy", "diameter_mm", "dice_inter_reader"):
+        np.testing.assert_array_equal(getattr(changed, name), getattr(plain, name))
+    for told in (changed, unchanged):
+        assert np.isnan(told.trimmed_dice).all() and np.isnan(told.trimmed_embedding).all()

@@ -73,7 +73,10 @@ class GateFit:
         cts = (ct for folder in self.cts for ct in read_healthy_cts(folder))
         tissue = tissue_answers(diagnoser, cts, self.points, self.seed)
         answers = joined([*nodules, tissue])
-        limits = fitted_limits(answers)
+        known = bundle.info.limits
+        limits = replace(
+            fitted_limits(answers), detector=known.detector, poor_verdicts=known.poor_verdicts
+        )
         rows = left_out_table(bundle, answers, limits)
         print(gate_text(rows))
         metrics: dict[str, Any] = {

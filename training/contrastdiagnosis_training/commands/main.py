@@ -25,6 +25,8 @@ from contrastdiagnosis_training.commands.export import Export
 from contrastdiagnosis_training.commands.fit import Fit
 from contrastdiagnosis_training.commands.gate import GateEval, GateFit
 from contrastdiagnosis_training.commands.pretrain import Pretrain
+from contrastdiagnosis_training.commands.quality_fit import QualityFit
+from contrastdiagnosis_training.commands.robust_eval import RobustEval
 
 Command = (
     Annotated[Pretrain, tyro.conf.subcommand("pretrain")]
@@ -37,7 +39,9 @@ Command = (
     | Annotated[Export, tyro.conf.subcommand("export")]
     | Annotated[GateFit, tyro.conf.subcommand("gate-fit")]
     | Annotated[GateEval, tyro.conf.subcommand("gate-eval")]
+    | Annotated[QualityFit, tyro.conf.subcommand("quality-fit")]
     | Annotated[ExplainEval, tyro.conf.subcommand("explain-eval")]
+    | Annotated[RobustEval, tyro.conf.subcommand("robust-eval")]
     | Annotated[Degrade, tyro.conf.subcommand("degrade")]
     | Annotated[Agreement, tyro.conf.subcommand("agreement")]
 )

@@ -55,6 +55,7 @@ def confidence_of_nodules(
             facts_of_row(row),
             vote_doubts(nearest, threshold, p, split_vote),
             whole_scan=bool(np.isfinite(trimmed)),
+            probability=p,
         )
         for row, nearest, p, trimmed in rows
     ]

@@ -268,7 +268,7 @@ def confidences(
     """The confidence of each point under some limits."""
     return [
         limits.confidence(
-            facts_of_row(row), vote_doubts(nearest, threshold, p, split_vote), bool(whole)
+            facts_of_row(row), vote_doubts(nearest, threshold, p, split_vote), bool(whole), p
         )
         for row, nearest, p, whole in zip(
             answers.facts, answers.nearest.tolist(), answers.probability.tolist(), answers.whole,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -70,11 +70,16 @@ class Predictions:
         return Predictions(*(getattr(self, f.name)[positions] for f in fields(self)))
 
 
+Change = Callable[[Nodule, Volume], Volume]
+"""Makes another scan of a nodule's: a poorer one, on the same grid."""
+
+
 def predict_nodules(
     network: NoduleNet,
     nodules: Sequence[Nodule],
     device: torch.device,
     bundled: Diagnoser | None = None,
+    change: Change | None = None,
 ) -> Predictions:
     """The network's predictions of nodules, in their order.
 
@@ -84,17 +89,24 @@ def predict_nodules(
         device: Where the network is.
         bundled: Reads the concepts, whose size may contradict the measured one; without it nothing
             is said against that.
+        change: What becomes of the scans before they are looked at; they are not trimmed then.
     """
     told = Bar(nodules, unit="nodule", leave=False)
-    rows = [_read(network, nodule, device, bundled) for nodule in told]
+    rows = [_read(network, nodule, device, bundled, change) for nodule in told]
     names = [f.name for f in fields(Predictions)]
     return Predictions(**{name: np.array([row[name] for row in rows]) for name in names})
 
 
 def _read(
-    network: NoduleNet, nodule: Nodule, device: torch.device, bundled: Diagnoser | None
+    network: NoduleNet,
+    nodule: Nodule,
+    device: torch.device,
+    bundled: Diagnoser | None,
+    change: Change | None,
 ) -> dict[str, object]:
     scan = read_scan(nodule)
+    if change is not None:
+        scan = NoduleScan(change(nodule, scan.volume), scan.share)
     point = scan.center_ras_mm
     head = bundled.head if bundled else None
     encoding, nodule_there, mask = _diagnose_mask(network, scan.volume, point, device, head)
@@ -117,7 +129,7 @@ def _read(
             encoding, nodule_there, diameters, scan.volume, point, geometry, concepts
         ).row,
     }
-    kept = nodule_slices(scan)
+    kept = None if change else nodule_slices(scan)
     if kept is not None:
         trimmed = cut_slices(scan.volume, kept)
         alone, _, alone_mask = _diagnose_mask(network, trimmed, point, device)

@@ -1,0 +1,270 @@
+"""`QualityDetector`: what is poor about the image around a point, by what is measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from contrastdiagnosis.imaging.image_quality import ImageQuality
+
+MEASURES_OF: Mapping[str, tuple[str, ...]] = {
+    "noise": (
+        "noise_hu", "fine_noise_hu", "in_plane_mm", "mean_edge_mm", "fall_db", "fall_fine_db",
+        "alike", "alike_fine", "alike_far", "anisotropy", "slice_mm",
+    ),
+    "thick slices": (
+        "slice_mm", "apart_mm", "thickness_mm", "change", "alike", "alike_fine", "alike_far",
+        "alike_far_fine", "in_plane_mm",
+    ),
+    "blur": ("in_plane_mm", "fall_coarse_db", "fall_db"),
+    "motion": (
+        "ghost", "in_plane_mm", "fall_coarse_db", "fall_db", "alike", "alike_far",
+        "change", "thickness_mm", "slice_mm",
+    ),
+}  # fmt: skip
+"""By which each kind of poor image is told. What noise there should be depends on the kernel, which
+the edges and the fall of the spectrum tell; how alike slices should be, on their distance."""
+
+KINDS = tuple(MEASURES_OF)
+
+SMEARING = ("thick slices", "blur", "motion")
+"""Kinds that look like each other."""
+
+EXPLAINED = 0.5
+"""Thick slices and motion are told only if they exceed their threshold by so much of what the
+strongest smearing kind does: it explains the others. Blur within slices is explained by none."""
+
+MOST_BEYOND = 8.0
+"""Log odds beyond a threshold that count for that: more is no surer."""
+
+LEAST = 0.05
+"""Of millimetres, HU and shares: below this they are told as this, because of their logarithm."""
+
+
+def as_told(name: str, values: ArrayLike) -> NDArray[np.float64]:
+    """A measure as the regression takes it: factors of lengths, HU and shares, else differences.
+
+    Example:
+        >>> as_told("slice_mm", [1.0, 0.0]).round(2).tolist()
+        [0.0, -3.0]
+        >>> as_told("fall_db", 9.0).tolist()
+        9.0
+    """
+    values = np.asarray(values, dtype=np.float64)
+    if name.endswith("_db") or name.startswith("alike"):
+        return values
+    return np.log(np.maximum(values, LEAST))
+
+
+@dataclass(frozen=True)
+class PoorImage:
+    """Logistic regression that tells one kind of poor image.
+
+    Attributes:
+        kind: One of `KINDS`.
+        weights: One a measure, in the order of `MEASURES_OF`, of what `as_told` makes of it.
+        intercept: Log odds where all of that is 0.
+        threshold: Log odds from which the image is told to be poor.
+        typical: The measures of good images, medians; they stand in for what cannot be measured.
+    """
+
+    kind: str
+    weights: tuple[float, ...]
+    intercept: float
+    threshold: float
+    typical: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ValueError(f"poor image: wanted a kind among {KINDS}, got {self.kind!r}")
+        wanted = len(MEASURES_OF[self.kind])
+        for name in ("weights", "typical"):
+            if len(getattr(self, name)) != wanted:
+                raise ValueError(
+                    f"{self.kind}: wanted {wanted} {name}, got {len(getattr(self, name))}"
+                )
+        numbers = [*self.weights, *self.typical, self.intercept, self.threshold]
+        if not np.isfinite(numbers).all():
+            raise ValueError(f"{self.kind}: its numbers must be finite")
+
+    def score(self, quality: ImageQuality) -> float:
+        """Log odds of being poor in this way."""
+        told = 0.0
+        for name, weight, typical in zip(
+            MEASURES_OF[self.kind], self.weights, self.typical, strict=True
+        ):
+            value = getattr(quality, name)
+            told += weight * float(as_told(name, value if np.isfinite(value) else typical))
+        return told + self.intercept
+
+    def tells(self, quality: ImageQuality) -> bool:
+        """Whether the image is poor in this way."""
+        return self.score(quality) >= self.threshold
+
+    def sentence(self, quality: ImageQuality) -> str:
+        """What is poor about the image, with its number."""
+        return _SENTENCES[self.kind](quality)
+
+
+@dataclass(frozen=True)
+class QualityDetector:
+    """Tells all kinds of poor image that it knows.
+
+    Attributes:
+        kinds: At most one of each of `KINDS`.
+    """
+
+    kinds: tuple[PoorImage, ...]
+
+    def __post_init__(self) -> None:
+        names = [poor.kind for poor in self.kinds]
+        if len(set(names)) < len(names):
+            raise ValueError(f"wanted each kind of poor image once, got {names}")
+
+    def told(self, quality: ImageQuality) -> tuple[str, ...]:
+        """The kinds that the image is poor in."""
+        return tuple(poor.kind for poor in self.poor(quality))
+
+    def sentences(self, quality: ImageQuality) -> tuple[str, ...]:
+        """What is poor about the image; empty where nothing is."""
+        return tuple(poor.sentence(quality) for poor in self.poor(quality))
+
+    def poor(self, quality: ImageQuality) -> Sequence[PoorImage]:
+        """The detectors of the kinds that the image is poor in."""
+        beyond = np.array([poor.score(quality) - poor.threshold for poor in self.kinds])
+        names = tuple(poor.kind for poor in self.kinds)
+        told = told_of(beyond[None], names)[0]
+        return [poor for poor, t in zip(self.kinds, told.tolist(), strict=True) if t]
+
+
+def told_of(beyond: NDArray[np.float64], kinds: Sequence[str]) -> NDArray[np.bool_]:
+    """Which kinds are told, (N, K).
+
+    Args:
+        beyond: (N, K) log odds less the threshold.
+        kinds: Names of the K kinds.
+
+    Example:
+        >>> told_of(np.array([[0.1, 4.0, 1.0, 1.0]]), KINDS).tolist()
+        [[True, True, True, False]]
+    """
+    smearing, explained = np.isin(kinds, SMEARING), np.isin(kinds, ("thick slices", "motion"))
+    strongest = np.where(smearing, beyond, 0).clip(0, MOST_BEYOND).max(axis=1, keepdims=True)
+    return np.asarray((beyond >= 0) & (~explained | (beyond >= EXPLAINED * strongest)))
+
+
+@dataclass(frozen=True)
+class PoorVerdicts:
+    """What verdicts in images that are poor in one way are worth, measured on unseen nodules.
+
+    Attributes:
+        kind: One of `poor_image.KINDS`.
+        low: A verdict of benign is sure from this probability down; 0 if none is.
+        high: A verdict of malignant is sure from this probability up; 1 if none is.
+        wrong_between: Share of the others that were wrong.
+        wrong_beyond: Share of the sure ones that were wrong; None where there were none.
+    """
+
+    kind: str
+    low: float
+    high: float
+    wrong_between: float
+    wrong_beyond: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ValueError(f"poor verdicts: wanted a kind among {KINDS}, got {self.kind!r}")
+        shares = (self.low, self.high, self.wrong_between, self.wrong_beyond or 0.0)
+        if not all(0 <= share <= 1 for share in shares) or self.low > self.high:
+            raise ValueError(
+                f"poor verdicts: wanted shares from 0 to 1, low below high, got {self}"
+            )
+
+    def sure(self, probability: float) -> bool:
+        """Whether a verdict is sure in such an image."""
+        return 0 < self.low >= probability or 1 > self.high <= probability
+
+    @property
+    def unsure_text(self) -> str:
+        """What is said of a verdict that is not."""
+        return (
+            f"in such images {self.wrong_between:.0%} of the verdicts no surer than this one were"
+            " wrong"
+        )
+
+    @property
+    def sure_text(self) -> str:
+        """What is said of a verdict that is."""
+        return (
+            f"verdicts as sure as this one hold in such images: {self.wrong_beyond or 0:.0%} were"
+            " wrong"
+        )
+
+
+class PoorImageSaid(NamedTuple):
+    """What is said of a poor image: against the verdict, or beside it."""
+
+    doubts: tuple[str, ...]
+    notices: tuple[str, ...]
+
+
+def said_of_poor_image(
+    detector: QualityDetector,
+    worth: Sequence[PoorVerdicts],
+    quality: ImageQuality,
+    probability: float | None,
+) -> PoorImageSaid:
+    """What is poor about an image, and whether a verdict in it is sure all the same.
+
+    Args:
+        detector: Tells what is poor.
+        worth: What verdicts are worth by kind; of other kinds none is sure.
+        quality: Measured of the image.
+        probability: Calibrated, of the vote; None where there is no verdict.
+    """
+    doubts, notices = [], []
+    by_kind = {verdicts.kind: verdicts for verdicts in worth}
+    for poor in detector.poor(quality):
+        verdicts, sentence = by_kind.get(poor.kind), poor.sentence(quality)
+        if verdicts is None or probability is None:
+            doubts.append(sentence)
+        elif verdicts.sure(probability):
+            notices.append(f"{sentence}; {verdicts.sure_text}")
+        else:
+            doubts.append(f"{sentence}; {verdicts.unsure_text}")
+    return PoorImageSaid(tuple(doubts), tuple(notices))
+
+
+def _noise(quality: ImageQuality) -> str:
+    if not np.isfinite(quality.noise_hu):
+        return "the image is noisy"
+    return f"the image is noisy: {quality.noise_hu:.0f} HU in the lung around the point"
+
+
+def _thick_slices(quality: ImageQuality) -> str:
+    thickness_mm = float(np.fmax(quality.thickness_mm, quality.slice_mm))
+    if not np.isfinite(thickness_mm):
+        return "the slices are thick"
+    return f"the slices are thick: about {thickness_mm:.1f} mm"
+
+
+def _blur(quality: ImageQuality) -> str:
+    if not np.isfinite(quality.in_plane_mm):
+        return "the image is blurred"
+    return f"the image is blurred: details below {quality.in_plane_mm:.1f} mm are lost"
+
+
+def _motion(quality: ImageQuality) -> str:
+    return "the image is smeared or doubled, as by motion"
+
+
+_SENTENCES = {
+    "noise": _noise,
+    "thick slices": _thick_slices,
+    "blur": _blur,
+    "motion": _motion,
+}

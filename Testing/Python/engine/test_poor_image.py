@@ -1,0 +1,122 @@
+"""Which images are told to be poor, and in what words."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+
+import numpy as np
+import pytest
+from contrastdiagnosis.imaging.image_quality import ImageQuality
+from contrastdiagnosis.trust.poor_image import KINDS, MEASURES_OF, PoorImage, QualityDetector
+
+GOOD = ImageQuality(
+    lung_share=0.7, slice_mm=1.25, apart_mm=2.5, noise_hu=30.0, fine_noise_hu=9.0,
+    in_plane_mm=1.7, mean_edge_mm=2.1, thickness_mm=2.2, change=0.9, fall_coarse_db=-2.0,
+    fall_db=8.0, fall_fine_db=5.0, alike=0.4, alike_fine=0.3, alike_far=0.25, alike_far_fine=0.17,
+    anisotropy=0.18, ghost=0.12,
+)  # fmt: skip
+TELLING = {
+    "noise": ("noise_hu", 50.0), "thick slices": ("thickness_mm", 3.5),
+    "blur": ("in_plane_mm", 2.5), "motion": ("ghost", 0.2),
+}  # fmt: skip
+"""A measure of each kind, and from where on it is poor."""
+
+
+def poor_image(kind):
+    """Tells an image to be poor by one measure alone."""
+    name, limit = TELLING[kind]
+    names = MEASURES_OF[kind]
+    weights = tuple(float(n == name) for n in names)
+    typical = tuple(getattr(GOOD, n) for n in names)
+    return PoorImage(kind, weights, -float(np.log(limit)), 0.0, typical)
+
+
+DETECTOR = QualityDetector(tuple(poor_image(kind) for kind in KINDS))
+
+
+def test_log_odds_are_the_sum_of_the_weighted_measures():
+    weights = (0.5, -2.0, 3.0)
+    poor = PoorImage("blur", weights, 0.25, 1.0, (1.7, -2.0, 8.0))
+    assert MEASURES_OF["blur"] == ("in_plane_mm", "fall_coarse_db", "fall_db")
+    wanted = 0.5 * np.log(1.7) - 2 * -2.0 + 3 * 8.0 + 0.25
+    assert poor.score(GOOD) == pytest.approx(wanted)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_image_is_poor_from_the_threshold_on(kind):
+    name, limit = TELLING[kind]
+    assert DETECTOR.told(GOOD) == ()
+    assert DETECTOR.told(replace(GOOD, **{name: limit * 0.99})) == ()
+    assert DETECTOR.told(replace(GOOD, **{name: limit * 1.01})) == (kind,)
+    stricter = replace(poor_image(kind), threshold=np.log(2.0))
+    assert not stricter.tells(replace(GOOD, **{name: limit * 1.99}))
+    assert stricter.tells(replace(GOOD, **{name: limit * 2.01}))
+
+
+def test_the_strongest_smearing_explains_the_weaker():
+    """Of a threshold each, the logarithm of the measure over its limit is what is beyond it."""
+    bad = replace(GOOD, noise_hu=51.0, thickness_mm=3.5 * np.e**2, ghost=0.2 * np.e**0.9)
+    assert DETECTOR.told(bad) == ("noise", "thick slices")
+    worse = replace(bad, ghost=0.2 * np.e**1.1)
+    assert DETECTOR.told(worse) == ("noise", "thick slices", "motion")
+    assert DETECTOR.told(replace(bad, in_plane_mm=2.51)) == ("noise", "thick slices", "blur")
+    # Beyond any doubt is not beyond what is sure.
+    sure = replace(GOOD, thickness_mm=3.5 * np.e**40, ghost=0.2 * np.e**4.1)
+    assert DETECTOR.told(sure) == ("thick slices", "motion")
+    assert DETECTOR.told(replace(GOOD, noise_hu=5000.0, ghost=0.201)) == ("noise", "motion")
+
+
+def test_what_is_not_measured_is_taken_as_typical():
+    for kind, poor in zip(KINDS, DETECTOR.kinds, strict=True):
+        assert poor.score(ImageQuality()) == pytest.approx(poor.score(GOOD)), kind
+    assert DETECTOR.sentences(ImageQuality()) == ()
+
+
+def test_nothing_at_all_is_no_infinite_number():
+    nothing = ImageQuality(*[0.0] * len(fields(ImageQuality)))
+    assert np.isfinite([poor.score(nothing) for poor in DETECTOR.kinds]).all()
+
+
+def test_every_kind_has_its_number():
+    bad = replace(GOOD, noise_hu=89.6, thickness_mm=5.04, in_plane_mm=3.24, ghost=0.27)
+    assert DETECTOR.sentences(bad) == (
+        "the image is noisy: 90 HU in the lung around the point",
+        "the slices are thick: about 5.0 mm",
+        "the image is blurred: details below 3.2 mm are lost",
+        "the image is smeared or doubled, as by motion",
+    )
+    assert DETECTOR.told(bad) == KINDS
+
+
+def test_slices_are_at_least_as_thick_as_they_lie_apart():
+    """Where they are, of too few the thickness cannot be measured."""
+    poor = poor_image("thick slices")
+    for thickness_mm in (float("nan"), 4.0):
+        quality = replace(GOOD, slice_mm=7.5, thickness_mm=thickness_mm)
+        assert poor.sentence(quality) == "the slices are thick: about 7.5 mm"
+
+
+def test_a_number_that_is_not_known_is_not_told():
+    told = [poor.sentence(ImageQuality()) for poor in DETECTOR.kinds]
+    assert not any("nan" in sentence for sentence in told)
+    assert told[:3] == ["the image is noisy", "the slices are thick", "the image is blurred"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"kind": "fog"}, r"wanted a kind among \('noise', .*\), got 'fog'"),
+        ({"weights": (1.0,)}, "blur: wanted 3 weights, got 1"),
+        ({"typical": (1.0,) * 4}, "blur: wanted 3 typical, got 4"),
+        ({"weights": (1.0, float("nan"), 1.0)}, "blur: its numbers must be finite"),
+        ({"threshold": float("inf")}, "blur: its numbers must be finite"),
+    ],
+)
+def test_what_is_no_detector_is_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        replace(poor_image("blur"), **change)
+
+
+def test_a_kind_is_told_once():
+    with pytest.raises(ValueError, match="wanted each kind of poor image once, got"):
+        QualityDetector((poor_image("blur"), poor_image("blur")))

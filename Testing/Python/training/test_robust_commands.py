@@ -1,0 +1,164 @@
+"""`robust-eval` and `quality-fit` on a tiny cross-fit run: tables, files, a bundle that tells."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from contrastdiagnosis.bundle.bundle import load_bundle
+from contrastdiagnosis.errors import InputError
+from contrastdiagnosis.trust.poor_image import KINDS, PoorVerdicts
+from contrastdiagnosis_training.commands import main as cli
+from contrastdiagnosis_training.commands import quality_fit
+from contrastdiagnosis_training.commands.export import Export
+from contrastdiagnosis_training.commands.quality_fit import QualityFit
+from contrastdiagnosis_training.commands.robust_eval import RobustEval
+from contrastdiagnosis_training.evaluation.robustness.poor_verdicts import (
+    LEAST,
+    WRONG,
+    Verdicts,
+    fit_poor_verdicts,
+    sure_from,
+)
+
+pytestmark = pytest.mark.usefixtures("few_draws", "one_thread")
+
+
+@pytest.fixture(scope="module")
+def cv(made_run, tmp_path_factory):
+    """A copy: what is said of poorer scans is kept in the run."""
+    return shutil.copytree(made_run.runs / "cv", tmp_path_factory.mktemp("robust") / "cv")
+
+
+@pytest.fixture(scope="module")
+def told(cv, tmp_path_factory):
+    """Figures of the run, twice by two names, and its report."""
+    out = tmp_path_factory.mktemp("out")
+    RobustEval(
+        (f"plain={cv}", f"other={cv}"), operations=("blur",), severities=(3,), shares=(0, 100),
+        json=out / "f.json", html=out / "f.html", device="cpu",
+    ).run()  # fmt: skip
+    return json.loads((out / "f.json").read_text()), (out / "f.html").read_text()
+
+
+def test_runs_stand_side_by_side_with_the_diameter(told):
+    metrics, page = told
+    plain, other = metrics["runs"]["plain"], metrics["runs"]["other"]
+    assert plain["clean"] == other["clean"] and other["gain"]["auc"] == 0
+    assert plain["clean"]["auc_diameter"] is not None
+    assert plain["fall"] == pytest.approx(plain["clean"]["auc"] - plain["ways"]["blur 3"]["auc"])
+    assert metrics["printed_by"] == "contrastdiagnosis-train robust-eval"
+    assert "Research use only" in page and "<script" not in page and page.count("<svg") == 6
+
+
+def test_none_and_all_of_the_images_poor_are_the_ends_of_the_shares(told):
+    run = told[0]["runs"]["plain"]
+    assert run["mixed"]["0"] == run["clean"]
+    assert run["mixed"]["100"] == run["ways"]["blur 3"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["nowhere"], "wanted runs as NAME=FOLDER"),
+        (["a={cv}", "a={cv}"], "each name once"),
+        (["a={cv}", "--operations", "fog"], "no degradation is called fog"),
+        (["a={cv}", "--severities", "7"], "severities are 1 to 5, got 7"),
+        (["a={cv}", "--folds", "0"], "wanted at least two folds"),
+        (["a={cv}", "--folds", "0", "9"], "holds no fold 9"),
+    ],
+)
+def test_what_cannot_be_compared_is_told_in_a_sentence(cv, options, message, capsys):
+    arguments = [option.format(cv=cv) for option in options]
+    assert cli.main(["robust-eval", "--crossfit", *arguments]) == 2
+    told = capsys.readouterr().err
+    assert message in " ".join(told.split()) and "Traceback" not in told
+
+
+@pytest.fixture(scope="module")
+def fitted(made_run, cv, tmp_path_factory):
+    """A bundle without a detector, and the same with one."""
+    out = tmp_path_factory.mktemp("bundles")
+    Export(made_run.folders, made_run.runs / "all", cv, out / "before", device="cpu").run()
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(quality_fit, "DEGRADATIONS", ("blur", "low_dose"))
+        options = QualityFit(
+            out / "before", made_run.folders[1:], cv, out / "after", rows=out / "rows.npz",
+            version="2", json=out / "q.json", device="cpu",
+        )  # fmt: skip
+        options.run()
+    return options
+
+
+def test_a_bundle_with_a_detector_says_what_is_poor_and_keeps_the_rest(fitted):
+    before, after = load_bundle(fitted.bundle), load_bundle(fitted.out)
+    assert before.info.limits.detector is None and after.info.version == "2"
+    assert [poor.kind for poor in after.info.limits.detector.kinds] == list(KINDS)
+    plain = replace(after.info.limits, detector=None, poor_verdicts=())
+    assert plain == before.info.limits
+    np.testing.assert_array_equal(after.library.embedding, before.library.embedding)
+    assert (
+        after.info.metrics["image_quality"]["printed_by"] == "contrastdiagnosis-train quality-fit"
+    )
+
+
+def test_its_tables_tell_before_and_now(fitted):
+    tables = json.loads(fitted.json.read_text())
+    ways = {(row["operation"], row["severity"]) for row in tables["confident"]}
+    assert ways == {("clean", 0), ("blur", 3), ("blur", 5), ("low_dose", 3), ("low_dose", 5)}
+    for row in tables["confident"]:
+        assert row["confident"] <= row["confident_before"]
+    assert {row["operation"] for row in tables["auroc"]} >= {"blur", "low_dose"}
+
+
+def test_what_was_measured_is_not_measured_again(fitted, monkeypatch):
+    monkeypatch.setattr(quality_fit, "measured", lambda *_: pytest.fail("measured again"))
+    rows = fitted._rows()
+    assert rows.clean.any()
+
+
+def test_one_fold_cannot_be_calibrated(fitted, cv, tmp_path):
+    shutil.copytree(cv / "fold0", tmp_path / "cv" / "fold0")
+    with pytest.raises(InputError, match="wanted at least two folds"):
+        replace(fitted, crossfit=tmp_path / "cv", out=tmp_path / "no").run()
+    assert not (tmp_path / "no").exists()
+
+
+def slow_sure_from(probability, wrong):
+    """Every probability tried, one after the other."""
+    fits = [1.0]
+    for cut in probability:
+        beyond = probability >= cut
+        if cut > 0.5 and beyond.sum() >= LEAST and wrong[beyond].mean() <= WRONG:
+            fits.append(cut)
+    return min(fits)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_sure_verdicts_begin_where_few_are_wrong(seed):
+    random = np.random.default_rng(seed)
+    probability = random.uniform(0.3, 1, 400)
+    wrong = random.random(400) < 0.4 * (1 - probability) ** (1 + seed)
+    assert sure_from(probability, wrong) == pytest.approx(slow_sure_from(probability, wrong))
+    assert sure_from(probability[: LEAST - 1], wrong[: LEAST - 1] & False) == 1.0
+
+
+def test_both_signs_have_their_own_border_and_a_fold_can_be_left_out():
+    probability = np.r_[np.linspace(0.01, 0.49, 200), np.linspace(0.51, 0.99, 200)]
+    malignant = np.r_[np.zeros(200, bool), np.linspace(0.51, 0.99, 200) > 0.8]
+    told = {
+        "noise": [(0, Verdicts(probability, malignant)), (2, Verdicts(probability, ~malignant))]
+    }
+    (worth,) = fit_poor_verdicts(told, without=2)
+    assert worth.kind == "noise" and worth.low == pytest.approx(0.49, abs=0.01)
+    assert 0.7 < worth.high <= 0.8 and worth.wrong_beyond <= WRONG
+    (odd,) = fit_poor_verdicts(told, without=0)
+    assert (odd.low, odd.wrong_beyond) == (0.0, None) or odd.low < 0.1
+    assert (
+        fit_poor_verdicts({"noise": [], "blur": [(0, Verdicts(probability[:0], malignant[:0]))]})
+        == ()
+    )
+    assert isinstance(worth, PoorVerdicts)

@@ -1,0 +1,117 @@
+"""What verdicts in poor images are worth, by unseen nodules whose scans were made poorer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from contrastdiagnosis.trust.facts import facts_of_row
+from contrastdiagnosis.trust.poor_image import KINDS, PoorVerdicts, QualityDetector
+from numpy.typing import NDArray
+
+from contrastdiagnosis_training.data.labels import RULES, is_malignant
+from contrastdiagnosis_training.evaluation.robustness.degraded import Poorer
+from contrastdiagnosis_training.evaluation.robustness.figures import CHOSEN_SEVERITY
+from contrastdiagnosis_training.evaluation.shipped_rule import Part
+
+WRONG = 0.05
+"""Share of the sure verdicts of one sign that may be wrong."""
+
+LEAST = 40
+"""Fewer verdicts beyond a cut tell nothing."""
+
+
+class Verdicts(NamedTuple):
+    """Verdicts in images that were told to be poor in one way.
+
+    Attributes:
+        probability: (N,) calibrated.
+        malignant: (N,) bool, what the readers said.
+    """
+
+    probability: NDArray[np.float64]
+    malignant: NDArray[np.bool_]
+
+
+def verdicts_by_kind(
+    poorer: Mapping[Poorer, Sequence[Part]], detector: QualityDetector, folds: Sequence[int]
+) -> dict[str, list[tuple[int, Verdicts]]]:
+    """Verdicts (rule exclude3) by the kind that their images are told to be poor in, and the fold.
+
+    Args:
+        poorer: Unseen nodules by the way their scans were made poorer, one part a fold; ways of
+            severity `CHOSEN_SEVERITY` and worse count.
+        detector: Tells what is poor.
+        folds: Number of each part.
+    """
+    told: dict[str, list[tuple[int, Verdicts]]] = {kind: [] for kind in KINDS}
+    for way, parts in poorer.items():
+        if way.severity < CHOSEN_SEVERITY:
+            continue
+        for fold, (support, nodules) in zip(folds, parts, strict=True):
+            kept = nodules[RULES["exclude3"](nodules.malignancy)]
+            kinds = [detector.told(facts_of_row(row).quality) for row in kept.facts]
+            probability = support.probability(kept.embedding, kept.patient_id)
+            truth = is_malignant(kept.malignancy)
+            for kind in KINDS:
+                rows = np.array([kind in k for k in kinds], dtype=bool)
+                told[kind].append((fold, Verdicts(probability[rows], truth[rows])))
+    return told
+
+
+def fit_poor_verdicts(
+    told: Mapping[str, Sequence[tuple[int, Verdicts]]], without: int | None = None
+) -> tuple[PoorVerdicts, ...]:
+    """From where on verdicts in poor images are sure, one a kind that was told at all.
+
+    Args:
+        told: As of `verdicts_by_kind`.
+        without: Leave a fold's verdicts out.
+    """
+    fitted = []
+    for kind, by_fold in told.items():
+        chosen = [verdicts for fold, verdicts in by_fold if fold != without]
+        if not chosen:
+            continue
+        probability = np.concatenate([v.probability for v in chosen])
+        malignant = np.concatenate([v.malignant for v in chosen])
+        if len(probability):
+            fitted.append(_poor_verdicts(kind, probability, malignant))
+    return tuple(fitted)
+
+
+def _poor_verdicts(kind: str, probability: NDArray, malignant: NDArray) -> PoorVerdicts:
+    high = sure_from(probability, ~malignant)
+    low = 1 - sure_from(1 - probability, malignant)
+    wrong = (probability > 0.5) != malignant
+    beyond = (probability >= high) if high < 1 else np.zeros(len(wrong), bool)
+    beyond |= (probability <= low) if low > 0 else False
+    return PoorVerdicts(
+        kind,
+        low=round(low, 4),
+        high=round(high, 4),
+        wrong_between=round(float(wrong[~beyond].mean()), 4) if (~beyond).any() else 0.0,
+        wrong_beyond=round(float(wrong[beyond].mean()), 4) if beyond.any() else None,
+    )
+
+
+def sure_from(probability: NDArray[np.float64], wrong: NDArray[np.bool_]) -> float:
+    """The least probability above one half from which few verdicts are wrong; 1 if there is none.
+
+    Args:
+        probability: (N,) of the verdict that is asked about.
+        wrong: (N,) whether it would be wrong.
+
+    Example:
+        >>> probability = np.linspace(0.51, 1, 100)
+        >>> round(sure_from(probability, probability < 0.7), 2)  # All wrong below .7.
+        0.69
+        >>> sure_from(probability, probability > 0)
+        1.0
+    """
+    order = np.argsort(-probability, kind="stable")
+    share = np.cumsum(wrong[order]) / np.arange(1, len(order) + 1)
+    fits = (share <= WRONG) & (np.arange(1, len(order) + 1) >= LEAST)
+    fits &= probability[order] > 0.5
+    return float(probability[order][np.flatnonzero(fits)[-1]]) if fits.any() else 1.0

@@ -1,0 +1,94 @@
+"""The table and the HTML report of `robust-eval`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import date
+from typing import Any
+
+from contrastdiagnosis.report.charts import Chart, Series
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
+
+from contrastdiagnosis_training.evaluation.robustness.figures import CHOSEN_SEVERITY
+
+COLOURS = ("#5b6675", "#b5392b", "#1f6f8b", "#8a5a00", "#8e4fa8", "#2f7d4f", "#c2185b", "#00695c")
+CURVES = {
+    "auc": ("AUC of the vote", (0.7, 1.0)),
+    "accuracy": ("accuracy", (0.6, 1.0)),
+    "overlap": ("share of the ten nearest cases that stay", (0.0, 1.0)),
+    "dice": ("Dice", (0.3, 1.0)),
+    "change": ("mean absolute change of the probability", (0.0, 0.4)),
+    "confident_wrong": ("confident answers that are wrong", (0.0, 0.5)),
+}
+"""What is drawn against severity, and its range."""
+
+WIDTH = 44
+
+
+def robust_table(metrics: dict[str, Any]) -> str:
+    """The figures of every run as text: as scanned, shares of poor images, operations."""
+    runs: Mapping[str, dict[str, Any]] = metrics["runs"]
+    lines = [str(metrics["protocol"]), "", f"{'':{WIDTH}}" + "".join(f"{n:>16}" for n in runs)]
+
+    def line(name: str, values: list[float | None]) -> None:
+        told = "".join(f"{'-' if v is None else f'{v:.3f}':>16}" for v in values)
+        lines.append(f"{name:{WIDTH}}{told}")
+
+    for key in ("auc", "auc_diameter", "accuracy", "kappa", "dice", "confident"):
+        line(f"as scanned: {key}", [r["clean"][key] for r in runs.values()])
+    line("  AUC less that of the first run", [r["gain"]["auc"] for r in runs.values()])
+    for share in next(iter(runs.values()))["mixed"]:
+        for key in ("auc", "accuracy", "kappa"):
+            line(f"{share} % poor images: {key}", [r["mixed"][share][key] for r in runs.values()])
+    line(f"fall of the AUC at severity {CHOSEN_SEVERITY}", [r["fall"] for r in runs.values()])
+    line("  over that of the first run", [r["relative_fall"] for r in runs.values()])
+    line("confident and wrong at severity 5", [r["wrong_at_worst"] for r in runs.values()])
+    for way in next(iter(runs.values()))["ways"]:
+        for key in ("auc", "shift", "overlap", "dice"):
+            line(f"{way}: {key}", [r["ways"][way][key] for r in runs.values()])
+    for stratum in next(iter(runs.values()))["native"]:
+        line(f"native, {stratum}: AUC", [r["native"][stratum]["auc"] for r in runs.values()])
+    return "\n".join(lines)
+
+
+def robust_charts(metrics: dict[str, Any]) -> dict[str, list[Chart]]:
+    """Curves against severity by operation: for each figure of `CURVES` a line a run."""
+    runs: Mapping[str, dict[str, Any]] = metrics["runs"]
+    drawn: dict[str, list[Chart]] = {}
+    for operation in metrics["operations"]:
+        drawn[operation] = []
+        for key, (title, span) in CURVES.items():
+            series = []
+            for (name, run), colour in zip(runs.items(), COLOURS, strict=False):
+                first = {"overlap": 1.0, "change": 0.0}.get(key, run["clean"].get(key))
+                points = [(0.0, first)] + [
+                    (float(s), run["ways"][f"{operation} {s}"][key]) for s in metrics["severities"]
+                ]
+                kept = [(x, y) for x, y in points if y is not None]
+                series.append(Series(name, "line", colour, kept))
+            drawn[operation].append(
+                Chart(title, "severity", title, tuple(series), (0.0, 5.0), span)
+            )
+    return drawn
+
+
+def render_robust_report(metrics: dict[str, Any], notice: str) -> str:
+    """HTML text of the report; no script, no link to anything outside the file.
+
+    Args:
+        metrics: What `robust-eval` writes.
+        notice: Of the nodules' source.
+    """
+    own = PackageLoader("contrastdiagnosis_training.evaluation.robustness")
+    environment = Environment(
+        loader=ChoiceLoader([own, PackageLoader("contrastdiagnosis.report")]),
+        autoescape=True,
+        undefined=StrictUndefined,
+    )
+    return environment.get_template("robust.html.j2").render(
+        metrics=metrics,
+        charts=robust_charts(metrics),
+        table=robust_table(metrics),
+        created=date.today().isoformat(),
+        notice=notice,
+    )
