@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -38,11 +38,33 @@ EXPLAINED = 0.5
 """Thick slices and motion are told only if they exceed their threshold by so much of what the
 strongest smearing kind does: it explains the others. Blur within slices is explained by none."""
 
+THICK_MM = 3.0
+"""Slices are told to be thick from here on: those of 2.5 mm are the cases' own, and thin ones that
+were interpolated once look like these."""
+
 MOST_BEYOND = 8.0
 """Log odds beyond a threshold that count for that: more is no surer."""
 
 LEAST = 0.05
 """Of millimetres, HU and shares: below this they are told as this, because of their logarithm."""
+
+
+def too_slight(kind: str, measure: Callable[[str], ArrayLike]) -> NDArray[np.bool_]:
+    """Whether a kind is not to be told, whatever its regression says; never if nothing is measured.
+
+    Args:
+        kind: One of `KINDS`.
+        measure: Gives a measure by its name, of one image or of many.
+
+    Example:
+        >>> bool(too_slight("thick slices", {"thickness_mm": 2.4, "slice_mm": 1.0}.get))
+        True
+        >>> bool(too_slight("thick slices", {"thickness_mm": float("nan"), "slice_mm": 5.0}.get))
+        False
+    """
+    if kind != "thick slices":
+        return np.asarray(False)
+    return np.fmax(measure("thickness_mm"), measure("slice_mm")) < THICK_MM
 
 
 def as_told(name: str, values: ArrayLike) -> NDArray[np.float64]:
@@ -103,7 +125,12 @@ class PoorImage:
 
     def tells(self, quality: ImageQuality) -> bool:
         """Whether the image is poor in this way."""
-        return self.score(quality) >= self.threshold
+        return self.beyond(quality) >= 0
+
+    def beyond(self, quality: ImageQuality) -> float:
+        """Log odds beyond the threshold; minus infinity where it is too slight to be told."""
+        slight = too_slight(self.kind, lambda name: getattr(quality, name))
+        return -np.inf if slight else self.score(quality) - self.threshold
 
     def sentence(self, quality: ImageQuality) -> str:
         """What is poor about the image, with its number."""
@@ -135,7 +162,7 @@ class QualityDetector:
 
     def poor(self, quality: ImageQuality) -> Sequence[PoorImage]:
         """The detectors of the kinds that the image is poor in."""
-        beyond = np.array([poor.score(quality) - poor.threshold for poor in self.kinds])
+        beyond = np.array([poor.beyond(quality) for poor in self.kinds])
         names = tuple(poor.kind for poor in self.kinds)
         told = told_of(beyond[None], names)[0]
         return [poor for poor, t in zip(self.kinds, told.tolist(), strict=True) if t]

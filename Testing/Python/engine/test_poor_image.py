@@ -120,3 +120,15 @@ def test_what_is_no_detector_is_refused(change, message):
 def test_a_kind_is_told_once():
     with pytest.raises(ValueError, match="wanted each kind of poor image once, got"):
         QualityDetector((poor_image("blur"), poor_image("blur")))
+
+
+@pytest.mark.parametrize(("thickness_mm", "told"), [(2.9, False), (3.0, True), (np.nan, False)])
+def test_slices_as_thin_as_those_of_the_cases_are_never_thick(thickness_mm, told):
+    """Whatever the regression says of them: 1 mm slices that were interpolated once look thick."""
+    poor = poor_image("thick slices")
+    sure = replace(poor, weights=tuple(0.0 for _ in poor.weights), intercept=9.0)
+    quality = ImageQuality(thickness_mm=thickness_mm, slice_mm=1.0)
+    assert sure.tells(quality) == told and sure.score(quality) == 9.0
+    assert QualityDetector((sure,)).told(quality) == (("thick slices",) if told else ())
+    assert sure.tells(ImageQuality(thickness_mm=thickness_mm, slice_mm=5.0))
+    assert sure.tells(ImageQuality())

@@ -59,7 +59,7 @@ def of_all(hu, operation, seed=0, spacing_mm=SPACING_MM):
 
 def test_the_operations_are_those_of_the_methods():
     assert get_args(Operation) == DEGRADATIONS == tuple(door._RUN)
-    assert len(DEGRADATIONS) == 9
+    assert len(DEGRADATIONS) == 10
 
 
 @pytest.mark.parametrize("operation", DEGRADATIONS)
@@ -73,7 +73,7 @@ def test_nothing_changes_at_severity_0_and_all_above_changes_something(chest, op
     assert ((degraded[1:] - chest).abs().flatten(1).amax(1) > 3).all()
 
 
-@pytest.mark.parametrize("operation", ["low_dose", "sharp_kernel"])
+@pytest.mark.parametrize("operation", ["low_dose", "low_dose_soft", "sharp_kernel"])
 def test_noise_does_not_move_the_mean(chest, operation):
     shift = (of_all(chest, operation) - chest).mean(dim=(1, 2, 3))
     assert (shift.abs() < 2).all()
@@ -246,13 +246,15 @@ def radial_power(noise, pixel_mm):
     return radial / radial.sum()
 
 
-def test_the_noise_has_its_spectrum_within_slices_and_none_across():
-    noise = run(torch.zeros(256, 96, 96), "low_dose", 4, seed=1, spacing_mm=(1.25, 0.6, 0.6))
+@pytest.mark.parametrize(("operation", "f0"), [("low_dose", 0.5), ("low_dose_soft", 0.25)])
+def test_the_noise_has_its_spectrum_within_slices_and_none_across(operation, f0):
+    noise = run(torch.zeros(256, 96, 96), operation, 4, seed=1, spacing_mm=(1.25, 0.6, 0.6))
+    assert noise.std() == pytest.approx(80, rel=0.03)
     radial = radial_power(noise, 0.6)
-    wanted = MIDDLES * np.exp(-((MIDDLES / 0.5) ** 2))
-    assert_close(radial, wanted / wanted.sum(), rtol=0.08, atol=1e-3)
+    wanted = MIDDLES * np.exp(-((MIDDLES / f0) ** 2))
+    assert_close(radial, wanted / wanted.sum(), rtol=0.08, atol=2e-3)
     # Where d/df f exp(-(f / f0)^2) = 0: at f0 / sqrt(2).
-    assert MIDDLES[radial.argmax()] == pytest.approx(0.5 / np.sqrt(2), abs=0.04)
+    assert MIDDLES[radial.argmax()] == pytest.approx(f0 / np.sqrt(2), abs=0.04)
     assert noise.mean(dim=(1, 2)).abs().max() < 1e-3
     across = torch.fft.rfft(noise.double(), dim=0).abs().square().mean(dim=(1, 2))
     assert across[1:-1].std() / across[1:-1].mean() < 0.04

@@ -20,6 +20,7 @@ from contrastdiagnosis_training.evaluation.image_quality_trial import (
     number_table,
     scores,
     table_text,
+    told_scores,
     told_table,
 )
 from contrastdiagnosis_training.evaluation.quality_rows import (
@@ -43,6 +44,7 @@ def made_rows(count=200, seed=0):
     """Clean images and poorer ones, in which one measure alone is twice what it was."""
     random = np.random.default_rng(seed)
     clean = np.exp(random.normal(0, 0.2, (count, len(MEASURES))))
+    clean[:, MEASURES.index("thickness_mm")] *= 1.7
     measures, operations = [clean], [CLEAN] * count
     for operation, name in MOVES.items():
         poorer = clean * np.exp(random.normal(0, 0.05, clean.shape))
@@ -76,6 +78,15 @@ def test_each_kind_is_told_of_its_own_operation():
     assert shares[CLEAN]["any"] == pytest.approx(0.05, abs=0.05)
 
 
+def test_slices_of_the_cases_own_thickness_are_never_told_to_be_thick():
+    rows = made_rows()
+    thickness = MEASURES.index("thickness_mm")
+    rows.measures[:, thickness] *= 2.9 / rows.measures[:, thickness].max()
+    odds, told = left_out(rows)
+    assert auroc_table(rows, odds)[2]["thick slices"] > 0.98
+    assert not told[:, KINDS.index("thick slices")].any()
+
+
 def test_scores_are_those_of_the_engine():
     rows = made_rows()
     rows.measures[::7, MEASURES.index("thickness_mm")] = np.nan
@@ -103,7 +114,9 @@ def test_patients_weigh_alike():
     many = joined_rows([rows, *[odd] * 50])
     few = joined_rows([rows, odd])
     for one, other in zip(fit_detector(many).kinds, fit_detector(few).kinds, strict=True):
-        share = [(scores(rows[rows.clean], poor) >= poor.threshold).mean() for poor in (one, other)]
+        share = [
+            (told_scores(rows[rows.clean], poor) >= poor.threshold).mean() for poor in (one, other)
+        ]
         assert share[0] == pytest.approx(share[1], abs=0.03)
 
 

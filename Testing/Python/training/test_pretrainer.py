@@ -221,6 +221,21 @@ def test_the_own_patient_takes_no_place_among_the_hardest():
     assert float(loss) == pytest.approx(math.log(1 + math.exp(0.6 - 1)))
 
 
+@pytest.mark.parametrize("pacing", ["paper", "quantile", "off"])
+@pytest.mark.parametrize("phase", PHASES)
+def test_an_anchor_without_negatives_is_no_easy_one(pacing, phase):
+    """It costs nothing and would be selected first: the others count as if it were not there."""
+    recipe = replace(RECIPE, pacing=pacing, temperature=0.5)
+    anchors = Anchors(unit(4, 5), unit(4, 5, seed=1), torch.tensor([0, 1, 2, 3]))
+    others = Anchors(*(part[1:] for part in anchors))
+    negative, patient = unit(3, 5, seed=2), torch.tensor([0, 0, 0])
+    loss, told = term_loss(anchors, negative, patient, recipe, phase)
+    alone, wanted = term_loss(others, negative, patient, recipe, phase)
+    assert float(loss) == pytest.approx(float(alone)) and float(loss) > 0
+    assert float(loss) == pytest.approx(slow_term(anchors, negative, patient, recipe, phase))
+    assert told.selected_share == wanted.selected_share
+
+
 def test_where_nobody_else_is_there_is_no_loss():
     anchors = Anchors(unit(2, 3).requires_grad_(), unit(2, 3, seed=1), torch.tensor([0, 0]))
     for phase in PHASES:

@@ -241,7 +241,9 @@ def test_views_are_those_of_augment(sets, lesions):
 
 
 @pytest.mark.parametrize("shape", [(8, 16, 16), SMALL, (32, 64, 64)])
-@pytest.mark.parametrize("change", [{}, {"far": 0.5}, {"scale": 0.3, "shift_mm": 6.0}])
+@pytest.mark.parametrize(
+    "change", [{}, {"far": 0.5}, {"scale": 0.3, "rotation_deg": 45.0, "probability": 1.0}]
+)
 def test_what_views_cannot_reach_is_left_out_of_the_store(sets, lesions, shape, change):
     """They are the views of the whole of it: geometry, and where they are cut."""
     options = replace(Augmentation(flip_slices=True, context=True, end_cuts=0.3, noise=0), **change)

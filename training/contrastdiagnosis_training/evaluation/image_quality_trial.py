@@ -15,6 +15,7 @@ from contrastdiagnosis.trust.poor_image import (
     QualityDetector,
     as_told,
     told_of,
+    too_slight,
 )
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
@@ -107,6 +108,11 @@ def scores(rows: QualityRows, poor: PoorImage) -> NDArray[np.float64]:
     return np.asarray(told @ np.array(poor.weights) + poor.intercept)
 
 
+def told_scores(rows: QualityRows, poor: PoorImage) -> NDArray[np.float64]:
+    """(N,) the scores, minus infinity where what is measured is too slight to be told."""
+    return np.where(too_slight(poor.kind, rows.measure), -np.inf, scores(rows, poor))
+
+
 def fit_detector(rows: QualityRows, false_alarms: float = FALSE_ALARMS) -> QualityDetector:
     """All kinds, with thresholds that let no more than a share of the good images be told.
 
@@ -121,10 +127,13 @@ def fit_detector(rows: QualityRows, false_alarms: float = FALSE_ALARMS) -> Quali
     clean = rows[rows.clean]
     patients, patient = np.unique(clean.patient_id, return_inverse=True)
     weight = 1 / np.bincount(patient)[patient] / len(patients)
-    told = np.stack([scores(clean, poor) for poor in kinds])
-    thresholds = told.max(axis=1) + 1e-3  # Of nothing, where the patients are too few.
+    told = np.stack([told_scores(clean, poor) for poor in kinds])
+    # Of nothing, where the patients are too few.
+    thresholds = np.maximum(told.max(axis=1), 0) + 1e-3
     for share in np.linspace(0, false_alarms, 101)[1:]:
         wider = np.array([_weighted_quantile(s, weight, 1 - share) for s in told])
+        # At even odds where nearly all are too slight to be told anyway.
+        wider = np.where(np.isfinite(wider), wider, 0.0)
         if weight[(told >= wider[:, None]).any(axis=0)].sum() > false_alarms:
             break
         thresholds = wider
@@ -158,7 +167,8 @@ def left_out(rows: QualityRows) -> tuple[NDArray[np.float64], NDArray[np.bool_]]
         held = np.isin(rows.patient_id, rows.patient_id[asked])
         detector = fit_detector(rows[(rows.fold >= 0) & ~held])
         odds[asked] = np.stack([scores(rows[asked], poor) for poor in detector.kinds], axis=1)
-        told[asked] = told_of(odds[asked] - [poor.threshold for poor in detector.kinds], KINDS)
+        beyond = [told_scores(rows[asked], poor) - poor.threshold for poor in detector.kinds]
+        told[asked] = told_of(np.stack(beyond, axis=1), KINDS)
     return odds, told
 
 

@@ -12,12 +12,12 @@ from contrastdiagnosis_training.data.degradations.artefacts import hu_offset, ri
 from contrastdiagnosis_training.data.degradations.items import Items, hashed
 from contrastdiagnosis_training.data.degradations.kernel import blur, sharp_kernel, soft_kernel
 from contrastdiagnosis_training.data.degradations.motion import motion
-from contrastdiagnosis_training.data.degradations.noise import low_dose
+from contrastdiagnosis_training.data.degradations.noise import low_dose, low_dose_soft
 from contrastdiagnosis_training.data.degradations.slices import thick_slices
 
 Operation = Literal[
-    "low_dose", "thick_slices", "soft_kernel", "sharp_kernel", "motion", "ring", "streak", "blur",
-    "hu_offset",
+    "low_dose", "low_dose_soft", "thick_slices", "soft_kernel", "sharp_kernel", "motion", "ring",
+    "streak", "blur", "hu_offset",
 ]  # fmt: skip
 
 DEGRADATIONS: tuple[str, ...] = get_args(Operation)
@@ -27,6 +27,7 @@ WORST = 5
 
 _RUN: Mapping[str, Callable[[Items], Tensor]] = {
     "low_dose": low_dose,
+    "low_dose_soft": low_dose_soft,
     "thick_slices": thick_slices,
     "soft_kernel": soft_kernel,
     "sharp_kernel": sharp_kernel,

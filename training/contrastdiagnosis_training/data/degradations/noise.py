@@ -13,10 +13,23 @@ LOW_DOSE_HU = (15.0, 30.0, 50.0, 80.0, 120.0)
 ROLL_OFF_PER_MM = 0.5
 """f0, line pairs per millimetre; the spectrum peaks at f0 / sqrt(2)."""
 
+SOFT_ROLL_OFF_PER_MM = 0.25
+"""f0 behind a soft kernel: the same noise in coarser grains, which look more like tissue."""
+
 
 def low_dose(items: Items) -> Tensor:
     """(B, D, H, W) with noise of `LOW_DOSE_HU`."""
-    amplitude = noise_amplitude(frequencies(items)).expand(len(items.hu), -1, -1)
+    return _with_noise(items, ROLL_OFF_PER_MM)
+
+
+def low_dose_soft(items: Items) -> Tensor:
+    """(B, D, H, W) with noise of `LOW_DOSE_HU` as a soft kernel leaves it."""
+    return _with_noise(items, SOFT_ROLL_OFF_PER_MM)
+
+
+def _with_noise(items: Items, roll_off_per_mm: float) -> Tensor:
+    amplitude = noise_amplitude(frequencies(items), roll_off_per_mm)
+    amplitude = amplitude.expand(len(items.hu), -1, -1)
     sd_hu = items.strength(LOW_DOSE_HU)
     return items.hu + sd_hu[:, None, None, None] * coloured_noise(items, amplitude)
 
@@ -30,7 +43,7 @@ def frequencies(items: Items) -> Tensor:
     return torch.hypot(down[:, None], across)
 
 
-def noise_amplitude(f: Tensor) -> Tensor:
+def noise_amplitude(f: Tensor, roll_off_per_mm: float = ROLL_OFF_PER_MM) -> Tensor:
     """(H, W) gain whose square is proportional to f exp(-(f / f0)^2) and has a mean of 1.
 
     The mean over the spectrum is the variance of white noise of variance 1 once filtered: it stays
@@ -39,8 +52,9 @@ def noise_amplitude(f: Tensor) -> Tensor:
 
     Args:
         f: (H, W) line pairs per millimetre, float64, at least one of them not 0.
+        roll_off_per_mm: f0.
     """
-    log_power = f.log() - (f / ROLL_OFF_PER_MM) ** 2
+    log_power = f.log() - (f / roll_off_per_mm) ** 2
     power = (log_power - log_power.max()).exp()
     return (power / power.mean()).sqrt()
 
