@@ -546,3 +546,21 @@ def test_cross_fitting_from_encoders_that_are_not_there_ends_with_a_sentence(
     assert cli.main(given) == 2
     told = capsys.readouterr().err
     assert told.startswith(f"contrastdiagnosis-train: {tmp_path / 'pre' / 'fold0'} holds no finish")
+
+
+def test_a_detector_tells_where_lesions_are_and_is_of_the_same_patients(
+    options, cases, encoder, given, tmp_path, capsys
+):
+    run = tmp_path / "detector"
+    train(Fit((cases,), run, fold=0, device="cpu", cache=options.cache), STILL)
+    sure = replace(options, detector=run, confidence=0.999)
+    with pytest.raises(InputError, match="pre-training needs lesions in good images and lesions"):
+        pretrain(sure, RECIPE)  # An untrained network is sure of nothing.
+    count = len(split_by_patient(read_case_folder(cases), 0).train)
+    assert f"the detector found 0 of {count} lesions" in capsys.readouterr().out
+    read_only(replace(sure, confidence=0.0))
+    assert f"the detector found {count} of {count} lesions" in capsys.readouterr().out
+    with pytest.raises(InputError, match="holds a pre-trained encoder, not a whole network"):
+        pretrain(replace(options, detector=encoder), RECIPE)
+    with pytest.raises(InputError, match="wanted a run with fold 1 to start from, got 0"):
+        pretrain(replace(options, detector=run, fold=1), RECIPE)
