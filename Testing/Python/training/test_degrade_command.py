@@ -157,10 +157,10 @@ def test_the_sheet_has_a_row_an_operation_and_a_column_a_severity(tmp_path, case
 def tiles_of(sheet):
     size, step = sheet_module.TILE_PX, sheet_module.TILE_PX + sheet_module.GAP_PX
     top, left = sheet_module.HEAD_PX, sheet_module.SIDE_PX
-    assert sheet.shape == (top + 9 * step, left + 6 * step, 3)
+    assert sheet.shape == (top + len(DEGRADATIONS) * step, left + 6 * step, 3)
     return [
         [sheet[top + r * step :, left + c * step :][:size, :size] for c in range(6)]
-        for r in range(9)
+        for r in range(len(DEGRADATIONS))
     ]
 
 
@@ -174,7 +174,8 @@ def test_a_tile_shows_the_nodule_in_its_middle_in_millimetres():
     share[20:25, 90:110, 31:56] = 1
     affine = np.diag([-0.8, -0.5, 1.25, 1])
     sheet = degradation_sheet(sheet_module.NoduleScan(Volume(hu, affine), share), 0)
-    axial, coronal = (tiles_of(np.asarray(sheet))[r][0][..., 0] > 130 for r in (0, 1))
+    shown = [DEGRADATIONS.index(name) for name in ("low_dose", "thick_slices")]
+    axial, coronal = (tiles_of(np.asarray(sheet))[r][0][..., 0] > 130 for r in shown)
     scale = sheet_module.TILE_PX / sheet_module.SHOWN_MM
     for tile, down_mm in ((axial, 10.0), (coronal, 5 * spacing_mm[0])):
         rows, columns = np.flatnonzero(tile.any(axis=1)), np.flatnonzero(tile.any(axis=0))
@@ -183,7 +184,7 @@ def test_a_tile_shows_the_nodule_in_its_middle_in_millimetres():
         assert columns.mean() / scale == pytest.approx(23, abs=1)
         assert rows.mean() / scale == pytest.approx(23, abs=1)
     # The slice nearest to the head, here the dim one, is on top.
-    grey = tiles_of(np.asarray(sheet))[1][0][..., 0].astype(int)
+    grey = tiles_of(np.asarray(sheet))[shown[1]][0][..., 0].astype(int)
     rows = np.flatnonzero(coronal.any(axis=1))
     assert grey[rows[2], 75] < grey[rows[-3], 75] - 40
 
