@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
-from contrastdiagnosis.cases.case_folder import read_case_folder
+from contrastdiagnosis.cases.case_folder import read_case_folder, read_scan
 from contrastdiagnosis.errors import InputError
 from contrastdiagnosis.imaging.volume import sitk_from_array
 from contrastdiagnosis.model.network import NoduleNet
@@ -489,6 +489,36 @@ def test_an_encoder_that_does_not_fit_is_refused(fit, encoder, more, change, rec
     with pytest.raises(InputError, match=message):
         train(replace(fit, **change), recipe)
     assert not fit.out.exists()
+
+
+def test_lesions_that_a_detector_misses_are_left_out(
+    options, cases, split, tuned, given, monkeypatch, capsys
+):
+    """The others lie where it finds them."""
+    asked = {}
+
+    def found(network, nodules, confidence, device):
+        asked.update(names=[n.case_id for n in nodules], confidence=confidence)
+        missed = {nodules[n].case_id for n in split.train[:2]}
+        centers = {n.case_id: read_scan(n).center_ras_mm + np.array([2.1, 0, 0]) for n in nodules}
+        return {name: center for name, center in centers.items() if name not in missed}
+
+    monkeypatch.setattr(pretrain_module, "detected_centers", found)
+    read_only(replace(options, detector=tuned[0], confidence=0.3))
+    count = len(split.train)
+    assert f"the detector found {count - 2} of {count} lesions" in capsys.readouterr().out
+    assert asked == {"names": [n.case_id for n in read_case_folder(cases)], "confidence": 0.3}
+    read_only(options)
+    (lesions, _), _, (all_lesions, _), _ = given["patients"]
+    assert lesions == all_lesions[2:]
+    moved, marked = (given["sets"][n].lesions for n in (0, 2))
+    # To the right by 2.1 mm is three voxels towards the first column.
+    assert torch.equal(moved.hu[:, :, :, 3:], marked.hu[2:, :, :, :-3])
+
+
+def test_an_encoder_is_no_detector(options, encoder):
+    with pytest.raises(InputError, match="a pre-trained encoder, not a whole network"):
+        pretrain(replace(options, detector=encoder), RECIPE)
 
 
 def test_a_whole_network_is_no_encoder(fit, tuned):
