@@ -68,11 +68,12 @@ class PretrainingRecipe:
     """Poor copies that are made of each patch before the first epoch; 0 makes them anew in every
     step, which takes two cores twice the time."""
     temperature: float = 0.07
-    momentum: float = 0.99
-    """Of the encoder that embeds positives and negatives."""
+    momentum: float = 0.9
+    """Of the encoder that embeds positives and negatives; a short run has no time for 0.999."""
     projection: int = 128
     """Length of what the loss compares."""
-    learning_rate: float = 1e-3
+    learning_rate: float = 3e-4
+    """Lower than published, as the batches are smaller."""
     weight_decay: float = 1e-4
     """r(w) of the publication."""
     validate_every: int = 4
@@ -115,8 +116,9 @@ class PretrainingRecipe:
 
 
 PUBLISHED = PretrainingRecipe(
-    epochs=800, batch=400, queue=400, copies=0, first_phase=0.5, pacing="paper", dead_epochs=800
-)
+    epochs=800, batch=400, queue=400, copies=0, first_phase=0.5, pacing="paper", dead_epochs=800,
+    momentum=0.99, learning_rate=1e-3,
+)  # fmt: skip
 """800 epochs of 400 patches (arXiv:2404.04887); for a GPU."""
 
 RECIPES = {"default": PretrainingRecipe(), "published": PUBLISHED}
