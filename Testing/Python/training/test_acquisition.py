@@ -13,15 +13,17 @@ from contrastdiagnosis_training.data.acquisition import (
 
 SHARP = (
     "LUNG", "BONE", "BONEPLUS", "EDGE",  # GE
-    "B60f", "B70f", "B80s", "I70f", "U90u", "H60s",  # Siemens
+    "B60f", "B70f", "B80s", "I70f", "U90u", "H60s", "Br64d", "Bl57d", "Hr68h", "Bv60f",  # Siemens
     "D", "E", "L", "YA", "YB", "YD",  # Philips
-    "FC50", "FC51", "FC52", "FC58", "FC81", "FC86",  # Toshiba
+    "FC50", "FC51", "FC52", "FC58", "FC81", "FC86", "FC30", "FC35",  # Toshiba
+    "I70f\\3", "STANDARD\\LUNG", " Br64d \\ 3",  # Several values, as DICOM allows.
 )  # fmt: skip
 SMOOTH = (
     "STANDARD", "SOFT", "DETAIL", "CHEST", "",
     "B20f", "B30f", "B31s", "B40s", "B45f", "B50f", "I30f", "H40s",
     "A", "B", "C", "F", "XA", "YE",
-    "FC01", "FC03", "FC10", "FC13", "FC18", "FC30",
+    "FC01", "FC03", "FC10", "FC13", "FC18", "FC60", "Br40d", "Bv44f", "Hr57",
+    "I31f\\3", "STANDARD\\SOFT",
     # No part of a name counts, and nothing that goes on behind one.
     "BONE SOFT", "SOFTLUNG", "FC5", "FC510", "B6", "EDGES",
 )  # fmt: skip

@@ -30,6 +30,8 @@ from contrastdiagnosis_training.commands.pretrain import Pretrain, pretrain
 from contrastdiagnosis_training.data import healthy_patches
 from contrastdiagnosis_training.data.splits import split_by_patient
 from contrastdiagnosis_training.pretraining import sets as sets_module
+from contrastdiagnosis_training.pretraining import sources
+from contrastdiagnosis_training.pretraining.encoder import encoder_weights
 from contrastdiagnosis_training.pretraining.recipe import RECIPES, PretrainingRecipe
 from contrastdiagnosis_training.pretraining.trainer import PreTrainer
 from contrastdiagnosis_training.runs.run_folder import CHECKPOINT, LOG, MODEL, SETTINGS
@@ -263,7 +265,7 @@ class StopError(Exception):
 def given(monkeypatch):
     """What the trainer would be given: names of patients by set, and the recipe."""
     told = {}
-    whole = pretrain_module.four_sets
+    whole = sources.four_sets
 
     def seen_sets(store, positions, healthy, acquisitions, least, seen):
         sets = whole(store, positions, healthy, acquisitions, least, seen)
@@ -280,7 +282,7 @@ def given(monkeypatch):
         told.update(recipe=recipe, seed=seed, trained=sets, validation=validation)
         raise StopError
 
-    monkeypatch.setattr(pretrain_module, "four_sets", seen_sets)
+    monkeypatch.setattr(sources, "four_sets", seen_sets)
     monkeypatch.setattr(pretrain_module, "PreTrainer", stop)
     return told
 
@@ -462,6 +464,16 @@ def test_a_fit_takes_exactly_stem_and_encoder(tuned, encoder):
     assert json.loads((out / SETTINGS).read_text())["init"] == str(encoder)
 
 
+def test_what_is_not_taken_over_may_differ(fit, encoder):
+    """Stem and encoder are the same in a network with another embedding."""
+    recipe = replace(STILL, network=replace(TINY.network, embedding=4, statistics=False))
+    network = train(fit, recipe)
+    given = encoder_weights(loaded(encoder))
+    for name, value in network.named_parameters():
+        if name in given:
+            torch.testing.assert_close(value, given[name], atol=1e-6, rtol=0)
+
+
 def test_the_same_fit_from_another_start_is_another_run(tuned, fit):
     with pytest.raises(InputError, match="holds a run with another init: .* instead of None"):
         train(replace(fit, out=tuned[0], init=None), STILL)
@@ -476,7 +488,7 @@ def test_the_same_fit_from_another_start_is_another_run(tuned, fit):
         (
             {},
             replace(STILL, network=replace(TINY.network, channels=(4, 6, 8, 12))),
-            "holds a network of another shape; it cannot be started from",
+            r"holds an encoder with \[4, 6, 8, 10\] channels, wanted \[4, 6, 8, 12\]; it cannot be",
         ),
         ({"start": "itself"}, STILL, "wanted either --start or --init, got both"),
         ({"init": None, "start": "itself"}, STILL, "not a whole network: it goes with --init"),
@@ -594,3 +606,48 @@ def test_a_detector_tells_where_lesions_are_and_is_of_the_same_patients(
         pretrain(replace(options, detector=encoder), RECIPE)
     with pytest.raises(InputError, match="wanted a run with fold 1 to start from, got 0"):
         pretrain(replace(options, detector=run, fold=1), RECIPE)
+
+
+# What encoders know, on the tested patients.
+
+
+@pytest.fixture(scope="module")
+def asked(shared, encoder, tmp_path_factory):
+    """Figures and page of the pre-trained encoder, and of a network of the same patients."""
+    out = tmp_path_factory.mktemp("asked")
+    train(Fit(shared.cases, out / "fit", 0, device="cpu", cache=shared.cache), STILL)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.chdir(out)
+        arguments = ["--json", "f.json", "--html", "f.html", "--cache", str(shared.cache)]
+        runs = [f"comcl={encoder}", f"none={out / 'fit'}"]
+        assert cli.main(["pretrain-eval", "--runs", *runs, "--device", "cpu", *arguments]) == 0
+    return out, json.loads((out / "f.json").read_text()), (out / "f.html").read_text()
+
+
+def test_encoders_are_asked_about_the_tested_patients(asked, cases, split):
+    _, told, page = asked
+    assert list(told["runs"]) == ["comcl", "none"]
+    for figures in told["runs"].values():
+        assert set(figures) == {"lesion", "lesion, poor", "quality", "same nodule"}
+    lesions = len(split.test)
+    assert f"patients of fold 0, {lesions} of L, {lesions} of L~" in told["protocol"]
+    assert page.count("<svg") == 2 and page.count("<circle") > 4 * lesions
+    assert "Research use only" in page and "<script" not in page
+
+
+@pytest.mark.parametrize(
+    ("runs", "message"),
+    [
+        (["{fit}"], "wanted runs as NAME=FOLDER"),
+        (["a={fit}"], "wanted a `pretrain` run first, got a whole network"),
+        (["a={encoder}", "a={fit}"], "each name once"),
+        (["a=/nowhere"], "holds no finished network"),
+        (["a={encoder}", "b=/nowhere"], "holds no finished network"),
+    ],
+)
+def test_encoders_that_cannot_be_asked_are_told(asked, encoder, runs, message, capsys, tmp_path):
+    told = [run.format(fit=asked[0] / "fit", encoder=encoder) for run in runs]
+    assert cli.main(["pretrain-eval", "--runs", *told, "--json", str(tmp_path / "f.json")]) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert message in said and "Traceback" not in said
+    assert not (tmp_path / "f.json").exists()

@@ -284,5 +284,15 @@ def test_views_of_healthy_tissue_are_cut_beyond_a_middle(sets, healthy):
     assert_close(plain[0, 0], windowed(healthy.hu[0, 12:28, 24:56, 24:56]), atol=1e-5, rtol=0)
 
 
+def test_a_lesion_whose_mark_lies_outside_its_patch_is_shown_like_healthy_tissue(sets):
+    """A detector may have found it that far away; nothing of the view is cut off at random."""
+    share = sets.lesions.share.clone()
+    share[1] = 0
+    lesions = replace(sets.lesions, share=share)
+    extent = lesions.extent(torch.tensor([0, 1]))
+    assert_close(extent[0], sets.lesions.extent(torch.tensor([0]))[0])
+    assert_close(extent[1], sets.healthy.extent(torch.tensor([0]))[0])
+
+
 def test_there_is_a_tissue_for_every_set(sets):
     assert [sets.tissue(name) is sets.lesions for name in SETS] == [True, True, False, False]

@@ -116,7 +116,7 @@ def _start(options: Fit, settings: dict[str, Any]) -> Mapping[str, Tensor]:
         return trained.state_dict()
     if options.init:
         trained = network_on_same_patients(options.init, settings, PRETRAINING)
-        _check_shape(options.init, settings)
+        _check_encoder(options.init, settings)
         return encoder_weights(trained)
     return {}
 
@@ -124,6 +124,16 @@ def _start(options: Fit, settings: dict[str, Any]) -> Mapping[str, Tensor]:
 def _check_shape(folder: Path, settings: dict[str, Any]) -> None:
     if read_settings(folder)["recipe"]["network"] != settings["recipe"]["network"]:
         raise InputError(f"{folder} holds a network of another shape; it cannot be started from")
+
+
+def _check_encoder(folder: Path, settings: dict[str, Any]) -> None:
+    """Whether stem and encoder fit: all that is taken over."""
+    theirs, wanted = (s["recipe"]["network"]["channels"] for s in (read_settings(folder), settings))
+    if theirs != wanted:
+        raise InputError(
+            f"{folder} holds an encoder with {theirs} channels, wanted {wanted}; it cannot be"
+            " started from"
+        )
 
 
 def _settings(options: Fit, recipe: Recipe) -> dict[str, Any]:

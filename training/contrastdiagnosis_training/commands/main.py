@@ -25,11 +25,13 @@ from contrastdiagnosis_training.commands.export import Export
 from contrastdiagnosis_training.commands.fit import Fit
 from contrastdiagnosis_training.commands.gate import GateEval, GateFit
 from contrastdiagnosis_training.commands.pretrain import Pretrain
+from contrastdiagnosis_training.commands.pretrain_eval import PretrainEval
 from contrastdiagnosis_training.commands.quality_fit import QualityFit
 from contrastdiagnosis_training.commands.robust_eval import RobustEval
 
 Command = (
     Annotated[Pretrain, tyro.conf.subcommand("pretrain")]
+    | Annotated[PretrainEval, tyro.conf.subcommand("pretrain-eval")]
     | Annotated[Fit, tyro.conf.subcommand("fit")]
     | Annotated[CrossFit, tyro.conf.subcommand("crossfit")]
     | Annotated[Concepts, tyro.conf.subcommand("concepts")]

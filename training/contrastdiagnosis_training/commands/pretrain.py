@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,26 +15,13 @@ from contrastdiagnosis.files.output import write_file
 from lightning.fabric import Fabric
 from numpy.typing import NDArray
 
-from contrastdiagnosis_training.data.acquisition import read_acquisitions
-from contrastdiagnosis_training.data.healthy_patches import (
-    HealthyPatches,
-    HealthySources,
-    load_healthy_patches,
-)
-from contrastdiagnosis_training.data.healthy_points import read_healthy_cts
-from contrastdiagnosis_training.data.patch_store import (
-    STORE_GEOMETRY,
-    STORED,
-    PatchStore,
-    load_patch_store,
-)
-from contrastdiagnosis_training.data.splits import patient_folds, split_by_patient
+from contrastdiagnosis_training.data.healthy_patches import HealthyPatches
 from contrastdiagnosis_training.network.recipe import changed_recipe, outputs_for
 from contrastdiagnosis_training.pretraining.detector import detected_centers
 from contrastdiagnosis_training.pretraining.recipe import RECIPES, SETS, PretrainingRecipe
-from contrastdiagnosis_training.pretraining.sets import FourSets, four_sets
+from contrastdiagnosis_training.pretraining.sets import FourSets
+from contrastdiagnosis_training.pretraining.sources import SetSources, load_sets
 from contrastdiagnosis_training.pretraining.trainer import PreTrainer
-from contrastdiagnosis_training.progress import Bar, StageBars
 from contrastdiagnosis_training.runs.fabric import make_fabric
 from contrastdiagnosis_training.runs.loop import run_epochs
 from contrastdiagnosis_training.runs.run_folder import (
@@ -100,6 +86,14 @@ class Pretrain:
     cache: Path = Path("runs/cache")
     """Folder for the resampled patches."""
 
+    @property
+    def sources(self) -> SetSources:
+        """Where the four sets come from."""
+        return SetSources(
+            self.cases, self.more, self.cts, self.acquisition, self.beside, self.phantom,
+            self.per_kind, self.fold, self.seed, self.cache,
+        )  # fmt: skip
+
     def run(self) -> None:
         """Trains to the end, or to the interruption."""
         recipe = changed_recipe(RECIPES[self.recipe], self.change)
@@ -135,37 +129,10 @@ def pretrain(options: Pretrain, recipe: PretrainingRecipe) -> None:
 def _trainer(
     options: Pretrain, recipe: PretrainingRecipe, fabric: Fabric, settings: dict[str, Any]
 ) -> PreTrainer:
-    acquisitions = read_acquisitions(options.acquisition) if options.acquisition else {}
     centers = _detected(options, settings, fabric.device)
-    bar = partial(StageBars(unit="nodule"), "resampling")
-    store = load_patch_store((*options.cases, *options.more), options.cache, bar, centers)
-    count = len([n for folder in options.cases for n in read_case_folder(folder)])
-    split = split_by_patient(store.nodules[:count], options.fold, options.seed)
-    folds = patient_folds(store.nodules)
-    # Who is of the fold is tested; whom no table gives a fold may be held back elsewhere.
-    kept_out = _patients(store, split.validation) | {
-        n.patient_id for n in store.nodules if folds.get(n.patient_id, options.fold) == options.fold
-    }
-
-    def seen(patient: str) -> bool:
-        return patient not in kept_out
-
-    more = [n for n in range(count, len(store)) if seen(store.nodules[n].patient_id)]
-    train = np.r_[split.train, np.array(more, dtype=np.int64)]
-    if centers is not None:
-        found = [store.nodules[n].case_id in centers for n in train.tolist()]
-        print(f"the detector found {sum(found)} of {len(train)} lesions")
-        train = train[np.array(found, dtype=bool)]
-    healthy = _healthy(options, store, split.train)
-    told = (healthy, acquisitions, recipe.least_severity)
-    sets = four_sets(store, train, *told, seen)
-    validation = None
-    if len(split.validation):
-        validating = _patients(store, split.validation)
-        if validating & set(healthy.patient_id):
-            validation = four_sets(store, split.validation, *told, validating.__contains__)
-    _report(sets, healthy, options)
-    return PreTrainer(sets, recipe, fabric, options.seed, validation)
+    sets = load_sets(options.sources, recipe.least_severity, centers)
+    _report(sets.train, sets.healthy, options)
+    return PreTrainer(sets.train, recipe, fabric, options.seed, sets.validation)
 
 
 def _detected(
@@ -177,28 +144,6 @@ def _detected(
     folders = (*options.cases, *options.more)
     nodules = [nodule for folder in folders for nodule in read_case_folder(folder)]
     return detected_centers(network, nodules, options.confidence, device)
-
-
-def _patients(store: PatchStore, positions: NDArray[np.int64]) -> set[str]:
-    return {store.nodules[n].patient_id for n in positions.tolist()}
-
-
-def _healthy(options: Pretrain, store: PatchStore, train: NDArray[np.int64]) -> HealthyPatches:
-    cts = [ct for folder in options.cts for ct in read_healthy_cts(folder)]
-    first = store.nodules[0].source
-    stacks = [n for n in store.nodules if options.beside and n.source == first]
-    extents = [_extent_mm(store, n) for n in train.tolist()]
-    sources = HealthySources(cts, stacks, options.per_kind, options.phantom)
-    with Bar(desc="healthy tissue", unit="patch", leave=False) as bar:
-        return load_healthy_patches(
-            sources, np.array(extents), options.cache, options.seed, lambda done: bar.update(1)
-        )
-
-
-def _extent_mm(store: PatchStore, position: int) -> float:
-    """How many millimetres of slices a nodule's file holds."""
-    slices = (store.coverage[position] == STORED).any(dim=2).any(dim=1)
-    return float(slices.sum()) * STORE_GEOMETRY.spacing_mm[0]
 
 
 def _report(sets: FourSets, healthy: HealthyPatches, options: Pretrain) -> None:

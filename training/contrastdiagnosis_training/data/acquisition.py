@@ -20,13 +20,20 @@ NOISY_HU = 60.0
 LOW_CURRENT_MA = 60.0
 """Less is a low-dose scan (National Lung Screening Trial, Radiology 2011;258:243: 40-80 mA)."""
 
-SHARP_KERNELS = re.compile(r"LUNG|BONE(PLUS)?|EDGE|D|E|L|Y[A-D]|[BHIUJ][6-9]\d[A-Z]*|FC[58]\d")
+SHARP_KERNELS = re.compile(
+    r"LUNG|BONE(PLUS)?|EDGE|D|E|L|Y[A-D]"  # GE, Philips.
+    r"|(?!FC)[A-Z][A-Z]?[6-9]\d[A-Z]*|[BH]L5\d[A-Z]*"  # Siemens: B70f, Br64d, Bl57d.
+    r"|FC([358]\d)"  # Toshiba: bone, lung, high resolution.
+)
 """As GE, Philips, Siemens and Toshiba name convolution kernels for lung and bone."""
 
 
 @dataclass(frozen=True)
 class Acquisition:
-    """What is told of a series; None where it is not."""
+    """What is told of a series; None where it is not.
+
+    A kernel of several values, as DICOM allows (0018,1210), is sharp if one of them is.
+    """
 
     slice_mm: float | None = None
     current_ma: float | None = None
@@ -38,7 +45,9 @@ class Acquisition:
         return (
             (self.slice_mm or 0) > THICK_MM
             or 0 < (self.current_ma or 0) < LOW_CURRENT_MA
-            or SHARP_KERNELS.fullmatch(self.kernel.strip().upper()) is not None
+            or any(
+                SHARP_KERNELS.fullmatch(name.strip().upper()) for name in self.kernel.split("\\")
+            )
         )
 
 

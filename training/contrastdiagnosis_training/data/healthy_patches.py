@@ -36,7 +36,11 @@ from contrastdiagnosis_training.data.healthy_points import (
     draw_points,
     lungs_of,
 )
-from contrastdiagnosis_training.data.patch_store import STORE_GEOMETRY, resample_nodule
+from contrastdiagnosis_training.data.patch_store import (
+    STORE_GEOMETRY,
+    file_sha256,
+    resample_nodule,
+)
 
 FORMAT = 1
 """Raised when the stored tensors change, so that old caches are made anew."""
@@ -266,7 +270,7 @@ def _marked(volume: Volume, center: NDArray) -> NoduleScan:
 def _fingerprint(sources: HealthySources, extents_mm: NDArray, seed: int) -> str:
     cts = [_told_of_ct(ct) for ct in sources.cts]
     stacks = [
-        [n.case_id, n.patient_id, n.series_uid, _sha256(n.image_path), _sha256(n.mask_path)]
+        [n.case_id, n.patient_id, n.series_uid, file_sha256(n.image_path), file_sha256(n.mask_path)]
         for n in sources.stacks
     ]
     told = [FORMAT, cts, stacks, sources.per_kind, sources.phantom, extents_mm.tolist(), seed]
@@ -278,10 +282,6 @@ def _told_of_ct(ct: HealthyCt) -> list[object]:
     voxels = [hashlib.sha256(v.tobytes()).hexdigest() for v in (ct.volume.hu, ct.lungs)]
     affine = ct.volume.ijk_to_ras.tolist()
     return [ct.name, ct.patient_id, *voxels, affine, boxes, ct.right_lung_only]
-
-
-def _sha256(file: Path) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def _write(file: Path, patches: HealthyPatches) -> None:

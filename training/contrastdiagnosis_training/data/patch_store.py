@@ -139,13 +139,16 @@ def _suspicion(nodule: Nodule) -> float:
 
 
 def _fingerprint(nodules: Sequence[Nodule], centers: Mapping[str, NDArray]) -> str:
-    files = [(n.case_id, n.readers, _sha256(n.image_path), _sha256(n.mask_path)) for n in nodules]
+    files = [
+        (n.case_id, n.readers, file_sha256(n.image_path), file_sha256(n.mask_path)) for n in nodules
+    ]
     told = {case: center.tolist() for case, center in centers.items()}
     text = json.dumps([FORMAT, asdict(STORE_GEOMETRY), files, *([told] if told else [])])
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _sha256(file: Path) -> str:
+def file_sha256(file: Path) -> str:
+    """Hexadecimal digest of a file: whether a cache is still of it."""
     return hashlib.sha256(file.read_bytes()).hexdigest()
 
 

@@ -11,7 +11,7 @@ import torch
 from contrastdiagnosis.cases.case_folder import read_scan
 from contrastdiagnosis.errors import InputError
 from contrastdiagnosis.imaging.image_quality import image_quality
-from contrastdiagnosis.imaging.patch import crop_patch
+from contrastdiagnosis.imaging.patch import DEFAULT_GEOMETRY, crop_patch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -30,6 +30,14 @@ from contrastdiagnosis_training.pretraining.recipe import (
 
 HEALTHY_EXTENT_MM = 8.0
 """Views of lesions are cut beyond the lesion, of healthy tissue beyond a middle this large."""
+
+MIDDLE_EXTENT = torch.tensor(
+    [
+        [(n - 1) / 2 - HEALTHY_EXTENT_MM / 2 / s, (n - 1) / 2 + HEALTHY_EXTENT_MM / 2 / s]
+        for n, s in zip(STORE_GEOMETRY.shape, STORE_GEOMETRY.spacing_mm, strict=True)
+    ]
+)
+"""(3, 2) that middle's first and last index along (k, j, i)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,17 +64,16 @@ class Tissue:
     @cached_property
     def _marked(self) -> Tensor:
         share = torch.zeros(0) if self.share is None else self.share
-        return torch.cat([marked_extent(part) for part in share.split(64)])
+        marked = torch.cat([marked_extent(part) for part in share.split(64)])
+        # A detector may have found the lesion so far away that the patch holds no mark.
+        empty = (marked[..., 1] < 0).any(dim=1)
+        return torch.where(empty[:, None, None], MIDDLE_EXTENT, marked)
 
     def extent(self, positions: Tensor) -> Tensor:
         """(B, 3, 2) first and last index along (k, j, i) that a view is not cut within."""
         if self.share is not None:
             return self._marked[positions]
-        ends = [
-            [(n - 1) / 2 - HEALTHY_EXTENT_MM / 2 / s, (n - 1) / 2 + HEALTHY_EXTENT_MM / 2 / s]
-            for n, s in zip(STORE_GEOMETRY.shape, STORE_GEOMETRY.spacing_mm, strict=True)
-        ]
-        return torch.tensor(ends).expand(len(positions), 3, 2)
+        return MIDDLE_EXTENT.expand(len(positions), 3, 2)
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,6 +175,11 @@ class FourSets:
         extent = (tissue.extent(positions) - first[None, :, None]).to(device)
         seen = windowed(hu[:, *box])
         return augment(seen, share, coverage, options, generator, extent, shape).intensity
+
+    def whole_views(self, name: str, positions: Tensor, generator: torch.Generator) -> Tensor:
+        """(B, 1, 32, 64, 64) centred patches of members, not augmented, as inference sees them."""
+        hu = self.hu(name, positions, generator)
+        return self.views(name, positions, hu, None, generator, DEFAULT_GEOMETRY.shape)
 
 
 def seen_of_store(

@@ -220,9 +220,7 @@ class PreTrainer:
         module = cast(nn.Sequential, self.encoder.module).eval()
         found = []
         for part in sets.members(name).split(2 * self.recipe.batch):
-            hu = sets.hu(name, part, draws)
-            views = sets.views(name, part, hu, None, draws, WHOLE)
-            found.append(pooled_features(module, views))
+            found.append(pooled_features(module, sets.whole_views(name, part, draws)))
         return torch.cat(found)
 
     def _check_alive(self, means: dict[str, float]) -> None:
