@@ -30,8 +30,8 @@ ROOMS = {
         "Engine", "Scene", "Session", "Panels", "SamplePhantom", "SelfTest",
     ),
     "training/contrastdiagnosis_training": (
-        "progress", "data", "objectives", "network", "runs", "pretraining", "concept_head",
-        "evaluation", "bundle_export", "commands",
+        "progress", "data", "objectives", "network", "runs", "peers", "pretraining",
+        "concept_head", "evaluation", "bundle_export", "commands",
     ),
 }  # fmt: skip
 """Of a package, the lowest first: a room uses only itself and those before it."""

@@ -17,8 +17,9 @@ from contrastdiagnosis.imaging.phantom import make_phantom
 from contrastdiagnosis.imaging.reading.scan_image import LOWEST_HU
 from contrastdiagnosis.imaging.volume import Volume, read_volume
 from contrastdiagnosis_training.commands import degrade as command
-from contrastdiagnosis_training.commands.degrade import Degrade, degraded_hu
+from contrastdiagnosis_training.commands.degrade import Degrade
 from contrastdiagnosis_training.data.degradations.degrade import DEGRADATIONS, degrade
+from contrastdiagnosis_training.data.degradations.volume import degraded_hu
 from contrastdiagnosis_training.evaluation import degradation_sheet as sheet_module
 from contrastdiagnosis_training.evaluation.degradation_sheet import degradation_sheet
 from engine.test_dicom_phantom import write_scan
@@ -256,7 +257,7 @@ def test_what_is_not_there_is_told_also_where_the_output_is(tmp_path, ct):
         Degrade(sheet=tmp_path / "sheet.png", cases=missing).run()
 
 
-@pytest.mark.parametrize("failing", ["degrade", "write_image"])
+@pytest.mark.parametrize("failing", ["degraded_hu", "write_image"])
 def test_what_fails_leaves_the_old_file_and_nothing_else(tmp_path, ct, monkeypatch, failing):
     out = tmp_path / "poor.nrrd"
     out.write_bytes(b"old")

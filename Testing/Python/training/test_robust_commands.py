@@ -8,21 +8,34 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from contrastdiagnosis.bundle.bundle import load_bundle
+from contrastdiagnosis.cases.case_folder import read_scan
 from contrastdiagnosis.errors import InputError
+from contrastdiagnosis.imaging.patch import crop_patch
+from contrastdiagnosis.protocol.map_variant import LocalCam
 from contrastdiagnosis.trust.poor_image import KINDS, PoorVerdicts
 from contrastdiagnosis_training.commands import main as cli
 from contrastdiagnosis_training.commands import quality_fit
 from contrastdiagnosis_training.commands.export import Export
 from contrastdiagnosis_training.commands.quality_fit import QualityFit
 from contrastdiagnosis_training.commands.robust_eval import RobustEval
+from contrastdiagnosis_training.evaluation.maps.probe import ProbedNetwork
+from contrastdiagnosis_training.evaluation.robustness.comparison import Comparison
+from contrastdiagnosis_training.evaluation.robustness.degraded import Poorer, poorer_scan
+from contrastdiagnosis_training.evaluation.robustness.map_stability import (
+    drawn_nodules,
+    overlap_of_strongest,
+)
 from contrastdiagnosis_training.evaluation.robustness.poor_verdicts import (
     LEAST,
     WRONG,
     Verdicts,
     fit_poor_verdicts,
+    recalibration_table,
     sure_from,
 )
+from contrastdiagnosis_training.runs.run_folder import network_of_run
 
 pytestmark = pytest.mark.usefixtures("few_draws", "one_thread")
 
@@ -39,7 +52,7 @@ def told(cv, tmp_path_factory):
     out = tmp_path_factory.mktemp("out")
     RobustEval(
         (f"plain={cv}", f"other={cv}"), operations=("blur",), severities=(3,), shares=(0, 100),
-        json=out / "f.json", html=out / "f.html", device="cpu",
+        maps=2, json=out / "f.json", html=out / "f.html", device="cpu",
     ).run()  # fmt: skip
     return json.loads((out / "f.json").read_text()), (out / "f.html").read_text()
 
@@ -51,7 +64,67 @@ def test_runs_stand_side_by_side_with_the_diameter(told):
     assert plain["clean"]["auc_diameter"] is not None
     assert plain["fall"] == pytest.approx(plain["clean"]["auc"] - plain["ways"]["blur 3"]["auc"])
     assert metrics["printed_by"] == "contrastdiagnosis-train robust-eval"
-    assert "Research use only" in page and "<script" not in page and page.count("<svg") == 6
+    assert "Research use only" in page and "<script" not in page and page.count("<svg") == 6 + 12
+
+
+def test_maps_are_compared_with_those_of_poorer_scans(told, cv):
+    """Of the drawn nodules, against the case that was the nearest in the scan as it is."""
+    metrics, page = told
+    plain, other = (run["maps"] for run in metrics["runs"].values())
+    assert plain == other and list(plain) == ["blur", "all"] and plain["blur"] == plain["all"]
+    assert page.count("as scanned</figcaption>") == page.count("blur 3, overlap") == 6
+    compared = Comparison({"plain": cv}, {}, [0, 1, 2], [Poorer("blur", 3)], torch.device("cpu"))
+    pairs = compared.map_pairs(2)["plain"]
+    assert len({pair.case_id for pair in pairs}) == 2
+    for key in ("overlap", "correlation"):
+        assert plain["all"][key] == pytest.approx(np.mean([getattr(p, key) for p in pairs]))
+    nodules = {n.case_id: n for n in compared.cases}
+    for pair in pairs:
+        nodule = nodules[pair.case_id]
+        scan = read_scan(nodule)
+        network = network_of_run(cv / f"fold{nodule.fold}")
+        support, _ = compared.parts["plain"][nodule.fold]
+        probed = ProbedNetwork(network, support, LocalCam())
+        worse = poorer_scan("blur", 3)(nodule, scan.volume)
+        clean, poor = (
+            crop_patch(volume, scan.center_ras_mm).intensity for volume in (scan.volume, worse)
+        )
+        _, embedding = probed.infer(clean[None])
+        case = probed.nearest(embedding[0], nodule.patient_id)
+        assert support.patient_id[case] != nodule.patient_id
+        maps = [probed.maps(x, case)["similar"] for x in (clean, poor)]
+        np.testing.assert_allclose(pair.poorer.values, maps[1], atol=1e-5)
+        assert pair.overlap == pytest.approx(overlap_of_strongest(*maps), abs=0.02)
+        assert not np.array_equal(pair.clean.intensity, pair.poorer.intensity)
+
+
+def test_the_strongest_tenth_is_compared():
+    """Against a loop over the voxels in the order of their strength."""
+    random = np.random.default_rng(0)
+    maps = [random.random((3, 8, 8)).astype(np.float32) ** 3 for _ in range(2)]
+    tops = []
+    for values in maps:
+        order, held = sorted(np.ndindex(values.shape), key=lambda v: -values[v]), 0.0
+        top = set()
+        for voxel in order:
+            held += float(values[voxel])
+            top.add(voxel)
+            if held >= 0.1 * values.sum():
+                break
+        tops.append(top)
+    wanted = len(tops[0] & tops[1]) / len(tops[0] | tops[1])
+    assert overlap_of_strongest(*maps) == pytest.approx(wanted)
+    assert overlap_of_strongest(maps[0], np.zeros_like(maps[0])) == 0
+
+
+def test_the_same_nodules_are_drawn_of_every_run(cv):
+    compared = Comparison({"plain": cv}, {}, [0, 1, 2], [Poorer("blur", 3)], torch.device("cpu"))
+    parts, cases = compared.parts["plain"], compared.cases
+    few, again = (drawn_nodules(parts, cases, 3) for _ in range(2))
+    assert [n.case_id for n in few] == [n.case_id for n in again] and len(few) == 3
+    backwards = drawn_nodules(parts[::-1], cases, 3)
+    assert [n.case_id for n in backwards] == [n.case_id for n in few]
+    assert len(drawn_nodules(parts, cases, 10_000)) == sum(len(rows) for _, rows in parts)
 
 
 def test_none_and_all_of_the_images_poor_are_the_ends_of_the_shares(told):
@@ -69,6 +142,7 @@ def test_none_and_all_of_the_images_poor_are_the_ends_of_the_shares(told):
         (["a={cv}", "--severities", "7"], "severities are 1 to 5, got 7"),
         (["a={cv}", "--folds", "0"], "wanted at least two folds"),
         (["a={cv}", "--folds", "0", "9"], "holds no fold 9"),
+        (["a={cv}", "--maps", "-1"], "--maps must not be negative, got -1"),
     ],
 )
 def test_what_cannot_be_compared_is_told_in_a_sentence(cv, options, message, capsys):
@@ -162,3 +236,32 @@ def test_both_signs_have_their_own_border_and_a_fold_can_be_left_out():
         == ()
     )
     assert isinstance(worth, PoorVerdicts)
+
+
+def test_a_calibration_of_their_own_is_tried_on_other_folds():
+    """Probabilities that are too sure gain by it, and those that are right do not."""
+    random = np.random.default_rng(0)
+    told = {"noise": [], "blur": [], "motion": [], "thick slices": [(0, verdicts_of(random, 1, 9))]}
+    for fold in range(4):
+        told["noise"].append((fold, verdicts_of(random, 3, 300)))
+        told["blur"].append((fold, verdicts_of(random, 1, 300)))
+    noise, blur = recalibration_table(told)
+    assert (noise["kind"], noise["n"], blur["kind"]) == ("noise", 1200, "blur")
+    assert noise["brier_own"] < noise["brier"] - 0.02
+    assert noise["ece"] > 3 * noise["ece_expected"] > noise["ece_own"]
+    assert blur["brier_own"] == pytest.approx(blur["brier"], abs=0.003)
+    # The fold that is asked does not tell how.
+    odd = {"noise": [(0, verdicts_of(random, 1, 300)), (1, turned(verdicts_of(random, 1, 300)))]}
+    (row,) = recalibration_table(odd)
+    assert row["brier_own"] > row["brier"] + 0.1
+
+
+def verdicts_of(random, too_sure, n):
+    """Labels by true probabilities, told with log odds that are too large."""
+    true = random.uniform(0.05, 0.95, n)
+    odds = too_sure * np.log(true / (1 - true))
+    return Verdicts(1 / (1 + np.exp(-odds)), random.random(n) < true)
+
+
+def turned(verdicts):
+    return verdicts._replace(malignant=~verdicts.malignant)

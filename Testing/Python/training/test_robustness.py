@@ -13,7 +13,8 @@ import torch
 from contrastdiagnosis.cases.case_folder import read_case_folder
 from contrastdiagnosis.cases.vote import Calibration, VoteRule
 from contrastdiagnosis.errors import InputError
-from contrastdiagnosis.imaging.volume import Volume
+from contrastdiagnosis.imaging.patch import DEFAULT_GEOMETRY
+from contrastdiagnosis.imaging.volume import MEASURED_HU, Volume, padding_of
 from contrastdiagnosis.model.network import NoduleNet
 from contrastdiagnosis.model.weights import save_network
 from contrastdiagnosis.trust.confidence_rule import CaseLimits
@@ -40,10 +41,13 @@ from contrastdiagnosis_training.evaluation.robustness.figures import (
     fall_of_auc,
     mixed_parts,
     native_strata,
+    poor_as_scanned,
     robust_figures,
+    voted,
     wrong_at_worst,
 )
 from contrastdiagnosis_training.evaluation.support_vote import support_of_predictions
+from contrastdiagnosis_training.runs.crossfit_run import load_fold
 from contrastdiagnosis_training.runs.predictions import predict_nodules
 from contrastdiagnosis_training.runs.run_folder import MODEL, SETTINGS
 from sklearn.metrics import cohen_kappa_score
@@ -90,14 +94,25 @@ def test_a_poorer_scan_keeps_grid_and_dtype_and_is_the_same_each_time(operation,
         torch.from_numpy(before.astype(np.float32))[None], [operation], torch.tensor([WORST]),
         volume.spacing_mm, [item_seed(nodules[0].case_id, operation, WORST)],
     )  # fmt: skip
-    np.testing.assert_array_equal(worse.hu, wanted[0].round().numpy())
+    np.testing.assert_array_equal(worse.hu, wanted[0].round().clip(*MEASURED_HU).numpy())
+
+
+def test_padding_stays_padding_and_does_not_leak(nodules):
+    """Beside -2000 HU a blurred nodule would seem to be lung."""
+    volume = oblique()
+    hu = volume.hu.copy()
+    hu[:, :8] = -2000
+    air = hu.copy()
+    air[:, :8] = DEFAULT_GEOMETRY.window_hu[0]
+    poorer = poorer_scan("blur", WORST)(nodules[0], Volume(hu, volume.ijk_to_ras)).hu
+    wanted = poorer_scan("blur", WORST)(nodules[0], Volume(air, volume.ijk_to_ras)).hu
+    assert padding_of(poorer)[:, :8].all() and not padding_of(poorer)[:, 8:].any()
+    np.testing.assert_array_equal(poorer[:, 8:], wanted[:, 8:])
 
 
 def test_each_case_has_a_disturbance_of_its_own(nodules):
     first, second = (poorer_scan("low_dose", 3)(nodule, oblique()) for nodule in nodules[:2])
     assert (first.hu != second.hu).mean() > 0.5
-    whole = Volume(oblique().hu.astype(np.float32), oblique().ijk_to_ras)
-    assert poorer_scan("blur", 2)(nodules[0], whole).hu.dtype == np.float32
 
 
 # What is stored.
@@ -143,7 +158,7 @@ def test_what_is_not_there_is_stored_once(run, nodules, network, monkeypatch):
     monkeypatch.setattr(degraded, "predict_nodules", never)
     assert list(predict_degraded(run, [0, 1], WAYS, CPU)) == told
     # The test nodules in the order of the fold, in the scans that were asked for.
-    clean = [(None, degraded.load_fold(run, fold)["test"]) for fold in (0, 1)]
+    clean = [(None, load_fold(run, fold)["test"]) for fold in (0, 1)]
     parts = degraded_parts(run, clean, [0, 1], WAYS[1])
     wanted = [
         predict_nodules(network, rows, CPU, change=poorer_scan("blur", 5))
@@ -193,7 +208,7 @@ def test_a_case_folder_that_is_gone_is_told(run):
 
 def test_what_was_stored_of_other_nodules_is_refused(run):
     list(predict_degraded(run, [0], WAYS[:1], CPU))
-    clean = degraded.load_fold(run, 0)["test"]
+    clean = load_fold(run, 0)["test"]
     other = clean[np.array([1, 0])]
     with pytest.raises(InputError, match=r"blur-1.npz is of other nodules; delete it"):
         degraded_parts(run, [(None, other)], [0], WAYS[0])
@@ -202,7 +217,7 @@ def test_what_was_stored_of_other_nodules_is_refused(run):
 def test_a_file_that_goes_on_beyond_its_nodule_is_known_to(run):
     """It is judged as a whole scan in either; a poorer scan is not cut to look."""
     list(predict_degraded(run, [0], WAYS[:1], CPU))
-    clean = replace(degraded.load_fold(run, 0)["test"], trimmed_dice=np.array([0.8, np.nan]))
+    clean = replace(load_fold(run, 0)["test"], trimmed_dice=np.array([0.8, np.nan]))
     ((_, poorer),) = degraded_parts(run, [(None, clean)], [0], WAYS[0])
     np.testing.assert_array_equal(poorer.trimmed_dice, clean.trimmed_dice)
 
@@ -453,7 +468,8 @@ def test_strata_are_told_by_series_slices_and_noise(clean, nodules):
             told[f"s{number}_{n}"] = Acquisition(1.0, 300.0, kernel)
             series = "" if n == 7 else f"s{number}_{n}"
             table.append(replace(nodules[0], case_id=f"c{number}_{n}", series_uid=series))
-    strata = native_strata(parts, table, told)
+    malignancy = np.concatenate([rows.malignancy for _, rows in parts])
+    strata = native_strata(voted(parts), malignancy, poor_as_scanned(parts, table, told))
     wanted = {"good": [], "poor": []}
     for support, rows in parts:
         for n in range(24):

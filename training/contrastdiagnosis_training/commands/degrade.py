@@ -6,18 +6,14 @@ import io
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import torch
 import tyro
 from contrastdiagnosis.cases.case_folder import read_case_folder, read_scan
 from contrastdiagnosis.errors import InputError
 from contrastdiagnosis.files.output import check_image_name, check_outputs, write_file, write_image
-from contrastdiagnosis.imaging.patch import DEFAULT_GEOMETRY
-from contrastdiagnosis.imaging.reading.scan_image import NO_VOXEL_HU
-from contrastdiagnosis.imaging.volume import MEASURED_HU, Volume, padding_of, read_volume
-from numpy.typing import NDArray
+from contrastdiagnosis.imaging.volume import read_volume
 
-from contrastdiagnosis_training.data.degradations.degrade import WORST, Operation, degrade
+from contrastdiagnosis_training.data.degradations.degrade import WORST, Operation
+from contrastdiagnosis_training.data.degradations.volume import degraded_hu
 from contrastdiagnosis_training.evaluation.degradation_sheet import degradation_sheet
 
 
@@ -86,25 +82,6 @@ class Degrade:
         degradation_sheet(read_scan(nodule), self.seed).save(stream, format="PNG")
         write_file(sheet, stream.getvalue())
         print(f"wrote {sheet}: {nodule.case_id} in every degradation, seed {self.seed}")
-
-
-def degraded_hu(
-    volume: Volume, operation: Operation, severity: int, seed: int
-) -> NDArray[np.int16]:
-    """(D, H, W) of the degraded CT.
-
-    Padding is air while it is degraded, so that it does not leak into the tissue beside it, and
-    padding again afterwards; what was measured stays where no reader takes it for padding.
-    """
-    padding = padding_of(volume.hu)
-    hu = volume.hu.astype(np.float32)
-    if padding is not None:
-        hu[padding] = DEFAULT_GEOMETRY.window_hu[0]
-    (degraded,) = degrade(
-        torch.from_numpy(hu)[None], [operation], torch.tensor([severity]), volume.spacing_mm, [seed]
-    )
-    measured = np.clip(np.round(degraded.numpy()), *MEASURED_HU).astype(np.int16)
-    return measured if padding is None else np.where(padding, np.int16(NO_VOXEL_HU), measured)
 
 
 def _check_output(name: str, file: Path, given: Path) -> None:

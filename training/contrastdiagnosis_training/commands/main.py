@@ -24,6 +24,7 @@ from contrastdiagnosis_training.commands.explain_eval import ExplainEval
 from contrastdiagnosis_training.commands.export import Export
 from contrastdiagnosis_training.commands.fit import Fit
 from contrastdiagnosis_training.commands.gate import GateEval, GateFit
+from contrastdiagnosis_training.commands.peer import Peer
 from contrastdiagnosis_training.commands.pretrain import Pretrain
 from contrastdiagnosis_training.commands.pretrain_eval import PretrainEval
 from contrastdiagnosis_training.commands.quality_fit import QualityFit
@@ -34,6 +35,7 @@ Command = (
     | Annotated[PretrainEval, tyro.conf.subcommand("pretrain-eval")]
     | Annotated[Fit, tyro.conf.subcommand("fit")]
     | Annotated[CrossFit, tyro.conf.subcommand("crossfit")]
+    | Annotated[Peer, tyro.conf.subcommand("peer")]
     | Annotated[Concepts, tyro.conf.subcommand("concepts")]
     | Annotated[ConceptsAblate, tyro.conf.subcommand("concepts-ablate")]
     | Annotated[ConceptsEval, tyro.conf.subcommand("concepts-eval")]

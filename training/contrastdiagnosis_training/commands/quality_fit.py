@@ -54,6 +54,7 @@ from contrastdiagnosis_training.evaluation.robustness.figures import (
 from contrastdiagnosis_training.evaluation.robustness.poor_verdicts import (
     Verdicts,
     fit_poor_verdicts,
+    recalibration_table,
     verdicts_by_kind,
 )
 from contrastdiagnosis_training.evaluation.shipped_rule import Part, fold_limits
@@ -147,7 +148,11 @@ class QualityFit:
         limits = [fold_limits(load_fold(self.crossfit, fold), None) for fold in folds]
         table = _confident_table(parts, poorer, folds, limits, (detector, told))
         verdicts = fit_poor_verdicts(told)
-        return verdicts, {"verdicts": [asdict(v) for v in verdicts], "confident": table}
+        return verdicts, {
+            "verdicts": [asdict(v) for v in verdicts],
+            "confident": table,
+            "recalibration": recalibration_table(told),
+        }
 
 
 def detector_metrics(rows: QualityRows) -> dict[str, Any]:
@@ -214,6 +219,7 @@ def image_quality_text(metrics: Mapping[str, Any]) -> str:
         "numbers": "what is measured against what was added",
         "confident": "confident answers and those of them that are wrong, before and now",
         "verdicts": "from where on a verdict in a poor image is sure",
+        "recalibration": "probabilities in poor images, as they are and calibrated anew",
     }
     lines = [str(metrics["protocol"])]
     for name, title in titles.items():

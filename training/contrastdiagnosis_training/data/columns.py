@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
+from contrastdiagnosis.errors import InputError
 from contrastdiagnosis.files.output import check_writable, write_file
 
 if TYPE_CHECKING:
@@ -26,6 +27,18 @@ def save_columns(table: DataclassInstance, file: Path) -> None:
 
 
 def load_columns(kind: type[T], file: Path) -> T:
-    """Reads what `save_columns` wrote."""
+    """Reads what `save_columns` wrote.
+
+    Raises:
+        InputError: There is no such file, or it is of another kind of table.
+    """
+    if not file.is_file():
+        raise InputError(f"{file} is not there: the run that writes it is another one, or stopped")
     with np.load(file, allow_pickle=False) as columns:
+        missing = [f.name for f in fields(kind) if f.name not in columns]
+        if missing:
+            raise InputError(
+                f"{file} is no table of {kind.__name__}: it lacks {', '.join(missing)}; it is of an"
+                " older or another kind of run"
+            )
         return kind(**{f.name: columns[f.name] for f in fields(kind)})

@@ -10,9 +10,9 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from contrastdiagnosis.files.output import replacing, write_file
-from contrastdiagnosis.model.network import NoduleNet
 from contrastdiagnosis.model.weights import save_network
 from lightning.fabric import Fabric
+from torch import nn
 
 from contrastdiagnosis_training.progress import Bar
 from contrastdiagnosis_training.runs.run_folder import CHECKPOINT, DRAFT, LOG, MODEL
@@ -44,7 +44,7 @@ class EpochTrainer(Protocol):
         ...
 
     @property
-    def trained(self) -> NoduleNet:
+    def trained(self) -> nn.Module:
         """The weights to keep."""
         ...
 

@@ -22,6 +22,9 @@ CHECKPOINT, DRAFT, MODEL, SETTINGS, LOG = (
 PRETRAINING = "pretraining"
 """Kind of a run whose encoder alone is trained, as its settings name it."""
 
+PEER = "peer"
+"""Kind of a run of a classifier that ours is compared with."""
+
 
 def network_of_run(folder: Path) -> NoduleNet:
     """The finished network of a run folder.
@@ -30,7 +33,10 @@ def network_of_run(folder: Path) -> NoduleNet:
         InputError: There is none.
     """
     _check_finished(folder)
-    config = network_config(read_settings(folder))
+    settings = read_settings(folder)
+    if settings.get("kind") == PEER:
+        raise InputError(f"{folder} holds a peer, no network of ours; it goes with --peers")
+    config = network_config(settings)
     return load_network(folder / MODEL, config).to(memory_format=torch.channels_last_3d)
 
 
@@ -86,6 +92,8 @@ def read_settings(folder: Path) -> dict[str, Any]:
     settings: dict[str, Any] = read_json(folder / SETTINGS)
     augmentation = settings["recipe"]["augmentation"]
     settings["recipe"]["augmentation"] = {"whole_chain": False, "degraded": 0.0, **augmentation}
+    if "kind" not in settings:
+        settings["recipe"] = {"consistency_weight": 0.0, **settings["recipe"]}
     return {"init": None, **settings}
 
 

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import date
 from typing import Any, NamedTuple
 
 import numpy as np
 from contrastdiagnosis.maps.explanation import EvidenceMap
 from contrastdiagnosis.report.charts import Chart, Series
 from contrastdiagnosis.report.pictures import Picture, evidence_picture
-from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
 from contrastdiagnosis_training.evaluation.maps.faithfulness import SHARES
 from contrastdiagnosis_training.evaluation.maps.measure import (
@@ -23,6 +21,7 @@ from contrastdiagnosis_training.evaluation.maps.measure import (
 )
 from contrastdiagnosis_training.evaluation.maps.pair_parts import parts_lines
 from contrastdiagnosis_training.evaluation.maps.probe import Probe
+from contrastdiagnosis_training.evaluation.page import render_page
 from contrastdiagnosis_training.evaluation.table import confidence_table
 
 SEEN = Measure("energy", place="off-centre")
@@ -258,18 +257,13 @@ def render_explain_report(metrics: dict[str, Any], probes: Sequence[Probe], noti
         probes: Of the nodules that maps were made for.
         notice: Of the nodules' source: what the maps must not be used for.
     """
-    own = PackageLoader("contrastdiagnosis_training.evaluation.maps")
-    environment = Environment(
-        loader=ChoiceLoader([own, PackageLoader("contrastdiagnosis.report")]),
-        autoescape=True,
-        undefined=StrictUndefined,
-    )
-    return environment.get_template("explain.html.j2").render(
+    return render_page(
+        "maps",
+        "explain.html.j2",
         metrics=metrics,
         rows=target_rows(metrics),
         charts=charts(metrics),
         parts=parts_lines(metrics["parts"]),
         examples=example_pictures(probes),
-        created=date.today().isoformat(),
         notice=notice,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from contrastdiagnosis.bundle.info import BundleInfo
@@ -21,6 +21,10 @@ from contrastdiagnosis_training.evaluation.confidences import confidence_of_nodu
 from contrastdiagnosis_training.evaluation.robustness.degraded import Poorer
 from contrastdiagnosis_training.evaluation.shipped_rule import Part
 from contrastdiagnosis_training.objectives.metrics import auc, size_baseline
+from contrastdiagnosis_training.peers.predictions import PeerPredictions
+from contrastdiagnosis_training.runs.predictions import Predictions
+
+T = TypeVar("T", Predictions, PeerPredictions)
 
 SHOWN_NEIGHBOURS = 10
 """Of the retrieval overlap."""
@@ -84,9 +88,9 @@ def robust_figures(clean: Sequence[Part], poorer: Sequence[Part], judges: Judges
         poorer: The same nodules in poorer scans.
         judges: Of each part.
     """
-    probability, before = _pooled(poorer, _probability), _pooled(clean, _probability)
+    probability, before = voted(poorer), voted(clean)
     malignancy = np.concatenate([r.malignancy for _, r in poorer])
-    diameter = np.concatenate([_diameter_score(part) for part in clean])
+    diameter = diameter_scores(clean)
     kept = RULES["exclude3"](malignancy)
     truth = is_malignant(malignancy)
     right = (probability > 0.5) == truth
@@ -103,7 +107,7 @@ def robust_figures(clean: Sequence[Part], poorer: Sequence[Part], judges: Judges
         auc=auc(probability[kept], truth[kept]),
         auc_diameter=auc(diameter[kept], truth[kept]),
         accuracy=float(right[kept].mean()),
-        kappa=_kappa(_pooled(poorer, _mean_malignancy), malignancy),
+        kappa=kappa_of(np.concatenate([_mean_malignancy(part) for part in poorer]), malignancy),
         shift=float((probability - before).mean()),
         change=float(np.abs(probability - before).mean()),
         overlap=float(
@@ -116,13 +120,14 @@ def robust_figures(clean: Sequence[Part], poorer: Sequence[Part], judges: Judges
     )
 
 
-def _pooled(parts: Sequence[Part], measure: Any) -> NDArray[np.float64]:
-    return np.concatenate([measure(part) for part in parts])
+def voted(parts: Sequence[Part]) -> NDArray[np.float64]:
+    """(N,) the vote's probability of the nodules of all parts."""
+    return np.concatenate([s.probability(n.embedding, n.patient_id) for s, n in parts])
 
 
-def _probability(part: Part) -> NDArray[np.float64]:
-    support, nodules = part
-    return support.probability(nodules.embedding, nodules.patient_id)
+def diameter_scores(parts: Sequence[Part]) -> NDArray[np.float64]:
+    """(N,) what the diameter of the readers' marks says of the nodules of all parts."""
+    return np.concatenate([_diameter_score(part) for part in parts])
 
 
 def _diameter_score(part: Part) -> NDArray[np.float64]:
@@ -141,7 +146,13 @@ def _mean_malignancy(part: Part) -> NDArray[np.float64]:
     return (weight * support.malignancy[order]).sum(axis=1) / weight.sum(axis=1)
 
 
-def _kappa(predicted: NDArray, malignancy: NDArray) -> float:
+def kappa_of(predicted: NDArray, malignancy: NDArray) -> float:
+    """Quadratic kappa of two malignancies, rounded to 1-5, where both are known.
+
+    Args:
+        predicted: (N,).
+        malignancy: (N,) mean of the readers.
+    """
     rated = np.isfinite(predicted) & np.isfinite(malignancy)
     levels = [np.rint(x[rated]).clip(1, 5).astype(int) for x in (predicted, malignancy)]
     return float(cohen_kappa_score(*levels, weights="quadratic"))
@@ -164,6 +175,24 @@ def mixed_parts(
 
     Args:
         clean: Support sets and nodules in their scans as they are.
+        poorer: The same by way.
+        share: Of the nodules, 0 to 1.
+        seed: Draws them.
+    """
+    rows = {way: [nodules for _, nodules in parts] for way, parts in poorer.items()}
+    mixed = mixed_rows([nodules for _, nodules in clean], rows, share, seed)
+    return [(support, nodules) for (support, _), nodules in zip(clean, mixed, strict=True)]
+
+
+def mixed_rows(
+    clean: Sequence[T], poorer: Mapping[Poorer, Sequence[T]], share: float, seed: int = 0
+) -> list[T]:
+    """Predictions of which a drawn share is of scans of a drawn operation and severity.
+
+    The same rows are drawn of every run that was asked of the same nodules.
+
+    Args:
+        clean: Of nodules in their scans as they are, one table a fold.
         poorer: The same by way; severities from `CHOSEN_SEVERITY` on are drawn.
         share: Of the nodules, 0 to 1.
         seed: Draws them.
@@ -171,17 +200,16 @@ def mixed_parts(
     ways = [way for way in poorer if way.severity >= CHOSEN_SEVERITY]
     random = np.random.default_rng(seed)
     told = []
-    for n, (support, nodules) in enumerate(clean):
+    for n, nodules in enumerate(clean):
         chosen = random.permutation(len(nodules))[: round(share * len(nodules))]
         way_of = random.integers(len(ways), size=len(nodules))
         columns = {}
         for field in fields(nodules):
             column = getattr(nodules, field.name).copy()
             for row in chosen.tolist():
-                other = poorer[ways[way_of[row]]][n][1]
-                column[row] = getattr(other, field.name)[row]
+                column[row] = getattr(poorer[ways[way_of[row]]][n], field.name)[row]
             columns[field.name] = column
-        told.append((support, type(nodules)(**columns)))
+        told.append(type(nodules)(**columns))
     return told
 
 
@@ -203,10 +231,10 @@ def as_record(figures: RobustFigures) -> dict[str, Any]:
     return asdict(figures)
 
 
-def native_strata(
+def poor_as_scanned(
     clean: Sequence[Part], nodules: Sequence[Nodule], acquisitions: Mapping[str, Acquisition]
-) -> dict[str, dict[str, float]]:
-    """AUC apart for scans that were poor as they came, by what is told and measured of them.
+) -> NDArray[np.bool_]:
+    """(N,) whether the scans were poor as they came, by what is told and measured of them.
 
     Args:
         clean: Support sets and unseen nodules in their scans as they are.
@@ -214,17 +242,28 @@ def native_strata(
         acquisitions: How series were scanned, by UID.
     """
     series = {nodule.case_id: nodule.series_uid for nodule in nodules}
-    probability = _pooled(clean, _probability)
-    malignancy = np.concatenate([r.malignancy for _, r in clean])
     poor = []
     for _, part in clean:
         for case_id, row in zip(part.case_id.tolist(), part.facts, strict=True):
             quality = facts_of_row(row).quality
             told = acquisitions.get(series[case_id])
             poor.append(is_poor_scan(quality.slice_mm, quality.noise_hu, told))
+    return np.array(poor, dtype=bool)
+
+
+def native_strata(
+    probability: NDArray, malignancy: NDArray, poor: NDArray[np.bool_]
+) -> dict[str, dict[str, float]]:
+    """AUC apart for scans that were good and poor as they came, rule exclude3.
+
+    Args:
+        probability: (N,).
+        malignancy: (N,) mean of the readers.
+        poor: (N,) of `poor_as_scanned`.
+    """
     kept, truth = RULES["exclude3"](malignancy), is_malignant(malignancy)
     strata = {}
-    for name, chosen in (("good", ~np.array(poor)), ("poor", np.array(poor))):
+    for name, chosen in (("good", ~poor), ("poor", poor)):
         rows = kept & chosen
         strata[name] = {"n": int(rows.sum()), "auc": auc(probability[rows], truth[rows])}
     return strata

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from contrastdiagnosis.cases.vote import fit_calibration
 from contrastdiagnosis.trust.facts import facts_of_row
 from contrastdiagnosis.trust.poor_image import KINDS, PoorVerdicts, QualityDetector
 from numpy.typing import NDArray
@@ -14,6 +15,7 @@ from contrastdiagnosis_training.data.labels import RULES, is_malignant
 from contrastdiagnosis_training.evaluation.robustness.degraded import Poorer
 from contrastdiagnosis_training.evaluation.robustness.figures import CHOSEN_SEVERITY
 from contrastdiagnosis_training.evaluation.shipped_rule import Part
+from contrastdiagnosis_training.objectives.metrics import expected_calibration_error, expected_ece
 
 WRONG = 0.05
 """Share of the sure verdicts of one sign that may be wrong."""
@@ -79,6 +81,51 @@ def fit_poor_verdicts(
         if len(probability):
             fitted.append(_poor_verdicts(kind, probability, malignant))
     return tuple(fitted)
+
+
+def recalibration_table(
+    told: Mapping[str, Sequence[tuple[int, Verdicts]]],
+) -> list[dict[str, Any]]:
+    """Whether probabilities in poor images gain by a calibration of their own, a row a kind.
+
+    A fold's verdicts are recalibrated by those of the other folds. `brier` and `ece` are of the
+    probabilities as they are; `ece_expected` is that of a perfectly calibrated score.
+
+    Args:
+        told: As of `verdicts_by_kind`.
+    """
+    table = []
+    for kind, by_fold in told.items():
+        before, after, malignant = _recalibrated(by_fold)
+        if not len(malignant):
+            continue
+        row: dict[str, Any] = {"kind": kind, "n": len(malignant)}
+        for name, probability in (("", before), ("_own", after)):
+            row[f"brier{name}"] = float(np.mean((probability - malignant) ** 2))
+            row[f"ece{name}"] = expected_calibration_error(probability, malignant)
+        table.append(row | {"ece_expected": expected_ece(before)})
+    return table
+
+
+def _recalibrated(
+    by_fold: Sequence[tuple[int, Verdicts]],
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
+    """Probabilities as they are and by a calibration of the other folds, and the labels."""
+    before, after, truth = [np.zeros(0)], [np.zeros(0)], [np.zeros(0, bool)]
+    for fold in dict.fromkeys(f for f, _ in by_fold):
+        own, others = ([v for f, v in by_fold if (f == fold) == same] for same in (True, False))
+        if not others:
+            continue
+        known = np.concatenate([v.probability for v in others])
+        malignant = np.concatenate([v.malignant for v in others])
+        if len(set(malignant.tolist())) < 2:
+            continue
+        calibration = fit_calibration(known, malignant)
+        for verdicts in own:
+            before.append(verdicts.probability)
+            after.append(calibration.probability(verdicts.probability))
+            truth.append(verdicts.malignant)
+    return np.concatenate(before), np.concatenate(after), np.concatenate(truth)
 
 
 def _poor_verdicts(kind: str, probability: NDArray, malignant: NDArray) -> PoorVerdicts:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from datetime import date
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from contrastdiagnosis.report.charts import Chart, Series
-from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
+from contrastdiagnosis.report.pictures import Picture
 
+from contrastdiagnosis_training.evaluation.page import render_page
 from contrastdiagnosis_training.evaluation.robustness.figures import CHOSEN_SEVERITY
 
 COLOURS = ("#5b6675", "#b5392b", "#1f6f8b", "#8a5a00", "#8e4fa8", "#2f7d4f", "#c2185b", "#00695c")
@@ -31,7 +32,7 @@ def robust_table(metrics: dict[str, Any]) -> str:
     lines = [str(metrics["protocol"]), "", f"{'':{WIDTH}}" + "".join(f"{n:>16}" for n in runs)]
 
     def line(name: str, values: list[float | None]) -> None:
-        told = "".join(f"{'-' if v is None else f'{v:.3f}':>16}" for v in values)
+        told = "".join(f"{_figure(v):>16}" for v in values)
         lines.append(f"{name:{WIDTH}}{told}")
 
     for key in ("auc", "auc_diameter", "accuracy", "kappa", "dice", "confident"):
@@ -48,7 +49,15 @@ def robust_table(metrics: dict[str, Any]) -> str:
             line(f"{way}: {key}", [r["ways"][way][key] for r in runs.values()])
     for stratum in next(iter(runs.values()))["native"]:
         line(f"native, {stratum}: AUC", [r["native"][stratum]["auc"] for r in runs.values()])
+    for operation in next(iter(runs.values())).get("maps", {}):
+        for key, name in (("overlap", "overlap"), ("correlation", "rank correlation")):
+            told = [r.get("maps", {}).get(operation, {}).get(key) for r in runs.values()]
+            line(f"maps, {operation} {CHOSEN_SEVERITY}: {name}", told)
     return "\n".join(lines)
+
+
+def _figure(value: float | None) -> str:
+    return "-" if value is None or math.isnan(value) else f"{value:.3f}"
 
 
 def robust_charts(metrics: dict[str, Any]) -> dict[str, list[Chart]]:
@@ -61,6 +70,8 @@ def robust_charts(metrics: dict[str, Any]) -> dict[str, list[Chart]]:
             series = []
             for (name, run), colour in zip(runs.items(), COLOURS, strict=False):
                 first = {"overlap": 1.0, "change": 0.0}.get(key, run["clean"].get(key))
+                if run["clean"].get(key, 0.0) is None:  # A peer has no such figure.
+                    continue
                 points = [(0.0, first)] + [
                     (float(s), run["ways"][f"{operation} {s}"][key]) for s in metrics["severities"]
                 ]
@@ -72,23 +83,22 @@ def robust_charts(metrics: dict[str, Any]) -> dict[str, list[Chart]]:
     return drawn
 
 
-def render_robust_report(metrics: dict[str, Any], notice: str) -> str:
+def render_robust_report(
+    metrics: dict[str, Any], examples: Mapping[str, Sequence[Picture]], notice: str
+) -> str:
     """HTML text of the report; no script, no link to anything outside the file.
 
     Args:
         metrics: What `robust-eval` writes.
+        examples: Nodules with their maps, by title.
         notice: Of the nodules' source.
     """
-    own = PackageLoader("contrastdiagnosis_training.evaluation.robustness")
-    environment = Environment(
-        loader=ChoiceLoader([own, PackageLoader("contrastdiagnosis.report")]),
-        autoescape=True,
-        undefined=StrictUndefined,
-    )
-    return environment.get_template("robust.html.j2").render(
+    return render_page(
+        "robustness",
+        "robust.html.j2",
         metrics=metrics,
         charts=robust_charts(metrics),
+        examples=examples,
         table=robust_table(metrics),
-        created=date.today().isoformat(),
         notice=notice,
     )

@@ -1,0 +1,1 @@
+"""Supervised classifiers of MONAI: what our networks are compared with."""
