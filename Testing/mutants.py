@@ -244,6 +244,55 @@ MUTANTS = (
         "_shifted(affine, low[::-1], (1, 1, 1))",
         ("slicer_side/test_volume_bridge.py",),
     ),
+    # Poor images and pre-training
+    Mutant(
+        f"{TRAINING}/objectives/info_nce.py",
+        "others = others.masked_fill(~allowed, -torch.inf)",
+        "others = others.masked_fill(allowed, -torch.inf)",
+        ("training/test_info_nce.py",),
+    ),
+    Mutant(
+        f"{TRAINING}/objectives/self_paced.py",
+        "selected = loss < 1 / kept",
+        "selected = loss > 1 / kept",
+        ("training/test_self_paced.py",),
+    ),
+    Mutant(
+        f"{TRAINING}/pretraining/encoder.py",
+        "kept.copy_(now)",
+        "kept.lerp_(now, 1 - momentum) if kept.is_floating_point() else kept.copy_(now)",
+        ("training/test_pretrainer.py",),
+    ),
+    Mutant(
+        f"{TRAINING}/pretraining/sources.py",
+        "return patient not in kept_out",
+        "return patient not in _patients(store, split.validation)",
+        ("training/test_pretrain_command.py",),
+    ),
+    Mutant(
+        f"{TRAINING}/data/degradations/volume.py",
+        "hu[padding] = DEFAULT_GEOMETRY.window_hu[0]",
+        "hu[padding] = hu[padding]",
+        ("training/test_robustness.py", "training/test_degrade_command.py"),
+    ),
+    Mutant(
+        f"{TRAINING}/evaluation/robustness/poor_verdicts.py",
+        "chosen = [verdicts for fold, verdicts in by_fold if fold != without]",
+        "chosen = [verdicts for fold, verdicts in by_fold]",
+        ("training/test_robust_commands.py",),
+    ),
+    Mutant(
+        f"{ENGINE}/imaging/noise.py",
+        "change_hu / np.sqrt(2 * (1 - alike))",
+        "change_hu / np.sqrt(2)",
+        ("engine/test_noise.py",),
+    ),
+    Mutant(
+        f"{ENGINE}/trust/poor_image.py",
+        "return 0 < self.low >= probability or 1 > self.high <= probability",
+        "return 0 < self.low >= probability or 1 > self.high",
+        ("engine/test_poor_image.py",),
+    ),
 )
 
 

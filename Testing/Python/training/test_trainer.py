@@ -19,8 +19,10 @@ from contrastdiagnosis.model.weights import load_network
 from contrastdiagnosis_training.commands import main as cli
 from contrastdiagnosis_training.commands.fit import Fit, train
 from contrastdiagnosis_training.data.splits import split_by_patient
+from contrastdiagnosis_training.data.views import paired_views
+from contrastdiagnosis_training.network import trainer as trainer_module
 from contrastdiagnosis_training.network.recipe import PAPER, RECIPES
-from contrastdiagnosis_training.network.trainer import Trainer
+from contrastdiagnosis_training.network.trainer import Trainer, split_features
 from contrastdiagnosis_training.runs import loop
 from contrastdiagnosis_training.runs.run_folder import CHECKPOINT, LOG, MODEL, SETTINGS
 from engine.killing import kills
@@ -295,6 +297,7 @@ def test_a_run_that_is_older_than_an_option_is_still_the_same_run(options, finis
     folder = shutil.copytree(finished, options.out)
     settings = json.loads((folder / SETTINGS).read_text())
     assert settings["recipe"]["augmentation"].pop("whole_chain") is False
+    assert settings["recipe"].pop("consistency_weight") == 0
     (folder / SETTINGS).write_text(json.dumps(settings))
     train(replace(options, out=folder), RECIPE)
     assert "is there already" in capsys.readouterr().out
@@ -379,6 +382,43 @@ def test_weights_that_saw_other_patients_are_no_start(options, finished, change,
     with pytest.raises(InputError, match=message):
         train(replace(options, start=finished, **change), recipe)
     assert not options.out.exists()
+
+
+def test_poorer_views_are_drawn_to_the_same_views_as_scanned(make, monkeypatch):
+    """Weighted, of these alone, after the mask's own epochs; the scan as it is stays put."""
+    recipe = replace(
+        TINY, epochs=9, learning_rate=5e-3, consistency_weight=2.0, average=0.0,
+        augmentation=replace(TINY.augmentation, degraded=0.5),
+    )  # fmt: skip
+    trainer, seen, told = make(recipe), [], []
+
+    def paired(*given, **options):
+        seen.append(paired_views(*given, **options))
+        return seen[-1]
+
+    def split(features, count):
+        told.append(split_features(features, count))
+        return told[-1]
+
+    monkeypatch.setattr(trainer_module, "paired_views", paired)
+    monkeypatch.setattr(trainer_module, "split_features", split)
+    assert "consistency" not in trainer.run_epoch()
+    assert not any(len(beside.embedding) for _, beside in told)
+    seen.clear()
+    told.clear()
+    first = trainer.run_epoch()["consistency"]
+    terms = []
+    for (views, degraded, _), (features, beside) in zip(seen, told, strict=True):
+        assert len(features.embedding) == len(views.intensity) == TINY.batch
+        assert len(beside.embedding) == degraded.sum()
+        gap = features.embedding[degraded] - beside.embedding
+        terms += [2 * float(gap.detach().square().sum(dim=1).mean())] if degraded.any() else []
+    assert first == pytest.approx(np.mean(terms), rel=1e-4)
+    later = [trainer.run_epoch()["consistency"] for _ in range(7)]
+    assert np.mean(later[-3:]) < 0.7 * first
+    plain = make(replace(recipe, consistency_weight=0.0))
+    plain.run_epoch()
+    assert "consistency" not in plain.run_epoch()
 
 
 def test_shuffled_labels_stay_within_the_training_nodules_and_together(make):

@@ -19,7 +19,7 @@ from contrastdiagnosis_training.data.patch_store import (
     PatchStore,
     windowed,
 )
-from contrastdiagnosis_training.data.views import degraded_at_random, nodule_views
+from contrastdiagnosis_training.data.views import degraded_at_random, nodule_views, paired_views
 from torch.testing import assert_close
 
 from training.conftest import TINY
@@ -119,6 +119,37 @@ def test_a_share_of_the_views_is_of_poorer_scans_the_others_as_they_were(store, 
     changed = (intensity != plain).flatten(1).any(dim=1)
     assert 30 < changed.sum() < 70
     assert torch.equal(intensity[~changed], plain.expand(200, -1, -1, -1)[~changed])
+
+
+@pytest.mark.parametrize("seed", [0, 3])
+def test_a_poorer_view_has_the_same_view_as_scanned_beside_it(store, monkeypatch, seed):
+    """Turned, moved, cut and noised alike: only the scan differs."""
+    monkeypatch.setattr(views, "degrade", lambda hu, *_: hu)
+    part = torch.tensor([0, 1, 2, 0, 1, 2, 0, 1])
+    seen, degraded, as_scanned = paired_views(
+        store, part, replace(ALL, degraded=0.5), generator(seed)
+    )
+    assert 0 < degraded.sum() < 8
+    assert_same(as_scanned, type(seen)(*(x[degraded] for x in seen)))
+    monkeypatch.setattr(views, "degrade", lambda hu, *_: hu - 200)
+    seen, degraded, as_scanned = paired_views(
+        store, part, replace(ALL, degraded=0.5), generator(seed)
+    )
+    for n, row in enumerate(degraded.nonzero().flatten().tolist()):
+        assert not torch.equal(seen.intensity[row], as_scanned.intensity[n])
+        assert torch.equal(seen.share[row], as_scanned.share[n])
+        assert torch.equal(seen.valid[row], as_scanned.valid[n])
+    assert_same(seen, nodule_views(store, part, replace(ALL, degraded=0.5), generator(seed)))
+
+
+def test_where_no_scan_is_poorer_nothing_stands_beside_it(store):
+    seen, degraded, as_scanned = paired_views(store, torch.arange(3), STILL, generator())
+    assert as_scanned is None and not degraded.any()
+    assert_same(seen, nodule_views(store, torch.arange(3), STILL, generator()))
+    unasked = paired_views(
+        store, torch.arange(3), replace(STILL, degraded=1.0), generator(), paired=False
+    )
+    assert unasked.as_scanned is None and unasked.degraded.all()
 
 
 def test_the_generator_decides_all(store):

@@ -60,6 +60,9 @@ class Recipe:
     concept_weight: float = 0.0
     """Weight of the concepts' cross-entropy (`concept_task`): above 0 the pyramid is tuned jointly
     with concept maps."""
+    consistency_weight: float = 0.0
+    """Weight of the squared distance between the embeddings of a view of a poorer scan and of the
+    same view of the scan as it is, which is left where it is; with `augmentation.degraded`."""
     sure_pairs: bool = True
     """Weigh pairs by how sure the readers were of both labels."""
     shuffle_labels: bool = False
@@ -130,11 +133,22 @@ def changed_recipe(recipe: T, changes: Sequence[str]) -> T:
             raise InputError(f"no option is called {name}; there are {', '.join(options)}")
         try:
             recipe = _parsed(recipe, name, text)
-        except (SystemExit, ValueError):
+        except (SystemExit, ValueError) as error:
+            why = _own_reason(error)
             raise InputError(
                 f"option {name} is {options[name]!r}; it cannot become {text!r}"
+                + (f": {why}" if why else "")
             ) from None
     return recipe
+
+
+def _own_reason(error: BaseException | None) -> str:
+    """What the recipe itself said against a value, beneath what tyro made of that."""
+    while error is not None:
+        if isinstance(error, InputError):
+            return str(error)
+        error = error.__cause__ or error.__context__
+    return ""
 
 
 def _options(recipe: Any, prefix: str = "") -> Iterator[tuple[str, object]]:

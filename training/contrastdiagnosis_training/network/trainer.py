@@ -9,7 +9,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 from contrastdiagnosis.cases.vote import VoteRule
-from contrastdiagnosis.model.network import NoduleNet
+from contrastdiagnosis.model.network import NoduleFeatures, NoduleNet
 from lightning.fabric import Fabric
 from numpy.typing import NDArray
 from torch import Tensor
@@ -22,7 +22,7 @@ from contrastdiagnosis_training.data.concept_list import concept_shares
 from contrastdiagnosis_training.data.labels import RULES, is_malignant
 from contrastdiagnosis_training.data.patch_store import PatchStore
 from contrastdiagnosis_training.data.splits import Split
-from contrastdiagnosis_training.data.views import nodule_views
+from contrastdiagnosis_training.data.views import nodule_views, paired_views
 from contrastdiagnosis_training.network.concept_task import concept_logits, concept_task
 from contrastdiagnosis_training.network.objective import Targets, objective
 from contrastdiagnosis_training.network.recipe import Recipe
@@ -115,7 +115,8 @@ class Trainer:
         self.network.train()
         history = [self._step(torch.from_numpy(self.split.train)[b], draws) for b in batches]
         self.epoch += 1
-        return {name: float(np.mean([terms[name] for terms in history])) for name in history[0]}
+        names = dict.fromkeys(name for terms in history for name in terms)
+        return {name: float(np.mean([t[name] for t in history if name in t])) for name in names}
 
     def validate(self) -> dict[str, float]:
         """Vote, retrieval and overlap of the validation nodules; the training nodules vote."""
@@ -196,20 +197,31 @@ class Trainer:
         return 1_000_003 * self.seed + 1009 * self.epoch
 
     def _step(self, positions: Tensor, draws: torch.Generator) -> dict[str, float]:
-        views = self._views(positions, draws, draws)
-        device = self.fabric.device
+        paired = paired_views(
+            self.store, positions, self.recipe.augmentation, draws, self.extent,
+            paired=self.recipe.consistency_weight > 0,
+        )  # fmt: skip
+        views, device = paired.seen, self.fabric.device
         targets = Targets(
             self.malignant[positions].to(device),
             self.suspicion[positions].to(device),
             self.rating_targets[positions].to(device),
             self.concepts[positions].to(device),
         )
-        features = self.network(views.intensity, pyramid=self.task is not None)
         mask_only = self.epoch < self.recipe.mask_epochs
+        twins = None if mask_only else paired.as_scanned
+        # In one batch: its statistics would differ in another one, and with them all embeddings.
+        seen = views.intensity if twins is None else torch.cat([views.intensity, twins.intensity])
+        features = self.network(seen, pyramid=self.task is not None)
+        features, beside = split_features(features, len(positions))
         told = None
         if self.task is not None and not mask_only:
             told = concept_logits(self.task, features)
         terms = objective(features, views.share, targets, self.recipe, mask_only, told)
+        if twins is not None:
+            gap = features.embedding[paired.degraded] - beside.embedding.detach()
+            weight = self.recipe.consistency_weight
+            terms["consistency"] = weight * gap.float().square().sum(dim=1).mean()
         loss = torch.stack(list(terms.values())).sum()
         if self.fabric.world_size > 1:
             # DDP waits for a gradient of every weight, also of those that a loss leaves out.
@@ -229,6 +241,16 @@ class Trainer:
     ) -> Views:
         options = self.recipe.augmentation if augmented else None
         return nodule_views(self.store, positions, options, draws, self.extent)
+
+
+def split_features(features: NoduleFeatures, count: int) -> tuple[NoduleFeatures, NoduleFeatures]:
+    """Features of the first `count` items of a batch, and of the others."""
+
+    def part(rows: slice) -> NoduleFeatures:
+        pyramid = tuple(level[rows] for level in features.pyramid)
+        return NoduleFeatures(pyramid, *(value[rows] for value in features[1:]))
+
+    return part(slice(0, count)), part(slice(count, None))
 
 
 def _standardised(store: PatchStore, train: NDArray[np.int64]) -> Tensor:
