@@ -7,7 +7,13 @@ from dataclasses import fields, replace
 import numpy as np
 import pytest
 from contrastdiagnosis.imaging.image_quality import ImageQuality
-from contrastdiagnosis.trust.poor_image import KINDS, MEASURES_OF, PoorImage, QualityDetector
+from contrastdiagnosis.trust.poor_image import (
+    KINDS,
+    MEASURES_OF,
+    PoorImage,
+    PoorVerdicts,
+    QualityDetector,
+)
 
 GOOD = ImageQuality(
     lung_share=0.7, slice_mm=1.25, apart_mm=2.5, noise_hu=30.0, fine_noise_hu=9.0,
@@ -132,3 +138,18 @@ def test_slices_as_thin_as_those_of_the_cases_are_never_thick(thickness_mm, told
     assert QualityDetector((sure,)).told(quality) == (("thick slices",) if told else ())
     assert sure.tells(ImageQuality(thickness_mm=thickness_mm, slice_mm=5.0))
     assert sure.tells(ImageQuality())
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "sure"),
+    [
+        (0.2, 0.8, {0.0: True, 0.2: True, 0.21: False, 0.5: False, 0.79: False, 0.8: True}),
+        (0.0, 0.8, {0.0: False, 0.1: False, 0.79: False, 1.0: True}),
+        (0.2, 1.0, {0.0: True, 0.3: False, 0.99: False, 1.0: False}),
+        (0.0, 1.0, {0.0: False, 0.5: False, 1.0: False}),
+    ],
+)
+def test_a_verdict_is_sure_from_its_own_end_on(low, high, sure):
+    """At 0 and at 1 no verdict of that sign was sure, however near."""
+    worth = PoorVerdicts("noise", low, high, 0.3, 0.04)
+    assert {p: worth.sure(p) for p in sure} == sure

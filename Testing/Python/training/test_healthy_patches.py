@@ -152,6 +152,7 @@ def every_square(scan):
     turns, found = Turns(), []
     while turns.count is None or turns.choice < turns.count:
         found.append(beside_nodule(scan, turns))
+        assert found[-1] is not None
         turns.choice += 1
     return found
 
@@ -168,7 +169,7 @@ def stack():
     for place, value in (((2, 44, 52), 1.0), ((0, 47, 58), 0.25), ((4, 40, 46), 0.25)):
         gap = np.hypot((j - place[1]) * 0.8, (i - place[2]) * 0.65)
         share[(gap < 3.1) & (k == place[0])] = value
-    hu = np.where(tissue[None], 1000 + code, -1000 - code).astype(np.int32)
+    hu = np.where(tissue[None], 100 + code / 128, -800 - code / 128)
     return NoduleScan(Volume(hu, turned((0.1, 0.2, 0.3), (2.0, 0.8, 0.65))), share)
 
 
@@ -177,7 +178,8 @@ def square_of(made):
     hu = made.volume.hu[0]
     size = round(BESIDE_MM / 0.8), round(BESIDE_MM / 0.65)
     start = [(n - s) // 2 for n, s in zip(hu.shape, size, strict=True)]
-    code = abs(hu[start[0] : start[0] + size[0], start[1] : start[1] + size[1]]) - 1000
+    square = hu[start[0] : start[0] + size[0], start[1] : start[1] + size[1]]
+    code = np.rint(128 * np.where(square > 0, square - 100, -800 - square)).astype(int)
     return np.stack(np.divmod(code, 104)), start
 
 
@@ -248,7 +250,9 @@ def test_squares_are_drawn_by_the_generator(stack):
     assert len({d.tobytes() for d in drawn}) > 1
 
 
-@pytest.mark.parametrize("case", ["marked all over", "no lung", "nothing but lung", "too small"])
+@pytest.mark.parametrize(
+    "case", ["marked all over", "no lung", "nothing but lung", "too small", "outside air"]
+)
 def test_a_stack_without_such_a_square_gives_nothing(stack, case):
     hu, share = stack.volume.hu.copy(), stack.share.copy()
     if case == "marked all over":
@@ -256,6 +260,10 @@ def test_a_stack_without_such_a_square_gives_nothing(stack, case):
     elif case == "too small":
         hu, share = hu[:, :27], share[:, :27]
         share[0, 0, 0] = 1
+    elif case == "outside air":  # Half tissue, half the air beside the patient, with its noise.
+        hu[:] = 40
+        air = hu[:, :, hu.shape[2] // 2 :]
+        air[:] = np.random.default_rng(0).normal(-1000, 15, air.shape)
     else:
         hu[:] = 40 if case == "no lung" else -860
     scan = NoduleScan(Volume(hu, stack.volume.ijk_to_ras), share)

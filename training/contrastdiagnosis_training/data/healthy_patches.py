@@ -19,10 +19,11 @@ import torch
 from contrastdiagnosis.cases.case_folder import Nodule, NoduleScan, read_scan
 from contrastdiagnosis.errors import InputError
 from contrastdiagnosis.files.output import replacing
+from contrastdiagnosis.imaging.axial import AxialSlices
 from contrastdiagnosis.imaging.image_quality import image_quality
 from contrastdiagnosis.imaging.patch import crop_patch
 from contrastdiagnosis.imaging.phantom import make_phantom
-from contrastdiagnosis.imaging.volume import Volume
+from contrastdiagnosis.imaging.volume import Volume, padding_of
 from numpy.typing import NDArray
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -42,7 +43,7 @@ from contrastdiagnosis_training.data.patch_store import (
     resample_nodule,
 )
 
-FORMAT = 1
+FORMAT = 2
 """Raised when the stored tensors change, so that old caches are made anew."""
 
 KINDS = ("vessel", "hilum", "pleura", "fissure", "parenchyma")
@@ -238,7 +239,9 @@ def beside_nodule(scan: NoduleScan, random: np.random.Generator) -> NoduleScan |
     unmarked = scan.share.max(axis=0) == 0
     from_marks_mm = ndimage.distance_transform_edt(unmarked, sampling=(rows_mm, columns_mm))
     marked = from_marks_mm <= MARGIN_MM
-    lung = (scan.volume.hu < -500).mean(axis=0)
+    # Outside the body there is air as well, and no tissue to be told from a lesion.
+    hu = scan.volume.hu.astype(np.float32)
+    lung = AxialSlices(hu, scan.volume.spacing_mm, padding_of(hu)).lung().mean(axis=0)
     corners = [
         (j, i)
         for j in range(0, lung.shape[0] - size[0] + 1, 4)
