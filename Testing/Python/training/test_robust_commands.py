@@ -20,6 +20,7 @@ from contrastdiagnosis_training.commands import quality_fit
 from contrastdiagnosis_training.commands.export import Export
 from contrastdiagnosis_training.commands.quality_fit import QualityFit
 from contrastdiagnosis_training.commands.robust_eval import RobustEval
+from contrastdiagnosis_training.data.columns import load_columns, save_columns
 from contrastdiagnosis_training.evaluation.maps.probe import ProbedNetwork
 from contrastdiagnosis_training.evaluation.robustness.comparison import Comparison
 from contrastdiagnosis_training.evaluation.robustness.degraded import Poorer, poorer_scan
@@ -35,6 +36,7 @@ from contrastdiagnosis_training.evaluation.robustness.poor_verdicts import (
     recalibration_table,
     sure_from,
 )
+from contrastdiagnosis_training.runs.predictions import Predictions
 from contrastdiagnosis_training.runs.run_folder import network_of_run
 
 pytestmark = pytest.mark.usefixtures("few_draws", "one_thread")
@@ -150,6 +152,17 @@ def test_what_cannot_be_compared_is_told_in_a_sentence(cv, options, message, cap
     assert cli.main(["robust-eval", "--crossfit", *arguments]) == 2
     told = capsys.readouterr().err
     assert message in " ".join(told.split()) and "Traceback" not in told
+
+
+def test_a_run_of_other_nodules_is_not_compared(cv, tmp_path):
+    """As many of them, so that no array would tell."""
+    other = shutil.copytree(cv, tmp_path / "other")
+    rows = load_columns(Predictions, other / "fold0" / "test.npz")
+    save_columns(rows[np.arange(len(rows))[::-1]], other / "fold0" / "test.npz")
+    runs = {"plain": cv, "other": other}
+    compared = Comparison(runs, {}, [0, 1, 2], [Poorer("blur", 3)], torch.device("cpu"))
+    with pytest.raises(InputError, match="other is of other nodules than the first run"):
+        compared.metrics((100,), None)
 
 
 @pytest.fixture(scope="module")

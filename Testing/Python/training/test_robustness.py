@@ -143,14 +143,14 @@ def run(folder, nodules, network, tmp_path):
 
 
 def files(run):
-    return sorted(str(f.relative_to(run)) for f in run.glob("*/degraded/*.npz"))
+    return sorted(str(f.relative_to(run)) for f in run.glob(f"*/{degraded.FOLDER}/*.npz"))
 
 
 def test_what_is_not_there_is_stored_once(run, nodules, network, monkeypatch):
     told = list(predict_degraded(run, [0, 1], WAYS, CPU))
     assert told == [(fold, way) for fold in (0, 1) for way in WAYS]
     names = ("blur-1", "blur-5", "hu_offset-3")
-    assert files(run) == [f"fold{f}/degraded/{n}.npz" for f in (0, 1) for n in names]
+    assert files(run) == [f"fold{f}/{degraded.FOLDER}/{n}.npz" for f in (0, 1) for n in names]
 
     def never(*_, **__):
         pytest.fail("looked at again")
@@ -184,7 +184,7 @@ def test_after_an_interruption_the_rest_is_looked_at(run, monkeypatch):
     monkeypatch.setattr(degraded, "predict_nodules", interrupted)
     with pytest.raises(KeyboardInterrupt):
         list(predict_degraded(run, [0], WAYS, CPU))
-    assert files(run) == ["fold0/degraded/blur-1.npz", "fold0/degraded/blur-5.npz"]
+    assert files(run) == [f"fold0/{degraded.FOLDER}/{n}.npz" for n in ("blur-1", "blur-5")]
     before = {f: (run / f).stat().st_mtime_ns for f in files(run)}
     assert len(list(predict_degraded(run, [0], WAYS, CPU))) == 3
     assert len(count) == 4 and len(files(run)) == 3

@@ -92,11 +92,18 @@ class Comparison:
 
     @cached_property
     def parts(self) -> dict[str, list[Part]]:
-        """Support set and unseen nodules of each fold, by run."""
-        return {
-            name: calibrated_across([fold_part(load_fold(run, fold)) for fold in self.folds])
-            for name, run in self.runs.items()
-        }
+        """Support set and unseen nodules of each fold, by run; the nodules are the same.
+
+        Raises:
+            InputError: A run is of other nodules than the first one.
+        """
+        told: dict[str, list[Part]] = {}
+        for name, run in self.runs.items():
+            told[name] = calibrated_across([fold_part(load_fold(run, f)) for f in self.folds])
+            asked, first = (_asked(told[n]) for n in (name, self.first))
+            if asked != first:
+                raise InputError(f"{run} is of other nodules than the first run")
+        return told
 
     @cached_property
     def cases(self) -> list[Nodule]:
@@ -187,6 +194,11 @@ def _by_way_and_share(
         "fall": fall_of_auc(by_way, as_it_is),
         "wrong_at_worst": wrong_at_worst(by_way),
     }
+
+
+def _asked(parts: Sequence[Part]) -> list[str]:
+    """The cases that a run was asked about, in their order."""
+    return [case_id for _, nodules in parts for case_id in nodules.case_id.tolist()]
 
 
 def _peer_file(run: Path, fold: int) -> Path:

@@ -28,8 +28,9 @@ from contrastdiagnosis_training.runs.run_folder import network_of_run, read_sett
 
 T = TypeVar("T", Predictions, PeerPredictions)
 
-FOLDER = "degraded"
-"""In a fold's run folder: predictions by operation and severity."""
+FOLDER = "degraded-2"
+"""In a fold's run folder: predictions by operation and severity. The number is raised when scans
+are made poorer otherwise, so that old predictions are made anew."""
 
 
 class Poorer(NamedTuple):
