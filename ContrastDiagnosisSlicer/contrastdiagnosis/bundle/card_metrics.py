@@ -31,7 +31,7 @@ RULE_METRICS = {
 }
 """Keys of a label rule's metrics and how the card names them."""
 
-OWN_SECTIONS = ("concepts", "confidence", "gate")
+OWN_SECTIONS = ("concepts", "confidence", "gate", "image_quality", "robustness")
 """Metrics that are no label rule's."""
 
 GATE_COLUMNS = {

@@ -8,6 +8,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 
 from contrastdiagnosis.bundle.card_concepts import concept_metrics
 from contrastdiagnosis.bundle.card_metrics import case_counts, gate_metrics, vote_metrics
+from contrastdiagnosis.bundle.card_quality import quality_metrics
 from contrastdiagnosis.trust.confidence import normal_factor
 from contrastdiagnosis.trust.confidence_rule import CUT_THROUGH, MOST_UNMEASURED, NODULE_MM
 
@@ -32,6 +33,7 @@ def model_card(info: BundleInfo, library: CaseLibrary) -> str:
             most_unmeasured=MOST_UNMEASURED,
             nodule_mm=NODULE_MM,
             gate=gate_metrics(info.metrics),
+            quality=quality_metrics(info.metrics, info.limits.poor_verdicts),
         )
     )
 

@@ -234,7 +234,13 @@ class Diagnoser:
         )
         limits = self.bundle.info.limits
         confidence = limits.confidence(facts, doubts, probability=probability)
-        poor = limits.poor_image(facts.quality, probability)
+        poor = (
+            limits.poor_image(facts.quality, probability).notices
+            if confidence.judged
+            else limits.poor_image_without_verdict(
+                facts.quality, nothing_there=bool(confidence.nothing_there)
+            )
+        )
         if not may_be_nodule(confidence, facts):
             mask, diameters = no_region(volume), NO_DIAMETERS
         return Diagnosis(
@@ -254,7 +260,7 @@ class Diagnoser:
             notices=(
                 *volume.notices,
                 *self._notices(encoding, len(voters), patient),
-                *(poor.notices if confidence.judged else ()),
+                *poor,
                 *([NO_FINDING] if confidence.nothing_there else []),
             ),
             concepts=concepts if confidence.judged else None,

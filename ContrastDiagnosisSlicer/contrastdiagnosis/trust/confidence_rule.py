@@ -17,6 +17,7 @@ from contrastdiagnosis.trust.poor_image import (
     PoorVerdicts,
     QualityDetector,
     said_of_poor_image,
+    said_without_verdict,
 )
 
 CUT_THROUGH = 0.8
@@ -126,7 +127,6 @@ class CaseLimits:
         large = self._not_like_the_cases(facts)
         beyond = [*large, *self._too_small(facts)]
         wavering = [
-            *self._unlike_the_cases(facts.quality),
             *self.poor_image(facts.quality, probability).doubts,
             *self._odd_size(facts),
         ]
@@ -233,19 +233,35 @@ class CaseLimits:
             quality: Measured of it.
             probability: Calibrated, of the vote; None where there is no verdict.
         """
-        if self.detector is None:
-            return PoorImageSaid((), ())
-        return said_of_poor_image(self.detector, self.poor_verdicts, quality, probability)
+        return said_of_poor_image(
+            self._told(quality), self._unlike_the_cases(quality), self.poor_verdicts, probability
+        )
 
-    def _unlike_the_cases(self, quality: ImageQuality) -> list[str]:
-        told = []
+    def poor_image_without_verdict(
+        self, quality: ImageQuality, nothing_there: bool
+    ) -> tuple[str, ...]:
+        """What is poor about an image in which nothing is judged.
+
+        Args:
+            quality: Measured of it.
+            nothing_there: Whether no nodule is told of there.
+        """
+        return said_without_verdict(
+            self._told(quality), self._unlike_the_cases(quality), self.poor_verdicts, nothing_there
+        )
+
+    def _told(self, quality: ImageQuality) -> dict[str, str]:
+        return self.detector.sentences(quality) if self.detector else {}
+
+    def _unlike_the_cases(self, quality: ImageQuality) -> dict[str, str]:
+        told = {}
         if self.max_noise_hu is not None and quality.noise_hu > self.max_noise_hu:
-            told.append(
+            told["noise"] = (
                 f"the scan is noisier than those of the cases: {quality.noise_hu:.0f} HU in the"
                 f" lung around the point, at most {self.max_noise_hu:.0f} HU was expected"
             )
         if self.max_slice_mm is not None and quality.slice_mm > self.max_slice_mm:
-            told.append(
+            told["thick slices"] = (
                 f"{TOO_FAR_APART}: {quality.slice_mm:.1f} mm, those of nearly all cases are at most"
                 f" {self.max_slice_mm:.1f} mm"
             )

@@ -156,9 +156,9 @@ class QualityDetector:
         """The kinds that the image is poor in."""
         return tuple(poor.kind for poor in self.poor(quality))
 
-    def sentences(self, quality: ImageQuality) -> tuple[str, ...]:
-        """What is poor about the image; empty where nothing is."""
-        return tuple(poor.sentence(quality) for poor in self.poor(quality))
+    def sentences(self, quality: ImageQuality) -> dict[str, str]:
+        """What is poor about the image, by kind; empty where nothing is."""
+        return {poor.kind: poor.sentence(quality) for poor in self.poor(quality)}
 
     def poor(self, quality: ImageQuality) -> Sequence[PoorImage]:
         """The detectors of the kinds that the image is poor in."""
@@ -194,6 +194,8 @@ class PoorVerdicts:
         high: A verdict of malignant is sure from this probability up; 1 if none is.
         wrong_between: Share of the others that were wrong.
         wrong_beyond: Share of the sure ones that were wrong; None where there were none.
+        missed: Share of the nodules in such images in which no nodule was told of; None where that
+            was not measured.
     """
 
     kind: str
@@ -201,11 +203,14 @@ class PoorVerdicts:
     high: float
     wrong_between: float
     wrong_beyond: float | None = None
+    missed: float | None = None
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise ValueError(f"poor verdicts: wanted a kind among {KINDS}, got {self.kind!r}")
-        shares = (self.low, self.high, self.wrong_between, self.wrong_beyond or 0.0)
+        shares = (
+            self.low, self.high, self.wrong_between, self.wrong_beyond or 0.0, self.missed or 0.0,
+        )  # fmt: skip
         if not all(0 <= share <= 1 for share in shares) or self.low > self.high:
             raise ValueError(
                 f"poor verdicts: wanted shares from 0 to 1, low below high, got {self}"
@@ -231,6 +236,13 @@ class PoorVerdicts:
             " wrong"
         )
 
+    @property
+    def missed_text(self) -> str:
+        """What is said where no nodule is told of."""
+        if self.missed is None:
+            return "nodules may be missed in such images"
+        return f"in such images {self.missed:.0%} of the nodules that were pointed at were missed"
+
 
 class PoorImageSaid(NamedTuple):
     """What is said of a poor image: against the verdict, or beside it."""
@@ -240,30 +252,56 @@ class PoorImageSaid(NamedTuple):
 
 
 def said_of_poor_image(
-    detector: QualityDetector,
+    told: Mapping[str, str],
+    beyond: Mapping[str, str],
     worth: Sequence[PoorVerdicts],
-    quality: ImageQuality,
     probability: float | None,
 ) -> PoorImageSaid:
     """What is poor about an image, and whether a verdict in it is sure all the same.
 
     Args:
-        detector: Tells what is poor.
+        told: Sentences by kind of what is poor.
+        beyond: Sentences by kind of what is poorer than the images of all cases: no verdict in
+            such an image is sure. They stand for what is told of the same kind.
         worth: What verdicts are worth by kind; of other kinds none is sure.
-        quality: Measured of the image.
         probability: Calibrated, of the vote; None where there is no verdict.
     """
     doubts, notices = [], []
     by_kind = {verdicts.kind: verdicts for verdicts in worth}
-    for poor in detector.poor(quality):
-        verdicts, sentence = by_kind.get(poor.kind), poor.sentence(quality)
-        if verdicts is None or probability is None:
+    for kind, sentence in {**told, **beyond}.items():
+        verdicts = by_kind.get(kind)
+        if kind not in told or verdicts is None or probability is None:
             doubts.append(sentence)
-        elif verdicts.sure(probability):
-            notices.append(f"{sentence}; {verdicts.sure_text}")
-        else:
+        elif not verdicts.sure(probability):
             doubts.append(f"{sentence}; {verdicts.unsure_text}")
+        elif kind in beyond:
+            doubts.append(sentence)
+        else:
+            notices.append(f"{sentence}; {verdicts.sure_text}")
     return PoorImageSaid(tuple(doubts), tuple(notices))
+
+
+def said_without_verdict(
+    told: Mapping[str, str],
+    beyond: Mapping[str, str],
+    worth: Sequence[PoorVerdicts],
+    nothing_there: bool,
+) -> tuple[str, ...]:
+    """What is poor about an image in which nothing is judged.
+
+    Args:
+        told: As of `said_of_poor_image`.
+        beyond: Likewise.
+        worth: Tells by kind how many nodules are missed.
+        nothing_there: Whether no nodule is told of: how many are missed is said then.
+    """
+    by_kind = {verdicts.kind: verdicts for verdicts in worth}
+    said = []
+    for kind, sentence in {**told, **beyond}.items():
+        if nothing_there and kind in told and kind in by_kind:
+            sentence += f"; {by_kind[kind].missed_text}"
+        said.append(sentence)
+    return tuple(said)
 
 
 def _noise(quality: ImageQuality) -> str:

@@ -199,8 +199,47 @@ def test_no_verdict_is_sure_in_an_image_of_which_nothing_is_known():
     assert not any(limits.confidence(NOISY, probability=p).confident for p in (0.0, 0.5, 1.0))
 
 
+@pytest.mark.parametrize("probability", [0.05, 0.5, None])
+def test_an_image_poorer_than_those_of_the_cases_is_told_once_and_never_sure(probability):
+    """The limit of the cases and the detector speak of the same noise: one sentence."""
+    limits = CaseLimits(
+        max_noise_hu=80.0, detector=QualityDetector((NOISE,)), poor_verdicts=(WORTH,)
+    )
+    said = limits.poor_image(NOISY.quality, probability)
+    (doubt,) = said.doubts
+    assert doubt.startswith("the scan is noisier than those of the cases: 90 HU")
+    assert ("23% of the verdicts no surer" in doubt) == (probability == 0.5)
+    assert not said.notices
+    assert not limits.confidence(NOISY, probability=probability).confident
+    within = replace(limits, max_noise_hu=95.0)
+    assert within.confidence(NOISY, probability=0.05).confident
+
+
+@pytest.mark.parametrize("nothing_there", [False, True])
+def test_a_poor_image_is_told_without_a_verdict_too(nothing_there):
+    """Where no nodule is told of, it may have been missed: by how often that happened."""
+    limits = CaseLimits(max_slice_mm=2.5, detector=QualityDetector((NOISE,)))
+    thick = with_quality(NOISY, slice_mm=8.0)
+    missed = "in such images 12% of the nodules that were pointed at were missed"
+    for worth, wanted in (
+        ((), ""),
+        ((WORTH,), "nodules may be missed in such images"),
+        ((replace(WORTH, missed=0.12),), missed),
+    ):
+        told = replace(limits, poor_verdicts=worth).poor_image_without_verdict(
+            thick.quality, nothing_there
+        )
+        noise, slices = told
+        assert noise == "the image is noisy: 90 HU in the lung around the point" + (
+            f"; {wanted}" if wanted and nothing_there else ""
+        )
+        assert slices.startswith("the slices are too far apart: 8.0 mm")
+    assert limits.poor_image_without_verdict(FACTS.quality, nothing_there) == ()
+
+
 @pytest.mark.parametrize(
-    "change", [{"kind": "fog"}, {"low": 0.95}, {"high": 1.2}, {"wrong_between": -0.1}]
+    "change",
+    [{"kind": "fog"}, {"low": 0.95}, {"high": 1.2}, {"wrong_between": -0.1}, {"missed": 1.1}],
 )
 def test_odd_figures_of_poor_images_are_refused(change):
     with pytest.raises(ValueError, match="poor verdicts: wanted"):

@@ -120,6 +120,16 @@ def test_only_a_confident_verdict_has_the_colour_of_its_class(bundle, asked, sur
     assert html.count('class="verdict unsure"') == (0 if sure else 2)
 
 
+def test_what_is_poor_about_the_image_is_said_all_the_same(strict_bundle, asked):
+    """In a poor image a nodule may have been missed, or not be judged for it."""
+    limits = replace(strict_bundle.info.limits, max_slice_mm=0.01)
+    engine = Engine(replace(strict_bundle, info=replace(strict_bundle.info, limits=limits)), "cpu")
+    diagnosis = engine.diagnose(asked)
+    assert not diagnosis.judged
+    assert [n for n in diagnosis.notices if n.startswith("the slices are too far apart")]
+    assert "the slices are too far apart" in report_html(engine, asked)
+
+
 def test_the_terminal_says_so(engine, asked, finding):
     d = engine.diagnose(asked)
     text = summary_text(summarise(d, asked.volume, engine.bundle.info))

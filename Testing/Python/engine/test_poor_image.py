@@ -75,7 +75,7 @@ def test_the_strongest_smearing_explains_the_weaker():
 def test_what_is_not_measured_is_taken_as_typical():
     for kind, poor in zip(KINDS, DETECTOR.kinds, strict=True):
         assert poor.score(ImageQuality()) == pytest.approx(poor.score(GOOD)), kind
-    assert DETECTOR.sentences(ImageQuality()) == ()
+    assert DETECTOR.sentences(ImageQuality()) == {}
 
 
 def test_nothing_at_all_is_no_infinite_number():
@@ -85,13 +85,13 @@ def test_nothing_at_all_is_no_infinite_number():
 
 def test_every_kind_has_its_number():
     bad = replace(GOOD, noise_hu=89.6, thickness_mm=5.04, in_plane_mm=3.24, ghost=0.27)
-    assert DETECTOR.sentences(bad) == (
+    assert tuple(DETECTOR.sentences(bad).values()) == (
         "the image is noisy: 90 HU in the lung around the point",
         "the slices are thick: about 5.0 mm",
         "the image is blurred: details below 3.2 mm are lost",
         "the image is smeared or doubled, as by motion",
     )
-    assert DETECTOR.told(bad) == KINDS
+    assert DETECTOR.told(bad) == tuple(DETECTOR.sentences(bad)) == KINDS
 
 
 def test_slices_are_at_least_as_thick_as_they_lie_apart():

@@ -166,15 +166,16 @@ def test_a_run_of_other_nodules_is_not_compared(cv, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def fitted(made_run, cv, tmp_path_factory):
+def fitted(made_run, cv, told, tmp_path_factory):
     """A bundle without a detector, and the same with one."""
     out = tmp_path_factory.mktemp("bundles")
+    (out / "robust.json").write_text(json.dumps(told[0]))
     Export(made_run.folders, made_run.runs / "all", cv, out / "before", device="cpu").run()
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(quality_fit, "DEGRADATIONS", ("blur", "low_dose"))
         options = QualityFit(
             out / "before", made_run.folders[1:], cv, out / "after", rows=out / "rows.npz",
-            version="2", json=out / "q.json", device="cpu",
+            version="2", robust_json=out / "robust.json", json=out / "q.json", device="cpu",
         )  # fmt: skip
         options.run()
     return options
@@ -190,6 +191,33 @@ def test_a_bundle_with_a_detector_says_what_is_poor_and_keeps_the_rest(fitted):
     assert (
         after.info.metrics["image_quality"]["printed_by"] == "contrastdiagnosis-train quality-fit"
     )
+
+
+def test_the_card_tells_what_is_told_and_what_poorer_scans_do(fitted, told):
+    """Cells as they stand in the files; no column for what is no label rule."""
+    after = load_bundle(fitted.out)
+    card = (fitted.out / "MODEL_CARD.md").read_text()
+    section = card[card.index("## Poor images") : card.index("## Limits")]
+    auroc = after.info.metrics["image_quality"]["auroc"]
+    (blur,) = [row for row in auroc if (row["operation"], row["severity"]) == ("blur", 0)]
+    kinds = " | ".join(f"{blur[kind]:.3f}" for kind in KINDS)
+    assert f"| blur | {blur['n']} | {kinds} |" in section
+    for worth in after.info.limits.poor_verdicts:
+        assert f"| {worth.kind} |" in section and f"| {worth.missed:.3f} |" in section
+    figures = told[0]["runs"]["plain"]["ways"]["blur 3"]
+    assert f"| plain | blur 3 | {figures['auc']:.3f} | {figures['auc_diameter']:.3f} |" in section
+    assert after.info.metrics["robustness"] == told[0]
+    assert "| figure | paper | exclude3 | band |" in card
+    assert "## Poor images" not in (fitted.bundle / "MODEL_CARD.md").read_text()
+
+
+@pytest.mark.parametrize("text", ['{"printed_by": "somebody"}', "[]"])
+def test_only_what_robust_eval_wrote_goes_into_a_bundle(fitted, tmp_path, text):
+    file = tmp_path / "robust.json"
+    file.write_text(text)
+    with pytest.raises(InputError, match=r"robust\.json: wanted what .* robust-eval --json wrote"):
+        replace(fitted, robust_json=file, out=tmp_path / "no").run()
+    assert not (tmp_path / "no").exists()
 
 
 def test_its_tables_tell_before_and_now(fitted):
@@ -249,6 +277,21 @@ def test_both_signs_have_their_own_border_and_a_fold_can_be_left_out():
         == ()
     )
     assert isinstance(worth, PoorVerdicts)
+
+
+def test_how_many_nodules_are_missed_is_told_by_kind_and_without_a_fold():
+    probability, malignant = np.linspace(0, 1, 10), np.arange(10) > 4
+    missed = np.arange(20) < 5
+    told = {
+        "noise": [
+            (0, Verdicts(probability, malignant, missed)),
+            (2, Verdicts(probability, malignant, ~missed)),
+        ],
+        "blur": [(0, Verdicts(probability, malignant))],
+    }
+    both, unknown = fit_poor_verdicts(told)
+    assert (both.missed, unknown.missed) == (0.5, None)
+    assert fit_poor_verdicts(told, without=2)[0].missed == 0.25
 
 
 def test_a_calibration_of_their_own_is_tried_on_other_folds():

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from contrastdiagnosis.bundle.bundle import load_bundle, save_bundle
 from contrastdiagnosis.cases.case_folder import read_case_folder
 from contrastdiagnosis.errors import InputError
+from contrastdiagnosis.files.documents import read_json
 from contrastdiagnosis.files.output import check_writable, write_file
 from contrastdiagnosis.model.device import choose_device
 from contrastdiagnosis.trust.confidence_rule import CaseLimits
@@ -19,6 +20,7 @@ from contrastdiagnosis.trust.poor_image import KINDS, QualityDetector
 from contrastdiagnosis_training.data.columns import load_columns, save_columns
 from contrastdiagnosis_training.data.degradations.degrade import DEGRADATIONS, WORST
 from contrastdiagnosis_training.data.healthy_points import read_healthy_cts
+from contrastdiagnosis_training.evaluation.gate import read_answers
 from contrastdiagnosis_training.evaluation.image_quality_trial import (
     FITTED_ON,
     auroc_table,
@@ -41,6 +43,7 @@ from contrastdiagnosis_training.evaluation.quality_rows import (
     measured,
     nodule_places,
 )
+from contrastdiagnosis_training.evaluation.robustness.comparison import ROBUST_EVAL
 from contrastdiagnosis_training.evaluation.robustness.degraded import (
     Poorer,
     degraded_parts,
@@ -78,6 +81,11 @@ class QualityFit:
     """Bundle folder to write; may be the same."""
     cts: tuple[Path, ...] = ()
     """Folders of CTs with normal tissue, like ct_lungs or ct_click: whole scans."""
+    gate: Path | None = None
+    """What `gate-fit --answers` kept: what is judged in poorer images is then told by limits and
+    gate as shipped, fitted for each fold without its patients."""
+    robust_json: Path | None = None
+    """What `robust-eval --json` wrote, for bundle.json and the model card."""
     rows: Path | None = None
     """Keep what was measured of the images here (.npz), and take it from here if it is there."""
     version: str | None = None
@@ -94,6 +102,7 @@ class QualityFit:
         check_writable(self.out.with_name(f".{self.out.name}.json"))
         check_writable(self.json)
         bundle = load_bundle(self.bundle)
+        robustness = read_robustness(self.robust_json) if self.robust_json else {}
         rows = self._rows()
         detector = fit_detector(rows)
         metrics = detector_metrics(rows)
@@ -106,7 +115,7 @@ class QualityFit:
             bundle.info,
             limits=limits,
             version=self.version or bundle.info.version,
-            metrics={**bundle.info.metrics, "image_quality": strict(told)},
+            metrics={**bundle.info.metrics, "image_quality": strict(told), **robustness},
         )
         save_bundle(
             self.out, info, bundle.network, bundle.library, bundle.indicator.matched,
@@ -144,8 +153,9 @@ class QualityFit:
             pass
         parts = calibrated_across([fold_part(load_fold(self.crossfit, fold)) for fold in folds])
         poorer = {way: degraded_parts(self.crossfit, parts, folds, way) for way in ways}
-        told = verdicts_by_kind(poorer, detector, folds)
-        limits = [fold_limits(load_fold(self.crossfit, fold), None) for fold in folds]
+        answers = read_answers(self.gate)
+        limits = [fold_limits(load_fold(self.crossfit, fold), answers) for fold in folds]
+        told = verdicts_by_kind(poorer, detector, folds, limits)
         table = _confident_table(parts, poorer, folds, limits, (detector, told))
         verdicts = fit_poor_verdicts(told)
         return verdicts, {
@@ -153,6 +163,18 @@ class QualityFit:
             "confident": table,
             "recalibration": recalibration_table(told),
         }
+
+
+def read_robustness(file: Path) -> dict[str, Any]:
+    """What `robust-eval --json` wrote, as a part of a bundle's metrics.
+
+    Raises:
+        InputError: It is something else.
+    """
+    told = read_json(file)
+    if not isinstance(told, dict) or told.get("printed_by") != ROBUST_EVAL:
+        raise InputError(f"{file}: wanted what {ROBUST_EVAL} --json wrote")
+    return {"robustness": told}
 
 
 def detector_metrics(rows: QualityRows) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from contrastdiagnosis.model.device import choose_device
 
 from contrastdiagnosis_training.data.degradations.degrade import DEGRADATIONS, WORST
 from contrastdiagnosis_training.evaluation.metrics import strict
-from contrastdiagnosis_training.evaluation.robustness.comparison import Comparison
+from contrastdiagnosis_training.evaluation.robustness.comparison import ROBUST_EVAL, Comparison
 from contrastdiagnosis_training.evaluation.robustness.degraded import Poorer
 from contrastdiagnosis_training.evaluation.robustness.figures import CHOSEN_SEVERITY
 from contrastdiagnosis_training.evaluation.robustness.map_stability import (
@@ -62,7 +62,7 @@ class RobustEval:
         compared = self._comparison()
         compared.predict()
         metrics = compared.metrics(self.shares, self.acquisition)
-        metrics["printed_by"] = "contrastdiagnosis-train robust-eval"
+        metrics["printed_by"] = ROBUST_EVAL
         pairs = compared.map_pairs(self.maps) if self.maps else {}
         for name, own in pairs.items():
             metrics["runs"][name]["maps"] = stability_by_operation(own)

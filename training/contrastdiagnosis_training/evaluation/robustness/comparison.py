@@ -59,6 +59,9 @@ from contrastdiagnosis_training.runs.crossfit_run import load_fold
 from contrastdiagnosis_training.runs.predictions import Predictions
 from contrastdiagnosis_training.runs.run_folder import read_settings
 
+ROBUST_EVAL = "contrastdiagnosis-train robust-eval"
+"""What prints the figures."""
+
 
 @dataclass(frozen=True, eq=False)
 class Comparison:

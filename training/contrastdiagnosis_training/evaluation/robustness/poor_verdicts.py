@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
 from contrastdiagnosis.cases.vote import fit_calibration
+from contrastdiagnosis.trust.confidence_rule import CaseLimits
 from contrastdiagnosis.trust.facts import facts_of_row
 from contrastdiagnosis.trust.poor_image import KINDS, PoorVerdicts, QualityDetector
 from numpy.typing import NDArray
@@ -28,37 +30,51 @@ class Verdicts(NamedTuple):
     """Verdicts in images that were told to be poor in one way.
 
     Attributes:
-        probability: (N,) calibrated.
+        probability: (N,) calibrated, of the nodules with a verdict and a label (rule exclude3).
         malignant: (N,) bool, what the readers said.
+        missed: (M,) bool, whether no nodule was told of; of all nodules in such images.
     """
 
     probability: NDArray[np.float64]
     malignant: NDArray[np.bool_]
+    missed: NDArray[np.bool_] = np.zeros(0, bool)
 
 
 def verdicts_by_kind(
-    poorer: Mapping[Poorer, Sequence[Part]], detector: QualityDetector, folds: Sequence[int]
+    poorer: Mapping[Poorer, Sequence[Part]],
+    detector: QualityDetector,
+    folds: Sequence[int],
+    limits: Sequence[CaseLimits],
 ) -> dict[str, list[tuple[int, Verdicts]]]:
-    """Verdicts (rule exclude3) by the kind that their images are told to be poor in, and the fold.
+    """Verdicts by the kind that their images are told to be poor in, and the fold.
 
     Args:
         poorer: Unseen nodules by the way their scans were made poorer, one part a fold; ways of
             severity `CHOSEN_SEVERITY` and worse count.
         detector: Tells what is poor.
         folds: Number of each part.
+        limits: By which there is a verdict or none, of each part.
     """
     told: dict[str, list[tuple[int, Verdicts]]] = {kind: [] for kind in KINDS}
     for way, parts in poorer.items():
         if way.severity < CHOSEN_SEVERITY:
             continue
-        for fold, (support, nodules) in zip(folds, parts, strict=True):
-            kept = nodules[RULES["exclude3"](nodules.malignancy)]
-            kinds = [detector.told(facts_of_row(row).quality) for row in kept.facts]
-            probability = support.probability(kept.embedding, kept.patient_id)
-            truth = is_malignant(kept.malignancy)
+        for fold, (support, nodules), limit in zip(folds, parts, limits, strict=True):
+            facts = [facts_of_row(row) for row in nodules.facts]
+            whole = np.isfinite(nodules.trimmed_dice).tolist()
+            found = [limit.confidence(f, whole_scan=w) for f, w in zip(facts, whole, strict=True)]
+            missed = np.array([bool(c.nothing_there) for c in found], dtype=bool)
+            labelled = RULES["exclude3"](nodules.malignancy)
+            verdict = labelled & np.array([c.judged for c in found], dtype=bool)
+            probability = support.probability(nodules.embedding, nodules.patient_id)
+            truth = is_malignant(nodules.malignancy)
+            kinds = [detector.told(f.quality) for f in facts]
             for kind in KINDS:
                 rows = np.array([kind in k for k in kinds], dtype=bool)
-                told[kind].append((fold, Verdicts(probability[rows], truth[rows])))
+                judged = rows & verdict
+                told[kind].append(
+                    (fold, Verdicts(probability[judged], truth[judged], missed[rows]))
+                )
     return told
 
 
@@ -78,8 +94,11 @@ def fit_poor_verdicts(
             continue
         probability = np.concatenate([v.probability for v in chosen])
         malignant = np.concatenate([v.malignant for v in chosen])
+        missed = np.concatenate([v.missed for v in chosen])
         if len(probability):
-            fitted.append(_poor_verdicts(kind, probability, malignant))
+            worth = _poor_verdicts(kind, probability, malignant)
+            share = round(float(missed.mean()), 4) if len(missed) else None
+            fitted.append(replace(worth, missed=share))
     return tuple(fitted)
 
 
