@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import fields, replace
 
 import numpy as np
@@ -17,8 +18,9 @@ from contrastdiagnosis.imaging.volume import sitk_from_array
 from contrastdiagnosis.trust.confidence_rule import CaseLimits
 from contrastdiagnosis.trust.cues import CUE_NAMES
 from contrastdiagnosis.trust.facts import FACT_NAMES
+from contrastdiagnosis_training.commands import gate as commands_gate
 from contrastdiagnosis_training.commands import main as cli
-from contrastdiagnosis_training.commands.gate import _still_true
+from contrastdiagnosis_training.commands.gate import GateFit, _still_true
 from contrastdiagnosis_training.data.columns import save_columns
 from contrastdiagnosis_training.data.healthy_points import KINDS, lungs_of
 from contrastdiagnosis_training.evaluation import gate
@@ -199,6 +201,48 @@ def fitted(folders):
         code = run("gate-fit", "--bundle", folders / "bundle", "--out", folders / "gated", *options)
     assert code == 0
     return load_bundle(folders / "gated")
+
+
+def test_a_fit_that_was_stopped_goes_on(folders, fitted, tmp_path, monkeypatch):
+    """What was asked is not asked again; of another bundle it is."""
+    asked = []
+
+    def spied(name, stop=False):
+        ask = getattr(commands_gate, f"{name}_answers")
+
+        def spy(diagnoser, told, *rest):
+            asked.append(name)
+            if stop:
+                raise KeyboardInterrupt
+            return ask(diagnoser, told, *rest)
+
+        return spy
+
+    for name in ("nodule", "tissue"):
+        monkeypatch.setattr(commands_gate, f"{name}_answers", spied(name, stop=name == "tissue"))
+    monkeypatch.setattr(gate, "LIKE_NODULES", KINDS)
+    options = GateFit(
+        folders / "bundle", (folders / "stacks", folders / "context"), (folders / "cts",),
+        tmp_path / "gated", answers=tmp_path / "answers.npz", points=4, device="cpu",
+    )  # fmt: skip
+    with pytest.raises(KeyboardInterrupt):
+        options.run()
+    assert asked == ["nodule", "nodule", "tissue"] and not options.out.exists()
+    assert len(list((tmp_path / "answers.npz.parts").iterdir())) == 2
+    asked.clear()
+    with pytest.raises(KeyboardInterrupt):
+        replace(options, bundle=folders / "gated").run()
+    assert asked == ["nodule", "nodule", "tissue"]
+    asked.clear()
+    monkeypatch.undo()
+    monkeypatch.setattr(gate, "LIKE_NODULES", KINDS)
+    monkeypatch.setattr(commands_gate, "nodule_answers", spied("nodule"))
+    options.run()
+    assert asked == [] and sorted(os.listdir(tmp_path)) == ["answers.npz", "gated"]
+    kept, whole = (read_answers(f / "answers.npz") for f in (tmp_path, folders))
+    for column in fields(kept):
+        np.testing.assert_array_equal(getattr(kept, column.name), getattr(whole, column.name))
+    assert load_bundle(options.out).info.limits == fitted.info.limits
 
 
 def test_the_bundle_is_the_same_but_for_its_limits(folders, fitted):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from contrastdiagnosis.bundle.bundle import load_bundle
-from contrastdiagnosis.cases.case_folder import read_scan
+from contrastdiagnosis.cases.case_folder import read_case_folder, read_scan
 from contrastdiagnosis.errors import InputError
 from contrastdiagnosis.imaging.patch import crop_patch
 from contrastdiagnosis.protocol.map_variant import LocalCam
@@ -21,7 +21,13 @@ from contrastdiagnosis_training.commands.export import Export
 from contrastdiagnosis_training.commands.quality_fit import QualityFit
 from contrastdiagnosis_training.commands.robust_eval import RobustEval
 from contrastdiagnosis_training.data.columns import load_columns, save_columns
+from contrastdiagnosis_training.evaluation import quality_rows
 from contrastdiagnosis_training.evaluation.maps.probe import ProbedNetwork
+from contrastdiagnosis_training.evaluation.quality_rows import (
+    measured,
+    measured_in_parts,
+    nodule_places,
+)
 from contrastdiagnosis_training.evaluation.robustness.comparison import Comparison
 from contrastdiagnosis_training.evaluation.robustness.degraded import Poorer, poorer_scan
 from contrastdiagnosis_training.evaluation.robustness.map_stability import (
@@ -174,7 +180,7 @@ def fitted(made_run, cv, told, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(quality_fit, "DEGRADATIONS", ("blur", "low_dose"))
         options = QualityFit(
-            out / "before", made_run.folders[1:], cv, out / "after", rows=out / "rows.npz",
+            out / "before", made_run.folders[1:], cv, out / "after", rows=out / "rows",
             version="2", robust_json=out / "robust.json", json=out / "q.json", device="cpu",
         )  # fmt: skip
         options.run()
@@ -230,9 +236,28 @@ def test_its_tables_tell_before_and_now(fitted):
 
 
 def test_what_was_measured_is_not_measured_again(fitted, monkeypatch):
-    monkeypatch.setattr(quality_fit, "measured", lambda *_: pytest.fail("measured again"))
+    """Nor is it taken for what was measured of other images or in other ways."""
     rows = fitted._rows()
-    assert rows.clean.any()
+    calls = []
+
+    def spy(places, *rest):
+        calls.append(len(places))
+        return measured(places, *rest)
+
+    monkeypatch.setattr(quality_rows, "measured", spy)
+    again = fitted._rows()
+    assert calls == [] and again.clean.any()
+    np.testing.assert_array_equal(again.measures, rows.measures)
+    monkeypatch.setattr(quality_rows, "PART", 3)
+    places = [p for f in fitted.cases for p in nodule_places(read_case_folder(f))][:4]
+    measured_in_parts(places, ["blur"], [3], fitted.rows)
+    assert calls == [3, 1]
+    # Stopped after the first file: the second alone is missing.
+    moved = replace(places[-1], point_ras_mm=places[-1].point_ras_mm + 1)
+    both = measured_in_parts([*places[:-1], moved], ["blur"], [3], fitted.rows)
+    assert calls == [3, 1, 1]
+    whole = measured([*places[:-1], moved], ["blur"], [3])
+    np.testing.assert_array_equal(both.measures, whole.measures)
 
 
 def test_one_fold_cannot_be_calibrated(fitted, cv, tmp_path):

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from shutil import rmtree
 from typing import Any, Literal
 
-from contrastdiagnosis.bundle.bundle import Bundle, load_bundle, save_bundle
+from contrastdiagnosis.bundle.bundle import INFO_FILE, Bundle, load_bundle, save_bundle, sha256
 from contrastdiagnosis.cases.case_folder import read_case_folder
 from contrastdiagnosis.diagnosis.diagnoser import Diagnoser
 from contrastdiagnosis.errors import InputError
 from contrastdiagnosis.files.output import check_writable, write_file
 from contrastdiagnosis.trust.confidence_rule import CaseLimits
 
-from contrastdiagnosis_training.data.columns import save_columns
+from contrastdiagnosis_training.data.columns import kept_columns, save_columns
 from contrastdiagnosis_training.data.healthy_points import read_healthy_cts
 from contrastdiagnosis_training.evaluation.gate import (
     Answers,
@@ -69,10 +72,7 @@ class GateFit:
             raise InputError("--concepts goes with --crossfit")
         bundle = load_bundle(self.bundle)
         diagnoser = Diagnoser(bundle, self.device)
-        nodules = [nodule_answers(diagnoser, read_case_folder(f), self.seed) for f in self.nodules]
-        cts = (ct for folder in self.cts for ct in read_healthy_cts(folder))
-        tissue = tissue_answers(diagnoser, cts, self.points, self.seed)
-        answers = joined([*nodules, tissue])
+        answers = joined(list(self._answers(diagnoser)))
         known = bundle.info.limits
         limits = replace(
             fitted_limits(answers), detector=known.detector, poor_verdicts=known.poor_verdicts
@@ -96,6 +96,8 @@ class GateFit:
             print("\n" + confidence_table(worth))
         if self.answers:
             save_columns(answers, self.answers)
+        if self._parts:
+            rmtree(self._parts, ignore_errors=True)
         info = replace(
             bundle.info,
             limits=limits,
@@ -107,6 +109,30 @@ class GateFit:
             bundle.concepts,
         )  # fmt: skip
         print(f"\n{limits}\nwrote {self.out}")
+
+    @property
+    def _parts(self) -> Path | None:
+        """What is kept until all is asked, so that a command that was stopped can go on."""
+        return self.answers and self.answers.with_name(f"{self.answers.name}.parts")
+
+    def _answers(self, diagnoser: Diagnoser) -> Iterator[Answers]:
+        """Of each case folder and each CT."""
+        for folder in self.nodules:
+            nodules = read_case_folder(folder)
+            asked: list[object] = [str(folder), [str(nodule) for nodule in nodules]]
+            yield self._kept(asked, partial(nodule_answers, diagnoser, nodules, self.seed))
+        for folder in self.cts:
+            for ct in read_healthy_cts(folder):
+                asked = [ct.name, hashlib.sha256(ct.volume.hu.tobytes()).hexdigest(), self.points]
+                yield self._kept(
+                    asked, partial(tissue_answers, diagnoser, [ct], self.points, self.seed)
+                )
+
+    def _kept(self, asked: object, make: Callable[[], Answers]) -> Answers:
+        if self._parts is None:
+            return make()
+        made_from = [sha256(self.bundle / INFO_FILE), self.seed, asked]
+        return kept_columns(Answers, self._parts, made_from, make)
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,10 +18,9 @@ from contrastdiagnosis.model.device import choose_device
 from contrastdiagnosis.trust.confidence_rule import CaseLimits
 from contrastdiagnosis.trust.poor_image import KINDS, QualityDetector
 
-from contrastdiagnosis_training.data.columns import load_columns, save_columns
 from contrastdiagnosis_training.data.degradations.degrade import DEGRADATIONS, WORST
 from contrastdiagnosis_training.data.healthy_points import read_healthy_cts
-from contrastdiagnosis_training.evaluation.gate import read_answers
+from contrastdiagnosis_training.evaluation.gate import Answers, read_answers
 from contrastdiagnosis_training.evaluation.image_quality_trial import (
     FITTED_ON,
     auroc_table,
@@ -39,8 +39,8 @@ from contrastdiagnosis_training.evaluation.metrics import (
 from contrastdiagnosis_training.evaluation.quality_rows import (
     QualityRows,
     ct_places,
-    joined_rows,
     measured,
+    measured_in_parts,
     nodule_places,
 )
 from contrastdiagnosis_training.evaluation.robustness.comparison import ROBUST_EVAL
@@ -87,7 +87,8 @@ class QualityFit:
     robust_json: Path | None = None
     """What `robust-eval --json` wrote, for bundle.json and the model card."""
     rows: Path | None = None
-    """Keep what was measured of the images here (.npz), and take it from here if it is there."""
+    """Keep what was measured of the images in this folder; what is there is not measured again,
+    such as after the command was stopped."""
     version: str | None = None
     """Of the new bundle; as before if not given."""
     points: int = 12
@@ -102,11 +103,12 @@ class QualityFit:
         check_writable(self.out.with_name(f".{self.out.name}.json"))
         check_writable(self.json)
         bundle = load_bundle(self.bundle)
+        folds, answers = self._folds(), read_answers(self.gate)
         robustness = read_robustness(self.robust_json) if self.robust_json else {}
         rows = self._rows()
         detector = fit_detector(rows)
         metrics = detector_metrics(rows)
-        verdicts, worth = self._verdicts(detector)
+        verdicts, worth = self._verdicts(detector, folds, answers)
         metrics |= worth
         print(image_quality_text(metrics))
         limits = replace(bundle.info.limits, detector=detector, poor_verdicts=verdicts)
@@ -126,34 +128,32 @@ class QualityFit:
         print(f"wrote {self.out}")
 
     def _rows(self) -> QualityRows:
-        if self.rows and self.rows.is_file():
-            return load_columns(QualityRows, self.rows)
         learnt = [operation for group in FITTED_ON.values() for operation in group]
         operations = tuple(dict.fromkeys([*DEGRADATIONS, *learnt]))
         places = [nodule_places(read_case_folder(folder)) for folder in self.cases]
         cts = (ct for folder in self.cts for ct in read_healthy_cts(folder))
         places += [ct_places(cts, self.points)] if self.cts else []
-        parts = [
-            measured(Bar(part, unit="place", leave=False), operations, SEVERITIES)
-            for part in places
-        ]
-        rows = joined_rows(parts)
-        if self.rows:
-            save_columns(rows, self.rows)
-        return rows
+        all_places = Bar(chain(*places), unit="place", leave=False)
+        if self.rows is None:
+            return measured(all_places, operations, SEVERITIES)
+        return measured_in_parts(all_places, operations, SEVERITIES, self.rows)
 
-    def _verdicts(self, detector: QualityDetector) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """How sure verdicts are in poor images, and the trial of it, each fold left out."""
+    def _folds(self) -> list[int]:
         folds = folds_of_run(self.crossfit)
         if len(folds) < 2:
             raise InputError(f"{self.crossfit}: wanted at least two folds, got {folds}")
+        return folds
+
+    def _verdicts(
+        self, detector: QualityDetector, folds: Sequence[int], answers: Answers | None
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """How sure verdicts are in poor images, and the trial of it, each fold left out."""
         ways = [Poorer(o, s) for o in DEGRADATIONS for s in SEVERITIES[1:]]
         done = predict_degraded(self.crossfit, folds, ways, choose_device(self.device))
         for _ in Bar(done, total=len(folds) * len(ways), unit="way", leave=False):
             pass
         parts = calibrated_across([fold_part(load_fold(self.crossfit, fold)) for fold in folds])
         poorer = {way: degraded_parts(self.crossfit, parts, folds, way) for way in ways}
-        answers = read_answers(self.gate)
         limits = [fold_limits(load_fold(self.crossfit, fold), answers) for fold in folds]
         told = verdicts_by_kind(poorer, detector, folds, limits)
         table = _confident_table(parts, poorer, folds, limits, (detector, told))

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
+import json
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -42,3 +45,20 @@ def load_columns(kind: type[T], file: Path) -> T:
                 " older or another kind of run"
             )
         return kind(**{f.name: columns[f.name] for f in fields(kind)})
+
+
+def kept_columns(kind: type[T], folder: Path, made_from: object, make: Callable[[], T]) -> T:
+    """A table that is made once, and kept under what it is made from.
+
+    Args:
+        kind: Of the table.
+        folder: Where it is kept; made if it is not there.
+        made_from: All that decides what is in it, as JSON can tell it.
+        make: Makes it.
+    """
+    key = json.dumps([kind.__name__, made_from]).encode()
+    file = folder / f"{hashlib.sha256(key).hexdigest()[:32]}.npz"
+    if not file.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        save_columns(make(), file)
+    return load_columns(kind, file)

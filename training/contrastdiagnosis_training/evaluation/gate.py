@@ -101,9 +101,9 @@ def joined(parts: Sequence[Answers]) -> Answers:
     Raises:
         InputError: There is none.
     """
-    if not parts:
+    if not any(len(part) for part in parts):
         raise InputError("there is no point to ask about")
-    columns = ([getattr(p, f.name) for p in parts] for f in fields(Answers))
+    columns = ([getattr(p, f.name) for p in parts if len(p)] for f in fields(Answers))
     return Answers(*(np.concatenate(column) for column in columns))
 
 
@@ -161,7 +161,8 @@ def _answers(diagnoser: Diagnoser, asked: Iterable[Asked]) -> Answers:
             told = (d.facts.row, d.cases[0].distance, d.probability)
             rows.append((p.source, p.kind, p.patient_id, p.whole, *told))
     if not rows:
-        raise InputError("there is no point to ask about")
+        nothing: Any = np.zeros(0)
+        return Answers(*(nothing for _ in fields(Answers)))
     return Answers(*(np.array(column) for column in zip(*rows, strict=True)))
 
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
+from functools import partial
+from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -15,6 +18,7 @@ from contrastdiagnosis.imaging.volume import Volume, padding_of
 from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 
+from contrastdiagnosis_training.data.columns import kept_columns
 from contrastdiagnosis_training.data.degradations.degrade import DEGRADATIONS, degrade, item_seed
 from contrastdiagnosis_training.data.degradations.noise import LOW_DOSE_HU
 from contrastdiagnosis_training.data.degradations.slices import THICKNESS_MM
@@ -30,6 +34,12 @@ COARSE_NOISE_MM = 0.8
 
 MARGIN_MM = 12.0
 """Degraded beyond what is looked at, so that the ends of the grid stay out of sight."""
+
+PART = 16
+"""Places whose measures are kept together: about half a minute of work."""
+
+FORMAT = 1
+"""Raised when scans are made poorer or measured otherwise, so that they are measured anew."""
 
 LEAST_SLICES = 2
 STORED_HU = (-1024, 3071)
@@ -160,6 +170,30 @@ def measured(
     if not rows:
         raise InputError("there is no image to measure")
     return QualityRows(*(np.array(column) for column in zip(*rows, strict=True)))
+
+
+def measured_in_parts(
+    places: Iterable[Place], operations: Sequence[str], severities: Sequence[int], folder: Path
+) -> QualityRows:
+    """As `measured`, but what was measured is kept, `PART` places a file, and not measured again.
+
+    Args:
+        places: Where.
+        operations: As of `measured`.
+        severities: Likewise.
+        folder: Of these files; made if it is not there.
+
+    Raises:
+        InputError: There is no place.
+        ValueError: An operation is not known.
+    """
+    parts, left = [], iter(places)
+    while part := list(islice(left, PART)):
+        asked = [(p.source, p.image, p.patient_id, p.fold, *p.point_ras_mm.tolist()) for p in part]
+        made_from = [FORMAT, MEASURES, list(operations), list(severities), asked]
+        make = partial(measured, part, operations, severities)
+        parts.append(kept_columns(QualityRows, folder, made_from, make))
+    return joined_rows(parts)
 
 
 def degraded_volume(volume: Volume, operation: str, severity: int, seed: int) -> Volume | None:
