@@ -273,11 +273,11 @@ def said_of_poor_image(
         if kind not in told or verdicts is None or probability is None:
             doubts.append(sentence)
         elif not verdicts.sure(probability):
-            doubts.append(f"{sentence}; {verdicts.unsure_text}")
+            doubts.append(f"{sentence} ({verdicts.unsure_text})")
         elif kind in beyond:
             doubts.append(sentence)
         else:
-            notices.append(f"{sentence}; {verdicts.sure_text}")
+            notices.append(f"{sentence} ({verdicts.sure_text})")
     return PoorImageSaid(tuple(doubts), tuple(notices))
 
 
@@ -299,7 +299,7 @@ def said_without_verdict(
     said = []
     for kind, sentence in {**told, **beyond}.items():
         if nothing_there and kind in told and kind in by_kind:
-            sentence += f"; {by_kind[kind].missed_text}"
+            sentence += f" ({by_kind[kind].missed_text})"
         said.append(sentence)
     return tuple(said)
 

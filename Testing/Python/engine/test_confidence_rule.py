@@ -231,7 +231,7 @@ def test_a_poor_image_is_told_without_a_verdict_too(nothing_there):
         )
         noise, slices = told
         assert noise == "the image is noisy: 90 HU in the lung around the point" + (
-            f"; {wanted}" if wanted and nothing_there else ""
+            f" ({wanted})" if wanted and nothing_there else ""
         )
         assert slices.startswith("the slices are too far apart: 8.0 mm")
     assert limits.poor_image_without_verdict(FACTS.quality, nothing_there) == ()
