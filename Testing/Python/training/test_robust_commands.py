@@ -22,6 +22,7 @@ from contrastdiagnosis_training.commands.quality_fit import QualityFit
 from contrastdiagnosis_training.commands.robust_eval import RobustEval
 from contrastdiagnosis_training.data.columns import load_columns, save_columns
 from contrastdiagnosis_training.evaluation import quality_rows
+from contrastdiagnosis_training.evaluation.image_quality_trial import fit_detector
 from contrastdiagnosis_training.evaluation.maps.probe import ProbedNetwork
 from contrastdiagnosis_training.evaluation.quality_rows import (
     measured,
@@ -215,6 +216,27 @@ def test_the_card_tells_what_is_told_and_what_poorer_scans_do(fitted, told):
     assert after.info.metrics["robustness"] == told[0]
     assert "| figure | paper | exclude3 | band |" in card
     assert "## Poor images" not in (fitted.bundle / "MODEL_CARD.md").read_text()
+
+
+def test_confidence_is_told_by_the_rule_that_ships_now(fitted):
+    """By detectors and verdicts of other patients; what was told before is by another rule."""
+    told = load_bundle(fitted.out).info.metrics["confidence"]
+    assert told["printed_by"] == "contrastdiagnosis-train quality-fit"
+    assert "poor images as of detectors and verdicts of other folds" in told["rule"]
+    assert "the gate and the concepts of size" in told["rule"]
+    (clean,) = [
+        row for row in json.loads(fitted.json.read_text())["confident"] if row["severity"] == 0
+    ]
+    assert told["confident"]["share"] == pytest.approx(clean["confident"])
+
+
+def test_each_fold_is_judged_by_detectors_without_its_patients(fitted):
+    rows, folds = fitted._rows(), [0, 1, 2]
+    trial = fitted._trial(load_bundle(fitted.bundle).info, rows, folds, None)
+    for (_, nodules), limits, fold in zip(trial.parts, trial.aware, folds, strict=True):
+        own = np.isin(rows.patient_id, nodules.patient_id)
+        assert own.any() and limits.detector == fit_detector(rows[~own])
+        assert limits.poor_verdicts == fit_poor_verdicts(trial.told, without=fold)
 
 
 @pytest.mark.parametrize("text", ['{"printed_by": "somebody"}', "[]"])

@@ -9,14 +9,15 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 from contrastdiagnosis.bundle.bundle import load_bundle, save_bundle
+from contrastdiagnosis.bundle.info import BundleInfo
 from contrastdiagnosis.cases.case_folder import read_case_folder
 from contrastdiagnosis.errors import InputError
 from contrastdiagnosis.files.documents import read_json
 from contrastdiagnosis.files.output import check_writable, write_file
 from contrastdiagnosis.model.device import choose_device
-from contrastdiagnosis.trust.confidence_rule import CaseLimits
-from contrastdiagnosis.trust.poor_image import KINDS, QualityDetector
+from contrastdiagnosis.trust.poor_image import KINDS, PoorVerdicts
 
 from contrastdiagnosis_training.data.degradations.degrade import DEGRADATIONS, WORST
 from contrastdiagnosis_training.data.healthy_points import read_healthy_cts
@@ -31,8 +32,7 @@ from contrastdiagnosis_training.evaluation.image_quality_trial import (
     told_table,
 )
 from contrastdiagnosis_training.evaluation.metrics import (
-    calibrated_across,
-    fold_part,
+    calibrated_folds,
     fold_thresholds,
     strict,
 )
@@ -51,18 +51,22 @@ from contrastdiagnosis_training.evaluation.robustness.degraded import (
 )
 from contrastdiagnosis_training.evaluation.robustness.figures import (
     CHOSEN_SEVERITY,
-    Judges,
-    robust_figures,
 )
+from contrastdiagnosis_training.evaluation.robustness.poor_image_trial import PoorImageTrial
 from contrastdiagnosis_training.evaluation.robustness.poor_verdicts import (
-    Verdicts,
     fit_poor_verdicts,
     recalibration_table,
     verdicts_by_kind,
 )
-from contrastdiagnosis_training.evaluation.shipped_rule import Part, fold_limits
+from contrastdiagnosis_training.evaluation.shipped_rule import (
+    confidence_metrics,
+    fold_limits,
+    rule_in_words,
+    with_size_factors,
+)
+from contrastdiagnosis_training.evaluation.table import confidence_table
 from contrastdiagnosis_training.progress import Bar
-from contrastdiagnosis_training.runs.crossfit_run import folds_of_run, load_fold
+from contrastdiagnosis_training.runs.crossfit_run import folds_of_run
 
 SEVERITIES = (1, CHOSEN_SEVERITY, WORST)
 
@@ -81,6 +85,9 @@ class QualityFit:
     """Bundle folder to write; may be the same."""
     cts: tuple[Path, ...] = ()
     """Folders of CTs with normal tissue, like ct_lungs or ct_click: whole scans."""
+    concepts: Path | None = None
+    """Folder that `concepts` filled for that run; confidence is then told by the concepts of size
+    too, as shipped."""
     gate: Path | None = None
     """What `gate-fit --answers` kept: what is judged in poorer images is then told by limits and
     gate as shipped, fitted for each fold without its patients."""
@@ -108,16 +115,23 @@ class QualityFit:
         rows = self._rows()
         detector = fit_detector(rows)
         metrics = detector_metrics(rows)
-        verdicts, worth = self._verdicts(detector, folds, answers)
-        metrics |= worth
-        print(image_quality_text(metrics))
+        trial = self._trial(bundle.info, rows, folds, answers)
+        verdicts = fit_poor_verdicts(trial.told)
+        metrics |= verdict_metrics(trial, verdicts)
+        worth = self._confidence(trial, folds, answers, bundle.info.split_vote)
+        print(image_quality_text(metrics) + "\n\n" + confidence_table(worth))
         limits = replace(bundle.info.limits, detector=detector, poor_verdicts=verdicts)
         told = {"printed_by": "contrastdiagnosis-train quality-fit", **metrics}
         info = replace(
             bundle.info,
             limits=limits,
             version=self.version or bundle.info.version,
-            metrics={**bundle.info.metrics, "image_quality": strict(told), **robustness},
+            metrics={
+                **bundle.info.metrics,
+                "confidence": {"printed_by": told["printed_by"], **strict(worth)},
+                "image_quality": strict(told),
+                **robustness,
+            },
         )
         save_bundle(
             self.out, info, bundle.network, bundle.library, bundle.indicator.matched,
@@ -144,25 +158,51 @@ class QualityFit:
             raise InputError(f"{self.crossfit}: wanted at least two folds, got {folds}")
         return folds
 
-    def _verdicts(
-        self, detector: QualityDetector, folds: Sequence[int], answers: Answers | None
-    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """How sure verdicts are in poor images, and the trial of it, each fold left out."""
+    def _trial(
+        self, info: BundleInfo, rows: QualityRows, folds: Sequence[int], answers: Answers | None
+    ) -> PoorImageTrial:
+        """Looks at the scans that were not looked at yet."""
         ways = [Poorer(o, s) for o in DEGRADATIONS for s in SEVERITIES[1:]]
         done = predict_degraded(self.crossfit, folds, ways, choose_device(self.device))
         for _ in Bar(done, total=len(folds) * len(ways), unit="way", leave=False):
             pass
-        parts = calibrated_across([fold_part(load_fold(self.crossfit, fold)) for fold in folds])
+        predictions, parts = calibrated_folds(self.crossfit, info.vote.form)
         poorer = {way: degraded_parts(self.crossfit, parts, folds, way) for way in ways}
-        limits = [fold_limits(load_fold(self.crossfit, fold), answers) for fold in folds]
-        told = verdicts_by_kind(poorer, detector, folds, limits)
-        table = _confident_table(parts, poorer, folds, limits, (detector, told))
-        verdicts = fit_poor_verdicts(told)
-        return verdicts, {
-            "verdicts": [asdict(v) for v in verdicts],
-            "confident": table,
-            "recalibration": recalibration_table(told),
-        }
+        limits = [fold_limits(fold, answers) for fold in predictions]
+        detectors = [
+            fit_detector(rows[~np.isin(rows.patient_id, nodules.patient_id)])
+            for _, nodules in parts
+        ]
+        told = verdicts_by_kind(poorer, detectors, folds, limits)
+        aware = [
+            replace(limit, detector=detector, poor_verdicts=fit_poor_verdicts(told, without=fold))
+            for limit, detector, fold in zip(limits, detectors, folds, strict=True)
+        ]
+        thresholds = fold_thresholds(parts, info.similarity_interval)
+        return PoorImageTrial(parts, poorer, told, thresholds, limits, aware)
+
+    def _confidence(
+        self,
+        trial: PoorImageTrial,
+        folds: Sequence[int],
+        answers: Answers | None,
+        split_vote: tuple[float, float],
+    ) -> dict[str, Any]:
+        """What confidence is worth in the scans as they are, as of `crossfit_confidence`."""
+        parts = trial.parts
+        if self.concepts:
+            parts = with_size_factors(parts, self.concepts, folds)
+        worth = confidence_metrics(parts, trial.thresholds, split_vote, trial.aware)
+        return {"rule": rule_in_words(answers, self.concepts, poor_images=True), **worth}
+
+
+def verdict_metrics(trial: PoorImageTrial, verdicts: Sequence[PoorVerdicts]) -> dict[str, Any]:
+    """Tables of what verdicts in poor images are worth."""
+    return {
+        "verdicts": [asdict(v) for v in verdicts],
+        "confident": trial.confident_table(),
+        "recalibration": recalibration_table(trial.told),
+    }
 
 
 def read_robustness(file: Path) -> dict[str, Any]:
@@ -191,46 +231,6 @@ def detector_metrics(rows: QualityRows) -> dict[str, Any]:
         "told": told_table(rows, told),
         "numbers": number_table(rows),
     }
-
-
-def _confident_table(
-    parts: Sequence[Part],
-    poorer: Mapping[Poorer, Sequence[Part]],
-    folds: Sequence[int],
-    limits: Sequence[CaseLimits],
-    known: tuple[QualityDetector, Mapping[str, Sequence[tuple[int, Verdicts]]]],
-) -> list[dict[str, Any]]:
-    """Confident answers in poorer images, and those that are wrong, without and with the detector.
-
-    How sure verdicts are is fitted to the other folds.
-    """
-    detector, told = known
-    thresholds = fold_thresholds(parts)
-    blind = Judges(thresholds, limits)
-    aware = Judges(
-        thresholds,
-        [
-            replace(limit, detector=detector, poor_verdicts=fit_poor_verdicts(told, without=fold))
-            for limit, fold in zip(limits, folds, strict=True)
-        ],
-    )
-    table = []
-    seen: list[tuple[Poorer | None, Sequence[Part]]] = [(None, parts), *poorer.items()]
-    for way, images in seen:
-        before = robust_figures(parts, images, blind)
-        after = robust_figures(parts, images, aware)
-        table.append(
-            {
-                "operation": way.operation if way else "clean",
-                "severity": way.severity if way else 0,
-                "auc": before.auc,
-                "confident_before": before.confident,
-                "wrong_before": before.confident_wrong,
-                "confident": after.confident,
-                "wrong": after.confident_wrong,
-            }
-        )
-    return table
 
 
 def image_quality_text(metrics: Mapping[str, Any]) -> str:

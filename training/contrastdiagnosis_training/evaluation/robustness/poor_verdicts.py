@@ -42,7 +42,7 @@ class Verdicts(NamedTuple):
 
 def verdicts_by_kind(
     poorer: Mapping[Poorer, Sequence[Part]],
-    detector: QualityDetector,
+    detectors: Sequence[QualityDetector],
     folds: Sequence[int],
     limits: Sequence[CaseLimits],
 ) -> dict[str, list[tuple[int, Verdicts]]]:
@@ -51,7 +51,7 @@ def verdicts_by_kind(
     Args:
         poorer: Unseen nodules by the way their scans were made poorer, one part a fold; ways of
             severity `CHOSEN_SEVERITY` and worse count.
-        detector: Tells what is poor.
+        detectors: Tell what is poor, one of each part.
         folds: Number of each part.
         limits: By which there is a verdict or none, of each part.
     """
@@ -59,7 +59,8 @@ def verdicts_by_kind(
     for way, parts in poorer.items():
         if way.severity < CHOSEN_SEVERITY:
             continue
-        for fold, (support, nodules), limit in zip(folds, parts, limits, strict=True):
+        of_parts = zip(folds, parts, limits, detectors, strict=True)
+        for fold, (support, nodules), limit, detector in of_parts:
             facts = [facts_of_row(row) for row in nodules.facts]
             whole = np.isfinite(nodules.trimmed_dice).tolist()
             found = [limit.confidence(f, whole_scan=w) for f, w in zip(facts, whole, strict=True)]
