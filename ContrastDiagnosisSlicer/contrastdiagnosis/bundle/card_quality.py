@@ -30,6 +30,7 @@ class QualityMetrics:
         source: Which command printed it, and how.
         auroc: How well each kind is told, by what made images poorer.
         told: Share of the images that each kind is told of.
+        came: The same of images as they came, by where they are from.
         verdicts: What verdicts in poor images are worth.
         robustness: The same nodules in poorer scans; None where it was not measured.
         robustness_source: Which command printed that.
@@ -38,6 +39,7 @@ class QualityMetrics:
     source: str
     auroc: Table
     told: Table
+    came: Table
     verdicts: Table
     robustness: Table | None
     robustness_source: str
@@ -73,6 +75,16 @@ def quality_metrics(metrics: Metrics, worth: tuple[PoorVerdicts, ...]) -> Qualit
                     *(rounded(row[k]) for k in (*KINDS, "any")),
                 )
                 for row in measured["told"]
+            ),
+        ),
+        came=Table(
+            ("images as they came", "n", "slices, mm", *KINDS),
+            tuple(
+                (
+                    row["source"], str(row["n"]), f"{row['slice_mm']:g}",
+                    *(rounded(row[k]) for k in KINDS),
+                )
+                for row in measured["came"]
             ),
         ),
         verdicts=Table(

@@ -12,6 +12,7 @@ from contrastdiagnosis.imaging.image_quality import MEASURES, image_quality
 from contrastdiagnosis.imaging.patch import crop_patch
 from contrastdiagnosis.imaging.volume import Volume
 from contrastdiagnosis.trust.poor_image import KINDS, MEASURES_OF
+from contrastdiagnosis_training.commands.quality_fit import detector_metrics, learnt_from
 from contrastdiagnosis_training.evaluation.image_quality_trial import (
     auroc_table,
     fit_detector,
@@ -133,6 +134,28 @@ def test_patients_left_out_have_no_say():
         assert again[mine, n] == pytest.approx(scores(poisoned[mine], poor))
     away = replace(rows, fold=np.where(rows.fold == 2, -1, rows.fold))
     assert left_out(away)[0][rows.fold == 2] == pytest.approx(odds[rows.fold == 2])
+
+
+def test_images_without_a_fold_are_asked_about_alone():
+    """Thick scans as they came are no good images: with them among these no slices were told."""
+    rows = made_rows()
+    thick = rows[rows.clean]
+    thick.measures[:, MEASURES.index("thickness_mm")] *= 3
+    count = len(thick)
+    thick = replace(
+        thick, fold=np.full(count, -1), source=np.array(["thick"] * count),
+        patient_id=np.array([f"other {n}" for n in range(count)]),
+    )  # fmt: skip
+    both = joined_rows([rows, thick])
+    told, alone = detector_metrics(both), detector_metrics(rows)
+    assert fit_detector(learnt_from(both)) == fit_detector(rows)
+    for name in ("auroc", "told", "numbers"):
+        assert told[name] == alone[name]
+    made, came = told["came"]
+    assert (made["source"], made["n"], came["source"]) == ("made", 200, "thick")
+    assert made["thick slices"] < 0.06 and came["thick slices"] > 0.9
+    with pytest.raises(InputError, match="wanted a case folder with a fold of each nodule"):
+        learnt_from(thick)
 
 
 def test_a_kind_without_examples_is_refused():

@@ -25,6 +25,7 @@ from contrastdiagnosis_training.evaluation.gate import Answers, read_answers
 from contrastdiagnosis_training.evaluation.image_quality_trial import (
     FITTED_ON,
     auroc_table,
+    came_table,
     fit_detector,
     left_out,
     number_table,
@@ -78,13 +79,14 @@ class QualityFit:
     bundle: Path
     """Bundle folder."""
     cases: tuple[Path, ...]
-    """Case folders whose images are made poorer for it."""
+    """Case folders whose images are made poorer for it; detectors are fitted to those with folds,
+    the others are asked about alone."""
     crossfit: Path
     """Folder that `crossfit` filled: what its networks say of unseen nodules in poorer images."""
     out: Path
     """Bundle folder to write; may be the same."""
     cts: tuple[Path, ...] = ()
-    """Folders of CTs with normal tissue, like ct_lungs or ct_click: whole scans."""
+    """Folders of CTs with normal tissue, like ct_lungs or ct_click, that are asked about too."""
     concepts: Path | None = None
     """Folder that `concepts` filled for that run; confidence is then told by the concepts of size
     too, as shipped."""
@@ -113,7 +115,7 @@ class QualityFit:
         folds, answers = self._folds(), read_answers(self.gate)
         robustness = read_robustness(self.robust_json) if self.robust_json else {}
         rows = self._rows()
-        detector = fit_detector(rows)
+        detector = fit_detector(learnt_from(rows))
         metrics = detector_metrics(rows)
         trial = self._trial(bundle.info, rows, folds, answers)
         verdicts = fit_poor_verdicts(trial.told)
@@ -170,7 +172,7 @@ class QualityFit:
         poorer = {way: degraded_parts(self.crossfit, parts, folds, way) for way in ways}
         limits = [fold_limits(fold, answers) for fold in predictions]
         detectors = [
-            fit_detector(rows[~np.isin(rows.patient_id, nodules.patient_id)])
+            fit_detector(learnt_from(rows[~np.isin(rows.patient_id, nodules.patient_id)]))
             for _, nodules in parts
         ]
         told = verdicts_by_kind(poorer, detectors, folds, limits)
@@ -217,19 +219,37 @@ def read_robustness(file: Path) -> dict[str, Any]:
     return {"robustness": told}
 
 
+def learnt_from(rows: QualityRows) -> QualityRows:
+    """The rows that detectors are fitted to: those of case folders with folds.
+
+    The others may be as thickly sliced or as much interpolated as they like: they are no good
+    images to be told from poor ones, and are asked about alone.
+
+    Raises:
+        InputError: There is none.
+    """
+    learnt = rows[rows.fold >= 0]
+    if not len(learnt):
+        raise InputError("wanted a case folder with a fold of each nodule, got none")
+    return learnt
+
+
 def detector_metrics(rows: QualityRows) -> dict[str, Any]:
     """Tables of a trial in which each patient's images are asked of detectors fitted to others."""
     odds, told = left_out(rows)
+    learnt, known = learnt_from(rows), rows.fold >= 0
     return {
         "protocol": (
-            f"{int(rows.clean.sum())} places in {len(set(rows.patient_id.tolist()))} patients'"
-            " images as they are and made poorer; each fold is asked of detectors that were fitted"
-            " to the other folds"
+            f"{int(learnt.clean.sum())} nodules of {len(set(learnt.patient_id.tolist()))} patients,"
+            " in their images as they are and made poorer; each fold is asked of detectors that"
+            " were fitted to the other folds, and so are places without a fold of those fitted to"
+            " all"
         ),
         "kinds": list(KINDS),
-        "auroc": auroc_table(rows, odds),
-        "told": told_table(rows, told),
-        "numbers": number_table(rows),
+        "auroc": auroc_table(learnt, odds[known]),
+        "told": told_table(learnt, told[known]),
+        "came": came_table(rows, told),
+        "numbers": number_table(learnt),
     }
 
 
@@ -238,6 +258,7 @@ def image_quality_text(metrics: Mapping[str, Any]) -> str:
     titles = {
         "auroc": "AUROC against clean images (severity 0: all from 3 on)",
         "told": "share of the images that are told, severity 3 and worse",
+        "came": "share of the images that are told as they came",
         "numbers": "what is measured against what was added",
         "confident": "confident answers and those of them that are wrong, before and now",
         "verdicts": "from where on a verdict in a poor image is sure",

@@ -216,6 +216,22 @@ def told_table(rows: QualityRows, told: NDArray[np.bool_]) -> list[dict[str, Any
     return table
 
 
+def came_table(rows: QualityRows, told: NDArray[np.bool_]) -> list[dict[str, Any]]:
+    """Share of the images that each kind is told of, as they came, a row a source.
+
+    Args:
+        rows: N images; poorer ones do not count.
+        told: (N, len(KINDS)).
+    """
+    table = []
+    for source in dict.fromkeys(rows.source[rows.clean].tolist()):
+        mine = rows.clean & (rows.source == source)
+        shares = {kind: float(told[mine, n].mean()) for n, kind in enumerate(KINDS)}
+        apart = float(np.median(rows.measure("slice_mm")[mine]))
+        table.append({"source": source, "n": int(mine.sum()), "slice_mm": apart} | shares)
+    return table
+
+
 def number_table(rows: QualityRows) -> list[dict[str, Any]]:
     """What is measured of poorer images against what it should be, medians and spread.
 
