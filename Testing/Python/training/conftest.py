@@ -35,6 +35,7 @@ TINY = Recipe(
     average=0.5,
     vote_weight=1.0,
     rating_weight=1.0,
+    consistency_weight=0.0,
     sure_pairs=True,
 )
 TINY_PAPER = replace(

@@ -293,7 +293,7 @@ def test_a_finished_run_is_not_trained_again(options, finished, monkeypatch, cap
 
 
 def test_a_run_that_is_older_than_an_option_is_still_the_same_run(options, finished, capsys):
-    """Its settings do not name the option: it was trained as the default is today."""
+    """Its settings do not name the option: it was trained without what that stands for."""
     folder = shutil.copytree(finished, options.out)
     settings = json.loads((folder / SETTINGS).read_text())
     assert settings["recipe"]["augmentation"].pop("whole_chain") is False

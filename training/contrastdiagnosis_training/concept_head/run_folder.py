@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -69,8 +69,8 @@ def check_same(file: Path, settings: dict[str, Any]) -> None:
 
 
 def read_head_settings(file: Path) -> dict[str, Any]:
-    """The settings of a head; older heads were shown the default recipe's views."""
-    views = json.loads(json.dumps(asdict(Recipe().augmentation)))
+    """The settings of a head; older ones were shown the default recipe's views, all as scanned."""
+    views = json.loads(json.dumps(asdict(replace(Recipe().augmentation, degraded=0.0))))
     return {"augmentation": views, **read_json(file)}
 
 

@@ -33,7 +33,9 @@ class Recipe:
         default_factory=lambda: NoduleNetConfig(ratings=outputs_for(LIDC))
     )
     augmentation: Augmentation = field(
-        default_factory=lambda: Augmentation(flip_slices=True, context=True, end_cuts=0.5, far=0.35)
+        default_factory=lambda: Augmentation(
+            flip_slices=True, context=True, end_cuts=0.5, far=0.35, degraded=0.5
+        )
     )
     epochs: int = 30
     mask_epochs: int = 5
@@ -60,7 +62,7 @@ class Recipe:
     concept_weight: float = 0.0
     """Weight of the concepts' cross-entropy (`concept_task`): above 0 the pyramid is tuned jointly
     with concept maps."""
-    consistency_weight: float = 0.0
+    consistency_weight: float = 1.0
     """Weight of the squared distance between the embeddings of a view of a poorer scan and of the
     same view of the scan as it is, which is left where it is; with `augmentation.degraded`."""
     sure_pairs: bool = True
@@ -84,6 +86,7 @@ PAPER = Recipe(
     average=0.0,
     vote_weight=0.0,
     rating_weight=0.0,
+    consistency_weight=0.0,
     sure_pairs=False,
 )
 """As published (arXiv:2403.05280); docs/methods.md 4.3 tells what that leaves open."""
