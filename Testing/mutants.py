@@ -293,6 +293,30 @@ MUTANTS = (
         "return 0 < self.low >= probability or 1 > self.high",
         ("engine/test_poor_image.py",),
     ),
+    Mutant(
+        f"{ENGINE}/trust/poor_image.py",
+        "        elif kind in beyond:\n            doubts.append(sentence)\n",
+        "",
+        ("engine/test_confidence_rule.py",),
+    ),
+    Mutant(
+        f"{ENGINE}/diagnosis/diagnoser.py",
+        "nothing_there=bool(confidence.nothing_there)",
+        "nothing_there=False",
+        ("engine/test_no_verdict.py", "engine/test_confidence_rule.py"),
+    ),
+    Mutant(
+        f"{TRAINING}/commands/quality_fit.py",
+        "learnt = rows[rows.fold >= 0]",
+        "learnt = rows",
+        ("training/test_image_quality_trial.py",),
+    ),
+    Mutant(
+        f"{TRAINING}/data/columns.py",
+        "json.dumps([kind.__name__, made_from])",
+        "json.dumps([kind.__name__])",
+        ("training/test_gate.py",),
+    ),
 )
 
 

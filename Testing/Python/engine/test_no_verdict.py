@@ -28,6 +28,12 @@ from contrastdiagnosis.service.engine_queue import Engine
 from contrastdiagnosis.service.requests import crop_around, read_request, request_body
 from contrastdiagnosis.trust.confidence import Confidence
 from contrastdiagnosis.trust.confidence_rule import CaseLimits, NoduleGate
+from contrastdiagnosis.trust.poor_image import (
+    MEASURES_OF,
+    PoorImage,
+    PoorVerdicts,
+    QualityDetector,
+)
 
 from engine.asking import refuse
 from engine.conftest import NODULE, SOUND_FACTS
@@ -128,6 +134,21 @@ def test_what_is_poor_about_the_image_is_said_all_the_same(strict_bundle, asked)
     assert not diagnosis.judged
     assert [n for n in diagnosis.notices if n.startswith("the slices are too far apart")]
     assert "the slices are too far apart" in report_html(engine, asked)
+
+
+def test_how_many_nodules_are_missed_is_said_where_none_is_told_of(strict_bundle, asked, finding):
+    """Not where one is, but cannot be judged."""
+    count = len(MEASURES_OF["motion"])
+    motion = PoorImage("motion", (0.0,) * count, 9.0, 0.0, (1.0,) * count)
+    limits = replace(
+        strict_bundle.info.limits, detector=QualityDetector((motion,)),
+        poor_verdicts=(PoorVerdicts("motion", 0.0, 1.0, 0.3, missed=0.12),),
+    )  # fmt: skip
+    engine = Engine(replace(strict_bundle, info=replace(strict_bundle.info, limits=limits)), "cpu")
+    told = [n for n in engine.diagnose(asked).notices if n.startswith("the image is smeared")]
+    missed = " (in such images 12% of the nodules that were pointed at were missed)"
+    smeared = "the image is smeared or doubled, as by motion"
+    assert told == [smeared + (missed if finding == "no nodule" else "")]
 
 
 def test_the_terminal_says_so(engine, asked, finding):
