@@ -33,9 +33,7 @@ class Recipe:
         default_factory=lambda: NoduleNetConfig(ratings=outputs_for(LIDC))
     )
     augmentation: Augmentation = field(
-        default_factory=lambda: Augmentation(
-            flip_slices=True, context=True, end_cuts=0.5, far=0.35, degraded=0.5
-        )
+        default_factory=lambda: Augmentation(flip_slices=True, context=True, end_cuts=0.5, far=0.35)
     )
     epochs: int = 30
     mask_epochs: int = 5
@@ -62,7 +60,7 @@ class Recipe:
     concept_weight: float = 0.0
     """Weight of the concepts' cross-entropy (`concept_task`): above 0 the pyramid is tuned jointly
     with concept maps."""
-    consistency_weight: float = 1.0
+    consistency_weight: float = 0.0
     """Weight of the squared distance between the embeddings of a view of a poorer scan and of the
     same view of the scan as it is, which is left where it is; with `augmentation.degraded`."""
     sure_pairs: bool = True
