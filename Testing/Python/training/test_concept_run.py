@@ -42,6 +42,7 @@ from contrastdiagnosis_training.concept_head.run_folder import (
     WHOLE,
     head_of_run,
     read_head_settings,
+    shown_to_head,
 )
 from contrastdiagnosis_training.concept_head.scores import ConceptScores, touched_cells
 from contrastdiagnosis_training.data.columns import load_columns
@@ -53,7 +54,7 @@ from contrastdiagnosis_training.evaluation.metrics import calibrated_folds
 from contrastdiagnosis_training.evaluation.shipped_rule import with_size_factors
 from contrastdiagnosis_training.evaluation.unseen import unseen_of_bundle
 from contrastdiagnosis_training.network.recipe import Recipe
-from contrastdiagnosis_training.runs.run_folder import network_of_run
+from contrastdiagnosis_training.runs.run_folder import augmentation_of_run, network_of_run
 
 from training.conftest import TINY, write_case_folder
 
@@ -371,6 +372,30 @@ def test_a_pruning_file_of_another_head_changes_nothing(runs, folder, cache, tmp
         heads(folder, runs, cache, prune=file).run()
     assert (runs / "concepts" / ALL / HEAD).read_bytes() == before
     assert not (runs / "concepts" / ALL / WHOLE).exists()
+
+
+def test_a_head_is_shown_scans_as_they_are(runs, tmp_path):
+    """Also that of a network that was shown poorer ones."""
+    network = shutil.copytree(runs / "cv" / "fold1", tmp_path / "fold1")
+    settings = json.loads((network / "settings.json").read_text())
+    settings["recipe"]["augmentation"] |= {"degraded": 0.5, "far": 0.2}
+    (network / "settings.json").write_text(json.dumps(settings))
+    assert augmentation_of_run(network).degraded == 0.5
+    assert shown_to_head(network) == replace(TINY.augmentation, far=0.2)
+
+
+def test_heads_of_some_folds_alone_are_evaluated(runs, folder, tmp_path, capsys):
+    """Which they are is read from their folders; they were taken for the first ones."""
+    for name in ("fold1", "fold2"):
+        shutil.copytree(runs / "concepts" / name, tmp_path / "heads" / name)
+    arguments = ["--crossfit", tmp_path / "heads", "--cases", folder, "--json", tmp_path / "c.json"]
+    assert cli.main(["concepts-eval", *map(str, arguments), "--device", "cpu"]) == 0
+    told = json.loads((tmp_path / "c.json").read_text())
+    assert "folds [1, 2]" in told["protocol"] and "vote" in told
+    asked = [
+        load_columns(ConceptScores, runs / "concepts" / f"fold{n}" / "test.npz") for n in (1, 2)
+    ]
+    assert told["n"] == sum(len(scores.case_id) for scores in asked)
 
 
 def test_a_head_is_shown_what_its_network_was_shown(runs, folder, cache, tmp_path, monkeypatch):

@@ -34,6 +34,7 @@ from contrastdiagnosis_training.concept_head.run_folder import (
     is_made,
     name_of,
     read_head_settings,
+    shown_to_head,
 )
 from contrastdiagnosis_training.concept_head.scores import ConceptScores, make_atlas, score_nodules
 from contrastdiagnosis_training.concept_head.trainer import (
@@ -48,7 +49,7 @@ from contrastdiagnosis_training.data.patch_store import PatchStore, load_patch_s
 from contrastdiagnosis_training.data.splits import split_by_patient
 from contrastdiagnosis_training.progress import StageBars
 from contrastdiagnosis_training.runs.crossfit_run import folds_of_run
-from contrastdiagnosis_training.runs.run_folder import augmentation_of_run, network_of_run
+from contrastdiagnosis_training.runs.run_folder import network_of_run
 
 REFITTED = ("dropout", "penalty", "absent_penalty")
 """Options of a recipe that presence and decision alone depend on."""
@@ -122,7 +123,7 @@ def train_one(
     concepts = concepts_of(store.case_source)
     check_targets(concepts, targets, trained)
     print(f"{out}: {len(trained)} nodules, {recipe.views} views of each")
-    augmentation = augmentation_of_run(Path(settings["network"]))
+    augmentation = shown_to_head(Path(settings["network"]))
     views = encode_views(
         network, store, trained, concepts, augmentation, recipe.views, options.seed, device
     )
@@ -185,7 +186,7 @@ def settings_of(options: Concepts, recipe: ConceptRecipe, fold: int | None) -> d
         "fold": fold,
         "seed": options.seed,
         "recipe": asdict(recipe),
-        "augmentation": asdict(augmentation_of_run(source)),
+        "augmentation": asdict(shown_to_head(source)),
         "concepts": [asdict(concept) for concept in concepts],
     }
 

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from contrastdiagnosis_training.concept_head.cell_views import CellViews, encode_views
 from contrastdiagnosis_training.concept_head.recipe import ConceptRecipe, chosen_concept_recipe
+from contrastdiagnosis_training.concept_head.run_folder import shown_to_head
 from contrastdiagnosis_training.concept_head.trainer import (
     PRESENT,
     ConceptTargets,
@@ -35,7 +36,7 @@ from contrastdiagnosis_training.data.splits import split_by_patient
 from contrastdiagnosis_training.evaluation.concepts.metrics import alive_counts
 from contrastdiagnosis_training.evaluation.metrics import strict
 from contrastdiagnosis_training.objectives.metrics import auc
-from contrastdiagnosis_training.runs.run_folder import SETTINGS, augmentation_of_run, network_of_run
+from contrastdiagnosis_training.runs.run_folder import SETTINGS, network_of_run
 
 CENTRED = Augmentation(probability=0, shift_mm=0)
 OFF_CENTRE = Augmentation(probability=0, shift_mm=0, far=1.0)
@@ -158,7 +159,7 @@ class ConceptsAblate:
 
         fitted, test = trained[main[trained]], split.test[main[split.test]]
         return Bench(
-            views(trained, augmentation_of_run(folder), ConceptRecipe().views), targets(trained),
+            views(trained, shown_to_head(folder), ConceptRecipe().views), targets(trained),
             views(fitted, CENTRED, 1), targets(fitted),
             {"centred": views(test, CENTRED, 1), "off_centre": views(test, OFF_CENTRE, 2)},
             targets(test), concepts,

@@ -120,8 +120,9 @@ class ConceptsEval:
         asked: list[tuple[EvaluatedHead, EvaluatedHead | None, list[Nodule]]] = []
         fold: list[int] = []
         alive, removed = [], []
+        numbers = [int(name.removeprefix("fold")) for name in names]
         for number, name in enumerate(names):
-            if self.folds and int(name.removeprefix("fold")) not in self.folds:
+            if self.folds and numbers[number] not in self.folds:
                 continue
             others = [part for n, part in enumerate(parts) if n != number]
             head, scores = parts[number]
@@ -142,7 +143,7 @@ class ConceptsEval:
                     [by_id[i] for i in scores.case_id[: self.nodules]],
                 )
             )
-            fold += [int(name.removeprefix("fold"))] * len(asked[-1][2])
+            fold += [numbers[number]] * len(asked[-1][2])
             alive.append(alive_counts(train.scores, train.share))
             removed.append(int((refined.kept == 0).sum()))
         metrics = self._metrics(asked, np.array(fold))
@@ -154,11 +155,11 @@ class ConceptsEval:
         }
         metrics["printed_by"] = "contrastdiagnosis-train concepts-eval --crossfit"
         metrics["protocol"] = (
-            f"concept heads {self.crossfit}, folds {list(self.folds or range(len(names)))}: each"
+            f"concept heads {self.crossfit}, folds {list(self.folds or numbers)}: each"
             " head and network on patients new to both, calibrated on the other folds"
         )
         if not self.folds and self.nodules is None:
-            metrics |= beside_the_vote(self.crossfit, parts)
+            metrics |= beside_the_vote(self.crossfit, numbers, parts)
         return metrics
 
     def _of_bundle(self, rows: Sequence[Nodule]) -> dict[str, Any]:
@@ -340,17 +341,18 @@ def correction_metrics(
 
 
 def beside_the_vote(
-    run: Path, parts: Sequence[tuple[ConceptHead, ConceptScores]]
+    run: Path, numbers: Sequence[int], parts: Sequence[tuple[ConceptHead, ConceptScores]]
 ) -> dict[str, Any]:
     """The vote of the cases, the presences alone and the diameter on the same nodules.
 
     Args:
         run: Folder that `concepts` filled.
+        numbers: Of the folds that it holds.
         parts: Heads and their test nodules, fold by fold.
     """
-    settings = read_json(run / "fold0" / SETTINGS)
-    source = Path(settings["network"]).parent
-    folds = [load_fold(source, n) for n in range(len(parts))]
+    first = run / f"fold{numbers[0]}"
+    source = Path(read_json(first / SETTINGS)["network"]).parent
+    folds = [load_fold(source, n) for n in numbers]
     votes: dict[str, float] = {}
     for support, predictions in calibrated_across([fold_part(fold) for fold in folds]):
         p = support.probability(predictions.embedding, predictions.patient_id)
@@ -359,7 +361,7 @@ def beside_the_vote(
     malignancy = np.concatenate([s.malignancy for _, s in parts])
     patient = np.concatenate([s.patient_id for _, s in parts])
     vote = np.array([votes[i] for i in ids.tolist()])
-    found, named = [], concepts_of_run(run / "fold0")
+    found, named = [], concepts_of_run(first)
     for n, (head, scored) in enumerate(parts):
         others = [part for m, part in enumerate(parts) if m != n]
         _, calibration = calibrate_concepts(named, others)

@@ -21,7 +21,9 @@ from contrastdiagnosis.files.documents import read_json
 from contrastdiagnosis_training.concept_head.recipe import ConceptRecipe
 from contrastdiagnosis_training.concept_head.scores import ConceptScores
 from contrastdiagnosis_training.concept_head.trainer import ConceptTargets, fit_decisions
+from contrastdiagnosis_training.data.augment import Augmentation
 from contrastdiagnosis_training.network.recipe import Recipe
+from contrastdiagnosis_training.runs.run_folder import augmentation_of_run
 
 HEAD, SETTINGS, TRAIN, TEST = "concepts.safetensors", "settings.json", "train.npz", "test.npz"
 WHOLE = "unpruned.safetensors"
@@ -66,6 +68,21 @@ def check_same(file: Path, settings: dict[str, Any]) -> None:
     """
     if file.is_file() and read_head_settings(file) != json.loads(json.dumps(settings)):
         raise InputError(f"{file.parent} belongs to another run; name another --out")
+
+
+def shown_to_head(network: Path) -> Augmentation:
+    """What a head is shown: what its network was, in scans as they are.
+
+    Poorer scans made heads worse: malignancy through the concepts .925 instead of .940 on folds 0
+    and 2 (training/LOG.md, 2026-11-30).
+
+    Args:
+        network: Run folder of the network.
+
+    Raises:
+        InputError: There is no finished network.
+    """
+    return replace(augmentation_of_run(network), degraded=0.0)
 
 
 def read_head_settings(file: Path) -> dict[str, Any]:
