@@ -84,7 +84,7 @@ def quality_metrics(metrics: Metrics, worth: tuple[PoorVerdicts, ...]) -> Qualit
                     row["source"], str(row["n"]), f"{row['slice_mm']:g}",
                     *(rounded(row[k]) for k in KINDS),
                 )
-                for row in measured["came"]
+                for row in measured.get("came", ())
             ),
         ),
         verdicts=Table(
