@@ -273,7 +273,7 @@ def test_the_card_tells_what_confidence_is_worth_by_the_new_rule(folders, fitted
     kept = read_answers(folders / "answers.npz")
     assert fitted_limits(kept) == fitted.info.limits
     vote, interval = fitted.info.vote.form, fitted.info.similarity_interval
-    again = strict(crossfit_confidence(folders / "cv", vote, interval, kept, poor_images=None))
+    again = strict(crossfit_confidence(folders / "cv", vote, interval, kept))
     source = "contrastdiagnosis-train gate-fit --crossfit"
     assert told == json.loads(json.dumps(again)) | {"printed_by": source}
     card = (folders / "gated" / "MODEL_CARD.md").read_text()

@@ -89,9 +89,8 @@ class GateFit:
         if self.crossfit:
             info = bundle.info
             worth = crossfit_confidence(
-                self.crossfit, info.vote.form, info.similarity_interval, answers, self.concepts,
-                poor_images=False if known.detector else None,
-            )  # fmt: skip
+                self.crossfit, info.vote.form, info.similarity_interval, answers, self.concepts
+            )
             source = "contrastdiagnosis-train gate-fit --crossfit"
             metrics["confidence"] = {"printed_by": source, **strict(worth)}
             print("\n" + confidence_table(worth))

@@ -112,7 +112,6 @@ def crossfit_confidence(
     interval: IntervalForm = "quantile",
     answers: Answers | None = None,
     concepts: Path | None = None,
-    poor_images: bool | None = False,
 ) -> dict[str, Any]:
     """What confidence is worth on a cross-fit run's unseen nodules, and the rule it is told by.
 
@@ -122,14 +121,13 @@ def crossfit_confidence(
         interval: Of the matched distances.
         answers: What the shipped limits and gate are fitted to, for each fold without its patients.
         concepts: Folder that `concepts` filled for the run.
-        poor_images: None where the bundle whose rule this is tells no poor images.
     """
     folds, parts = calibrated_folds(run, form)
     thresholds = fold_thresholds(parts, interval)
     limits = [fold_limits(fold, answers) for fold in folds]
     told = with_size_factors(parts, concepts, folds_of_run(run)) if concepts else parts
     metrics = confidence_metrics(told, thresholds, BundleInfo.split_vote, limits)
-    return {"rule": rule_in_words(answers, concepts, poor_images), **metrics}
+    return {"rule": rule_in_words(answers, concepts), **metrics}
 
 
 def fold_thresholds(parts: Sequence[Part], interval: IntervalForm = "quantile") -> list[float]:

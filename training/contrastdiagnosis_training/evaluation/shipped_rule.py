@@ -100,15 +100,13 @@ def fold_limits(fold: dict[str, Predictions], answers: Answers | None) -> CaseLi
     return fitted_limits(answers, fold["test"].patient_id)
 
 
-def rule_in_words(
-    answers: Answers | None, concepts: Path | None, poor_images: bool | None = False
-) -> str:
+def rule_in_words(answers: Answers | None, concepts: Path | None, poor_images: bool = False) -> str:
     """What judged confidence, and what of the shipped rule is missing.
 
     Args:
         answers: What limits and gate were fitted to, if there was a gate.
         concepts: Folder of the heads that told sizes, if any did.
-        poor_images: Whether poor images were told; None where the bundle tells none either.
+        poor_images: Whether poor images were told.
     """
     if answers is None:
         limits, missing = "limits of the other folds' nodules", ["the gate"]
@@ -116,9 +114,8 @@ def rule_in_words(
         limits, missing = "limits and gate fitted without the judged patients", []
     if concepts is None:
         missing.append("the concepts of size")
-    if poor_images is False:
-        missing.append("what tells poor images")
-    lacks = f"; not yet as shipped: without {' and '.join(missing)}" if missing else ", as shipped"
+    shipped = "as shipped" if poor_images else "as shipped by bundles that tell no poor images"
+    lacks = f"; not yet as shipped: without {' and '.join(missing)}" if missing else f", {shipped}"
     told = ", poor images as of detectors and verdicts of other folds" if poor_images else ""
     return f"vote, {limits}{'' if concepts is None else ', concepts of size'}{told}{lacks}"
 
