@@ -128,7 +128,8 @@ def _limits(values: dict[str, Any]) -> CaseLimits:
 
 
 def _rows(document: Mapping[str, Any]) -> dict[str, tuple[float, ...]]:
-    return {name: tuple(document[name]) for name in ("weights", "typical")}
+    names = ("weights", "typical", "products", "reach")
+    return {name: tuple(document[name]) for name in names if name in document}
 
 
 LIMIT_BOUNDS = {

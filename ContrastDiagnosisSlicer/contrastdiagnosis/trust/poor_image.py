@@ -82,16 +82,58 @@ def as_told(name: str, values: ArrayLike) -> NDArray[np.float64]:
     return np.log(np.maximum(values, LEAST))
 
 
+def told_measures(kind: str, measures: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(N, M) measures of a kind as its regression takes them."""
+    columns = zip(MEASURES_OF[kind], measures.T, strict=True)
+    return np.stack([as_told(name, column) for name, column in columns], axis=1)
+
+
+def apart_from_typical(
+    kind: str, measures: NDArray[np.float64], typical: ArrayLike, reach: ArrayLike = ()
+) -> NDArray[np.float64]:
+    """(N, M) how far measures are from typical ones; 0 where they are missing.
+
+    Args:
+        kind: One of `KINDS`.
+        measures: (N, M).
+        typical: (M,).
+        reach: (M,) or none, the most that counts.
+    """
+    apart = told_measures(kind, measures) - told_measures(kind, np.array([typical]))
+    apart = np.where(np.isfinite(apart), apart, 0.0)
+    most = np.asarray(reach, dtype=np.float64)
+    return np.asarray(np.clip(apart, -most, most) if most.size else apart)
+
+
+def products_of(apart: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Of each two columns, each with itself too.
+
+    Example:
+        >>> products_of(np.array([[2.0, 3.0]])).tolist()
+        [[4.0, 6.0, 9.0]]
+    """
+    first, second = np.triu_indices(apart.shape[1])
+    return np.asarray(apart[:, first] * apart[:, second])
+
+
 @dataclass(frozen=True)
 class PoorImage:
     """Logistic regression that tells one kind of poor image.
 
+    The log odds are `intercept`, and for each measure its weight times what `as_told` makes of it,
+    and for each two of them the weight of their product, of differences from the typical ones:
+    what slices should be like depends on the noise, and noise on the kernel.
+
     Attributes:
         kind: One of `KINDS`.
-        weights: One a measure, in the order of `MEASURES_OF`, of what `as_told` makes of it.
-        intercept: Log odds where all of that is 0.
+        weights: One a measure, in the order of `MEASURES_OF`.
+        intercept: Log odds where all measures are told as 0.
         threshold: Log odds from which the image is told to be poor.
         typical: The measures of good images, medians; they stand in for what cannot be measured.
+        products: One each two measures, the first with itself, with the second and so on; none
+            where they do not count.
+        reach: How far from the typical measure each one counts, as `as_told` makes it: beyond it
+            nothing was learnt. As far as it goes if none.
     """
 
     kind: str
@@ -99,29 +141,46 @@ class PoorImage:
     intercept: float
     threshold: float
     typical: tuple[float, ...]
+    products: tuple[float, ...] = ()
+    reach: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise ValueError(f"poor image: wanted a kind among {KINDS}, got {self.kind!r}")
-        wanted = len(MEASURES_OF[self.kind])
-        for name in ("weights", "typical"):
-            if len(getattr(self, name)) != wanted:
-                raise ValueError(
-                    f"{self.kind}: wanted {wanted} {name}, got {len(getattr(self, name))}"
-                )
-        numbers = [*self.weights, *self.typical, self.intercept, self.threshold]
+        count = len(MEASURES_OF[self.kind])
+        for name, wanted in (("weights", count), ("typical", count)):
+            self._check_length(name, wanted)
+        for name, wanted in (("products", count * (count + 1) // 2), ("reach", count)):
+            if getattr(self, name):
+                self._check_length(name, wanted)
+        numbers = [
+            *self.weights, *self.typical, *self.products, *self.reach, self.intercept,
+            self.threshold,
+        ]  # fmt: skip
         if not np.isfinite(numbers).all():
             raise ValueError(f"{self.kind}: its numbers must be finite")
 
+    def _check_length(self, name: str, wanted: int) -> None:
+        if len(getattr(self, name)) != wanted:
+            raise ValueError(f"{self.kind}: wanted {wanted} {name}, got {len(getattr(self, name))}")
+
     def score(self, quality: ImageQuality) -> float:
         """Log odds of being poor in this way."""
-        told = 0.0
-        for name, weight, typical in zip(
-            MEASURES_OF[self.kind], self.weights, self.typical, strict=True
-        ):
-            value = getattr(quality, name)
-            told += weight * float(as_told(name, value if np.isfinite(value) else typical))
-        return told + self.intercept
+        measures = np.array([getattr(quality, name) for name in MEASURES_OF[self.kind]])
+        return float(self.scores(measures[None])[0])
+
+    def scores(self, measures: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Log odds of being poor in this way, (N,).
+
+        Args:
+            measures: (N, M) those of `MEASURES_OF` as they are; NaN where there is none.
+        """
+        apart = apart_from_typical(self.kind, measures, self.typical, self.reach)
+        base = told_measures(self.kind, np.array([self.typical]))
+        told = self.intercept + (base + apart) @ np.array(self.weights)
+        if self.products:
+            told = told + products_of(apart) @ np.array(self.products)
+        return np.asarray(told)
 
     def tells(self, quality: ImageQuality) -> bool:
         """Whether the image is poor in this way."""

@@ -48,6 +48,23 @@ def test_log_odds_are_the_sum_of_the_weighted_measures():
     assert poor.score(GOOD) == pytest.approx(wanted)
 
 
+def test_products_are_of_differences_from_typical_measures():
+    """Against the sum written out, each measure no farther from the typical one than its reach."""
+    typical, reach = (1.5, -3.0, 7.0), (0.05, 2.0, 0.5)
+    products = (1.0, -2.0, 0.5, 3.0, 0.25, -1.5)
+    poor = PoorImage("blur", (0.5, -2.0, 3.0), 0.25, 1.0, typical, products, reach)
+    apart = [0.05, 1.0, 0.5]  # log(1.7 / 1.5) is .125; of 1 dB lost and of 1 dB more.
+    base = [np.log(1.5), -3.0, 7.0]
+    wanted = 0.25 + sum(w * (b + d) for w, b, d in zip(poor.weights, base, apart, strict=True))
+    pairs = [(i, j) for i in range(3) for j in range(i, 3)]
+    wanted += sum(q * apart[i] * apart[j] for q, (i, j) in zip(products, pairs, strict=True))
+    assert poor.score(GOOD) == pytest.approx(wanted)
+    assert poor.score(replace(GOOD, in_plane_mm=99.0)) == pytest.approx(wanted)
+    assert poor.score(ImageQuality()) == pytest.approx(
+        0.25 + sum(w * b for w, b in zip(poor.weights, base, strict=True))
+    )
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_image_is_poor_from_the_threshold_on(kind):
     name, limit = TELLING[kind]
@@ -115,6 +132,9 @@ def test_a_number_that_is_not_known_is_not_told():
         ({"weights": (1.0,)}, "blur: wanted 3 weights, got 1"),
         ({"typical": (1.0,) * 4}, "blur: wanted 3 typical, got 4"),
         ({"weights": (1.0, float("nan"), 1.0)}, "blur: its numbers must be finite"),
+        ({"products": (1.0,) * 5}, "blur: wanted 6 products, got 5"),
+        ({"reach": (1.0,) * 2}, "blur: wanted 3 reach, got 2"),
+        ({"products": (float("nan"),) * 6}, "blur: its numbers must be finite"),
         ({"threshold": float("inf")}, "blur: its numbers must be finite"),
     ],
 )

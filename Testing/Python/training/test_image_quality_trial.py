@@ -17,6 +17,7 @@ from contrastdiagnosis_training.evaluation.image_quality_trial import (
     auroc_table,
     fit_detector,
     fit_poor_image,
+    has_fault,
     left_out,
     number_table,
     scores,
@@ -27,9 +28,11 @@ from contrastdiagnosis_training.evaluation.image_quality_trial import (
 from contrastdiagnosis_training.evaluation.quality_rows import (
     CLEAN,
     OWN,
+    PAIRS,
     Place,
     QualityRows,
     degraded_volume,
+    faults_of,
     joined_rows,
     measured,
     nodule_places,
@@ -97,7 +100,7 @@ def test_scores_are_those_of_the_engine():
 
 
 def test_no_more_good_patients_are_told_than_allowed():
-    rows = made_rows()
+    rows = made_rows(600)
     for allowed in (0.03, 0.1):
         detector = fit_detector(rows, allowed)
         told = np.array([bool(detector.told(q)) for q in rows[rows.clean].qualities()])
@@ -156,6 +159,26 @@ def test_images_without_a_fold_are_asked_about_alone():
     assert made["thick slices"] < 0.06 and came["thick slices"] > 0.9
     with pytest.raises(InputError, match="wanted a case folder with a fold of each nodule"):
         learnt_from(thick)
+
+
+def test_a_fault_is_learnt_among_others_too():
+    """Among others it may look otherwise: noise makes edges seem sharp where they are blurred."""
+    rows = made_rows()
+    noise, width = MEASURES.index("noise_hu"), MEASURES.index("in_plane_mm")
+    both = rows[rows.clean]
+    both.measures[:, noise] *= 3
+    both.measures[:, width] /= 3
+    both = replace(
+        both, operation=np.full(len(both), "blur+low_dose"), severity=np.full(len(both), 3)
+    )
+    joined = joined_rows([rows, both])
+    assert has_fault(joined, ["blur"])[-len(both) :].all()
+    assert not has_fault(joined, ["motion"])[-len(both) :].any()
+    for kind, fault in (("noise", "low_dose"), ("blur", "blur")):
+        poor = fit_poor_image(joined, kind)
+        for images, told in ((both, 1), (rows[rows.operation == fault], 1), (rows[rows.clean], 0)):
+            share = (scores(images, poor) > 0).mean()
+            assert share == pytest.approx(told, abs=0.1), (kind, fault)
 
 
 def test_a_kind_without_examples_is_refused():
@@ -220,9 +243,28 @@ def test_sliding_slices_are_means_around_each():
     assert degraded_volume(scan_of(hu, 3.5), "sliding_slices", 3, seed=0) is None
 
 
+@pytest.mark.parametrize("pair", PAIRS)
+def test_a_pair_of_faults_is_one_after_the_other(pair):
+    hu = np.random.default_rng(0).normal(-800, 100, (16, 20, 20)).astype(np.float32)
+    scan = scan_of(hu, 1.25)
+    first, second = faults_of(pair)
+    wanted = degraded_volume(degraded_volume(scan, first, 4, seed=2), second, 4, seed=2)
+    made = degraded_volume(scan, pair, 4, seed=2)
+    np.testing.assert_array_equal(made.hu, wanted.hu)
+    np.testing.assert_array_equal(made.ijk_to_ras, wanted.ijk_to_ras)
+    assert (made.hu.shape != hu.shape) or (made.hu != scan.hu).any()
+
+
+def test_a_pair_whose_first_fault_cannot_be_made_is_none():
+    scan = scan_of(np.zeros((6, 9, 9), np.float32), 8.0)
+    assert degraded_volume(scan, "own_grid_slices+low_dose", 3, seed=0) is None
+
+
 def test_an_operation_that_is_not_known_is_refused():
     with pytest.raises(ValueError, match="wanted operations among .* got \\['fog'\\]"):
         measured([], ["fog"], [3])
+    with pytest.raises(ValueError, match="wanted operations among .* got \\['fog'\\]"):
+        measured([], ["blur+fog"], [3])
     with pytest.raises(InputError, match="no image to measure"):
         measured([], ["blur"], [3])
     with pytest.raises(InputError, match="no image to measure"):

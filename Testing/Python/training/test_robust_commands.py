@@ -18,7 +18,7 @@ from contrastdiagnosis.trust.poor_image import KINDS, PoorVerdicts
 from contrastdiagnosis_training.commands import main as cli
 from contrastdiagnosis_training.commands import quality_fit
 from contrastdiagnosis_training.commands.export import Export
-from contrastdiagnosis_training.commands.quality_fit import QualityFit
+from contrastdiagnosis_training.commands.quality_fit import QualityFit, learnt_from
 from contrastdiagnosis_training.commands.robust_eval import RobustEval
 from contrastdiagnosis_training.data.columns import load_columns, save_columns
 from contrastdiagnosis_training.evaluation import quality_rows
@@ -192,6 +192,7 @@ def test_a_bundle_with_a_detector_says_what_is_poor_and_keeps_the_rest(fitted):
     before, after = load_bundle(fitted.bundle), load_bundle(fitted.out)
     assert before.info.limits.detector is None and after.info.version == "2"
     assert [poor.kind for poor in after.info.limits.detector.kinds] == list(KINDS)
+    assert after.info.limits.detector == fit_detector(learnt_from(fitted._rows()))
     plain = replace(after.info.limits, detector=None, poor_verdicts=())
     assert plain == before.info.limits
     np.testing.assert_array_equal(after.library.embedding, before.library.embedding)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -38,8 +38,11 @@ from contrastdiagnosis_training.evaluation.metrics import (
     strict,
 )
 from contrastdiagnosis_training.evaluation.quality_rows import (
+    PAIRS,
+    Place,
     QualityRows,
     ct_places,
+    joined_rows,
     measured,
     measured_in_parts,
     nodule_places,
@@ -70,6 +73,8 @@ from contrastdiagnosis_training.progress import Bar
 from contrastdiagnosis_training.runs.crossfit_run import folds_of_run
 
 SEVERITIES = (1, CHOSEN_SEVERITY, WORST)
+
+NO_FOLD = "wanted a case folder with a fold of each nodule, got none"
 
 
 @dataclass(frozen=True)
@@ -144,15 +149,25 @@ class QualityFit:
         print(f"wrote {self.out}")
 
     def _rows(self) -> QualityRows:
+        nodules = [nodule for folder in self.cases for nodule in read_case_folder(folder)]
+        with_fold = [nodule for nodule in nodules if nodule.fold is not None]
+        if not with_fold:
+            raise InputError(NO_FOLD)
+        cts = (ct for folder in self.cts for ct in read_healthy_cts(folder))
+        everywhere = chain(nodule_places(nodules), ct_places(cts, self.points))
         learnt = [operation for group in FITTED_ON.values() for operation in group]
         operations = tuple(dict.fromkeys([*DEGRADATIONS, *learnt]))
-        places = [nodule_places(read_case_folder(folder)) for folder in self.cases]
-        cts = (ct for folder in self.cts for ct in read_healthy_cts(folder))
-        places += [ct_places(cts, self.points)] if self.cts else []
-        all_places = Bar(chain(*places), unit="place", leave=False)
+        single = self._measured(everywhere, operations, SEVERITIES)
+        pairs = self._measured(nodule_places(with_fold), PAIRS, SEVERITIES[1:])
+        return joined_rows([single, pairs[~pairs.clean]])
+
+    def _measured(
+        self, places: Iterable[Place], operations: Sequence[str], severities: Sequence[int]
+    ) -> QualityRows:
+        places = Bar(places, unit="place", leave=False)
         if self.rows is None:
-            return measured(all_places, operations, SEVERITIES)
-        return measured_in_parts(all_places, operations, SEVERITIES, self.rows)
+            return measured(places, operations, severities)
+        return measured_in_parts(places, operations, severities, self.rows)
 
     def _folds(self) -> list[int]:
         folds = folds_of_run(self.crossfit)
@@ -230,7 +245,7 @@ def learnt_from(rows: QualityRows) -> QualityRows:
     """
     learnt = rows[rows.fold >= 0]
     if not len(learnt):
-        raise InputError("wanted a case folder with a fold of each nodule, got none")
+        raise InputError(NO_FOLD)
     return learnt
 
 

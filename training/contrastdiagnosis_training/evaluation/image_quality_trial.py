@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +13,9 @@ from contrastdiagnosis.trust.poor_image import (
     MEASURES_OF,
     PoorImage,
     QualityDetector,
-    as_told,
+    apart_from_typical,
+    products_of,
+    told_measures,
     told_of,
     too_slight,
 )
@@ -25,7 +27,7 @@ from sklearn.preprocessing import StandardScaler
 from contrastdiagnosis_training.data.degradations.kernel import PARTIAL_VOLUME_MM, SOFT_MM
 from contrastdiagnosis_training.data.degradations.noise import LOW_DOSE_HU
 from contrastdiagnosis_training.data.degradations.slices import THICKNESS_MM
-from contrastdiagnosis_training.evaluation.quality_rows import QualityRows
+from contrastdiagnosis_training.evaluation.quality_rows import QualityRows, faults_of
 from contrastdiagnosis_training.objectives.metrics import auc
 
 FITTED_ON: Mapping[str, tuple[str, ...]] = {
@@ -34,7 +36,7 @@ FITTED_ON: Mapping[str, tuple[str, ...]] = {
     "blur": ("blur", "soft_kernel"),
     "motion": ("motion",),
 }
-"""What each kind is learnt from."""
+"""What each kind is learnt from, where it is the only fault and where it is not."""
 
 POOR = 3
 """The least severity that must be told."""
@@ -46,8 +48,12 @@ OTHER_KINDS = 0.2
 """Weight of images that are poor in another way, clean ones in all having 1: enough that thick
 slices are seldom called motion, not so much that motion is missed."""
 
-INVERSE_PENALTY = 0.3
+INVERSE_PENALTY = 0.1
 """C of the logistic regression."""
+
+REACH, LEAST_REACH = 0.995, 0.1
+"""Quantile of how far measures are from typical ones, beyond which they count no more; at least so
+far."""
 
 FWHM = 2.355
 """Full width at half maximum of a Gaussian, in standard deviations."""
@@ -67,8 +73,8 @@ def fit_poor_image(rows: QualityRows, kind: str) -> PoorImage:
         InputError: Clean ones or those of the kind are missing.
     """
     severe = rows.severity >= POOR
-    poor = np.isin(rows.operation, FITTED_ON[kind]) & severe
-    other = np.isin(rows.operation, [o for k in KINDS if k != kind for o in FITTED_ON[k]]) & severe
+    poor = has_fault(rows, FITTED_ON[kind]) & severe
+    other = has_fault(rows, [o for k in KINDS for o in FITTED_ON[k]]) & severe & ~poor
     if not (poor.any() and rows.clean.any()):
         raise InputError(f"{kind}: wanted clean images and some of {FITTED_ON[kind]}")
     weight = np.zeros(len(rows))
@@ -77,35 +83,44 @@ def fit_poor_image(rows: QualityRows, kind: str) -> PoorImage:
             _, group = np.unique(rows.operation[part], return_inverse=True)
             share = 1 / np.bincount(group)[group]
             weight[part] = in_all * share / share.sum()
-    raw = np.stack([rows.measure(name) for name in MEASURES_OF[kind]], axis=1)
+    raw = _measures(rows, kind)
     typical = np.nanmedian(raw[rows.clean], axis=0)
     chosen = weight > 0
-    values, weight = _as_told(kind, raw[chosen], typical), weight[chosen] * chosen.sum() / 2
+    apart = apart_from_typical(kind, raw[chosen], typical)
+    reach = np.maximum(np.quantile(np.abs(apart), REACH, axis=0), LEAST_REACH)
+    apart = np.clip(apart, -reach, reach)
+    values = np.concatenate([apart, products_of(apart)], axis=1)
     model = make_pipeline(StandardScaler(), LogisticRegression(C=INVERSE_PENALTY, max_iter=2000))
-    model.fit(values, poor[chosen], logisticregression__sample_weight=weight)
+    sample_weight = weight[chosen] * chosen.sum() / 2
+    model.fit(values, poor[chosen], logisticregression__sample_weight=sample_weight)
     scaler, regression = model[0], model[1]
     weights = regression.coef_[0] / scaler.scale_
+    linear = weights[: len(reach)]
+    # Of the measures as they are told, not of how far they are from typical ones.
     intercept = float(regression.intercept_[0] - weights @ scaler.mean_)
-    return PoorImage(
-        kind, tuple(round(float(w), 5) for w in weights), round(intercept, 5), 0.0,
-        tuple(round(float(t), 5) for t in typical),
-    )  # fmt: skip
+    intercept -= float(linear @ told_measures(kind, typical[None])[0])
+    columns = (_rounded(v) for v in (typical, weights[len(reach) :], reach))
+    return PoorImage(kind, _rounded(linear), round(intercept, 5), 0.0, *columns)
 
 
-def _as_told(
-    kind: str, raw: NDArray[np.float64], typical: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """(N, M) measures as the regression takes them, typical ones where they are missing."""
-    filled = np.where(np.isfinite(raw), raw, typical)
-    columns = zip(MEASURES_OF[kind], filled.T, strict=True)
-    return np.stack([as_told(name, column) for name, column in columns], axis=1)
+def _rounded(values: NDArray[np.float64]) -> tuple[float, ...]:
+    return tuple(float(f"{value:.6g}") for value in values)
+
+
+def _measures(rows: QualityRows, kind: str) -> NDArray[np.float64]:
+    """(N, M) those that tell a kind."""
+    return np.stack([rows.measure(name) for name in MEASURES_OF[kind]], axis=1)
+
+
+def has_fault(rows: QualityRows, faults: Sequence[str]) -> NDArray[np.bool_]:
+    """(N,) whether an image has any of the faults, alone or among others."""
+    with_it = [o for o in set(rows.operation.tolist()) if not set(faults).isdisjoint(faults_of(o))]
+    return np.isin(rows.operation, with_it)
 
 
 def scores(rows: QualityRows, poor: PoorImage) -> NDArray[np.float64]:
     """(N,) `PoorImage.score` of each row."""
-    raw = np.stack([rows.measure(name) for name in MEASURES_OF[poor.kind]], axis=1)
-    told = _as_told(poor.kind, raw, np.array(poor.typical))
-    return np.asarray(told @ np.array(poor.weights) + poor.intercept)
+    return poor.scores(_measures(rows, poor.kind))
 
 
 def told_scores(rows: QualityRows, poor: PoorImage) -> NDArray[np.float64]:

@@ -29,6 +29,12 @@ CLEAN = "clean"
 OWN = ("white_noise", "coarse_noise", "sliding_slices", "own_grid_slices")
 """Poorer images of other makings than `DEGRADATIONS`, so that these alone are not learnt."""
 
+PAIRS = (
+    "motion+blur", "motion+thick_slices", "blur+thick_slices", "motion+low_dose", "blur+low_dose",
+    "thick_slices+low_dose", "own_grid_slices+low_dose",
+)  # fmt: skip
+"""Two faults at once, in the order in which a scanner makes them: noise is of the slices."""
+
 COARSE_NOISE_MM = 0.8
 """Standard deviation of the Gaussian that coarse noise is smoothed by within the slices."""
 
@@ -142,14 +148,14 @@ def measured(
 
     Args:
         places: Where.
-        operations: Of `DEGRADATIONS` and `OWN`.
+        operations: Of `DEGRADATIONS` and `OWN`, or several of them, as in `PAIRS`.
         severities: From 1 to 5.
 
     Raises:
         InputError: There is no place.
         ValueError: An operation is not known.
     """
-    unknown = sorted(set(operations) - {*DEGRADATIONS, *OWN})
+    unknown = sorted({f for o in operations for f in faults_of(o)} - {*DEGRADATIONS, *OWN})
     if unknown:
         raise ValueError(f"wanted operations among {(*DEGRADATIONS, *OWN)}, got {unknown}")
     rows: list[tuple] = []
@@ -201,10 +207,30 @@ def degraded_volume(volume: Volume, operation: str, severity: int, seed: int) ->
 
     Args:
         volume: Without padding.
-        operation: `CLEAN`, or of `DEGRADATIONS` and `OWN`.
-        severity: From 0 to 5.
+        operation: `CLEAN`, or of `DEGRADATIONS`, `OWN` and `PAIRS`.
+        severity: From 0 to 5; of both faults of a pair.
         seed: Of what is drawn.
     """
+    for fault in faults_of(operation):
+        poorer = _poorer(volume, fault, severity, seed)
+        if poorer is None:
+            return None
+        volume = poorer
+    return volume
+
+
+def faults_of(operation: str) -> list[str]:
+    """The faults that an operation makes, one or several.
+
+    Example:
+        >>> faults_of("motion+blur")
+        ['motion', 'blur']
+    """
+    return operation.split("+")
+
+
+def _poorer(volume: Volume, operation: str, severity: int, seed: int) -> Volume | None:
+    """With one fault more."""
     hu = volume.hu.astype(np.float32)
     affine = volume.ijk_to_ras
     if operation == "own_grid_slices":
