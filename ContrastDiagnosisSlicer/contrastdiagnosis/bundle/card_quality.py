@@ -121,4 +121,4 @@ def _robustness(metrics: Metrics) -> Table:
 
 
 def _spoken(operation: str) -> str:
-    return operation.replace("_", " ")
+    return operation.replace("_", " ").replace("+", " and ")

@@ -373,7 +373,9 @@ def _thick_slices(quality: ImageQuality) -> str:
     thickness_mm = float(np.fmax(quality.thickness_mm, quality.slice_mm))
     if not np.isfinite(thickness_mm):
         return "the slices are thick"
-    return f"the slices are thick: about {thickness_mm:.1f} mm"
+    told = f"the slices are thick: about {thickness_mm:.1f} mm"
+    # Thin slices that motion blurs into each other look like thick ones that overlap.
+    return told if quality.slice_mm >= THICK_MM else f"{told}, or motion makes them look so"
 
 
 def _blur(quality: ImageQuality) -> str:

@@ -104,7 +104,7 @@ def test_every_kind_has_its_number():
     bad = replace(GOOD, noise_hu=89.6, thickness_mm=5.04, in_plane_mm=3.24, ghost=0.27)
     assert tuple(DETECTOR.sentences(bad).values()) == (
         "the image is noisy: 90 HU in the lung around the point",
-        "the slices are thick: about 5.0 mm",
+        "the slices are thick: about 5.0 mm, or motion makes them look so",
         "the image is blurred: details below 3.2 mm are lost",
         "the image is smeared or doubled, as by motion",
     )
@@ -117,6 +117,13 @@ def test_slices_are_at_least_as_thick_as_they_lie_apart():
     for thickness_mm in (float("nan"), 4.0):
         quality = replace(GOOD, slice_mm=7.5, thickness_mm=thickness_mm)
         assert poor.sentence(quality) == "the slices are thick: about 7.5 mm"
+
+
+def test_thin_slices_that_look_thick_may_be_moved_ones():
+    """Where they lie far apart there is no doubt."""
+    poor, doubt = poor_image("thick slices"), "or motion makes them look so"
+    assert poor.sentence(replace(GOOD, slice_mm=2.9, thickness_mm=4.0)).endswith(doubt)
+    assert not poor.sentence(replace(GOOD, slice_mm=3.0, thickness_mm=4.0)).endswith(doubt)
 
 
 def test_a_number_that_is_not_known_is_not_told():

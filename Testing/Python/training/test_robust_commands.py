@@ -205,6 +205,7 @@ def test_the_card_tells_what_is_told_and_what_poorer_scans_do(fitted, told):
     """Cells as they stand in the files; no column for what is no label rule."""
     after = load_bundle(fitted.out)
     card = (fitted.out / "MODEL_CARD.md").read_text()
+    assert f"verdicts are those of the networks of {fitted.crossfit.name}" in card
     section = card[card.index("## Poor images") : card.index("## Limits")]
     auroc = after.info.metrics["image_quality"]["auroc"]
     (blur,) = [row for row in auroc if (row["operation"], row["severity"]) == ("blur", 0)]

@@ -125,6 +125,7 @@ class QualityFit:
         trial = self._trial(bundle.info, rows, folds, answers)
         verdicts = fit_poor_verdicts(trial.told)
         metrics |= verdict_metrics(trial, verdicts)
+        metrics["protocol"] += f"; verdicts are those of the networks of {self.crossfit.name}"
         worth = self._confidence(trial, folds, answers, bundle.info.split_vote)
         print(image_quality_text(metrics) + "\n\n" + confidence_table(worth))
         limits = replace(bundle.info.limits, detector=detector, poor_verdicts=verdicts)
