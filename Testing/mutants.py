@@ -295,6 +295,18 @@ MUTANTS = (
     ),
     Mutant(
         f"{ENGINE}/trust/poor_image.py",
+        "np.clip(apart, -most, most) if most.size else apart",
+        "apart",
+        ("engine/test_poor_image.py",),
+    ),
+    Mutant(
+        f"{TRAINING}/evaluation/quality_rows.py",
+        "for fault in faults_of(operation):",
+        "for fault in faults_of(operation)[:1]:",
+        ("training/test_image_quality_trial.py",),
+    ),
+    Mutant(
+        f"{ENGINE}/trust/poor_image.py",
         "        elif kind in beyond:\n            doubts.append(sentence)\n",
         "",
         ("engine/test_confidence_rule.py",),

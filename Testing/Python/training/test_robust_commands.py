@@ -43,6 +43,12 @@ from contrastdiagnosis_training.evaluation.robustness.poor_verdicts import (
     recalibration_table,
     sure_from,
 )
+from contrastdiagnosis_training.evaluation.robustness.report import (
+    COLOURS,
+    CURVES,
+    overview_charts,
+    robust_charts,
+)
 from contrastdiagnosis_training.runs.predictions import Predictions
 from contrastdiagnosis_training.runs.run_folder import network_of_run
 
@@ -73,7 +79,29 @@ def test_runs_stand_side_by_side_with_the_diameter(told):
     assert plain["clean"]["auc_diameter"] is not None
     assert plain["fall"] == pytest.approx(plain["clean"]["auc"] - plain["ways"]["blur 3"]["auc"])
     assert metrics["printed_by"] == "contrastdiagnosis-train robust-eval"
-    assert "Research use only" in page and "<script" not in page and page.count("<svg") == 6 + 12
+    assert "Research use only" in page
+    # Six figures by operation, for each of two runs by what made the scans poorer; twelve maps.
+    assert "<script" not in page and page.count("<svg") == 6 + 2 * 6 + 12
+
+
+def test_every_run_and_operation_has_a_line_of_its_own(told):
+    """Also where there are more of them than colours; a peer has no curve of what it lacks."""
+    run = told[0]["runs"]["plain"]
+    runs = {f"run {n}": run for n in range(len(COLOURS) + 1)}
+    runs["peer"] = run | {"clean": run["clean"] | {"dice": None}}
+    metrics = told[0] | {"runs": runs}
+    for key, chart in zip(CURVES, robust_charts(metrics)["blur"], strict=True):
+        assert len(chart.series) == len(runs) - (key == "dice")
+        assert len({(s.kind, s.colour) for s in chart.series}) == len(chart.series)
+        last = [s for s in chart.series if s.label.startswith(f"run {len(COLOURS)}")]
+        assert [(s.kind, s.label.endswith("(dashed)")) for s in last] == [("dashed", True)]
+    (auc, *_), (auc_of_run, *_) = (
+        robust_charts(told[0])["blur"], overview_charts(told[0])["plain"],
+    )  # fmt: skip
+    points = [(0.0, run["clean"]["auc"]), (3.0, run["ways"]["blur 3"]["auc"])]
+    assert list(auc.series[0].points) == list(auc_of_run.series[0].points) == points
+    assert [s.label for s in auc.series] == ["plain", "other"]
+    assert [s.label for s in auc_of_run.series] == ["blur"]
 
 
 def test_maps_are_compared_with_those_of_poorer_scans(told, cv):

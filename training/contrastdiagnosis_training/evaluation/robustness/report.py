@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from contrastdiagnosis.report.charts import Chart, Series
 from contrastdiagnosis.report.pictures import Picture
@@ -12,7 +12,10 @@ from contrastdiagnosis.report.pictures import Picture
 from contrastdiagnosis_training.evaluation.page import render_page
 from contrastdiagnosis_training.evaluation.robustness.figures import CHOSEN_SEVERITY
 
-COLOURS = ("#5b6675", "#b5392b", "#1f6f8b", "#8a5a00", "#8e4fa8", "#2f7d4f", "#c2185b", "#00695c")
+COLOURS = (
+    "#5b6675", "#b5392b", "#1f6f8b", "#8a5a00", "#8e4fa8", "#2f7d4f", "#c2185b",
+    "#7cb342", "#00a5c8", "#e8890c", "#111111", "#9c7b6b",
+)  # fmt: skip
 CURVES = {
     "auc": ("AUC of the vote", (0.7, 1.0)),
     "accuracy": ("accuracy", (0.6, 1.0)),
@@ -63,24 +66,58 @@ def _figure(value: float | None) -> str:
 def robust_charts(metrics: dict[str, Any]) -> dict[str, list[Chart]]:
     """Curves against severity by operation: for each figure of `CURVES` a line a run."""
     runs: Mapping[str, dict[str, Any]] = metrics["runs"]
-    drawn: dict[str, list[Chart]] = {}
-    for operation in metrics["operations"]:
-        drawn[operation] = []
-        for key, (title, span) in CURVES.items():
-            series = []
-            for (name, run), colour in zip(runs.items(), COLOURS, strict=False):
-                first = {"overlap": 1.0, "change": 0.0}.get(key, run["clean"].get(key))
-                if run["clean"].get(key, 0.0) is None:  # A peer has no such figure.
-                    continue
-                points = [(0.0, first)] + [
-                    (float(s), run["ways"][f"{operation} {s}"][key]) for s in metrics["severities"]
-                ]
-                kept = [(x, y) for x, y in points if y is not None]
-                series.append(Series(name, "line", colour, kept))
-            drawn[operation].append(
-                Chart(title, "severity", title, tuple(series), (0.0, 5.0), span)
+    severities = metrics["severities"]
+    return {
+        operation: [
+            _chart(
+                key, {name: _curve(run, operation, key, severities) for name, run in runs.items()}
             )
-    return drawn
+            for key in CURVES
+        ]
+        for operation in metrics["operations"]
+    }
+
+
+def overview_charts(metrics: dict[str, Any]) -> dict[str, list[Chart]]:
+    """Curves against severity by run: for each figure of `CURVES` a line an operation."""
+    severities = metrics["severities"]
+    return {
+        name: [
+            _chart(
+                key,
+                {
+                    operation.replace("_", " "): _curve(run, operation, key, severities)
+                    for operation in metrics["operations"]
+                },
+            )
+            for key in CURVES
+        ]
+        for name, run in metrics["runs"].items()
+    }
+
+
+def _curve(
+    run: Mapping[str, Any], operation: str, key: str, severities: Sequence[int]
+) -> list[tuple[float, float]]:
+    """A figure of a run from the scans as they are on; empty where a peer has no such figure."""
+    if run["clean"].get(key, 0.0) is None:
+        return []
+    first = {"overlap": 1.0, "change": 0.0}.get(key, run["clean"].get(key))
+    points = [(0.0, first)] + [(float(s), run["ways"][f"{operation} {s}"][key]) for s in severities]
+    return [(x, y) for x, y in points if y is not None]
+
+
+def _chart(key: str, curves: Mapping[str, list[tuple[float, float]]]) -> Chart:
+    """A line each, dashed where the colours come round again."""
+    title, span = CURVES[key]
+    series = []
+    for n, (name, points) in enumerate(curves.items()):
+        again = n >= len(COLOURS)
+        kind: Literal["line", "dashed"] = "dashed" if again else "line"
+        label = f"{name} (dashed)" if again else name
+        if points:
+            series.append(Series(label, kind, COLOURS[n % len(COLOURS)], points))
+    return Chart(title, "severity", title, tuple(series), (0.0, 5.0), span)
 
 
 def render_robust_report(
@@ -98,6 +135,7 @@ def render_robust_report(
         "robust.html.j2",
         metrics=metrics,
         charts=robust_charts(metrics),
+        overview=overview_charts(metrics),
         examples=examples,
         table=robust_table(metrics),
         notice=notice,
