@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from contrastdiagnosis.bundle.card_metrics import Metrics, Table, rounded, source_of
-from contrastdiagnosis.trust.poor_image import KINDS
+from contrastdiagnosis.trust.poor_image import KINDS, SEVERAL
 
 if TYPE_CHECKING:
     from contrastdiagnosis.trust.poor_image import PoorVerdicts
@@ -101,7 +101,7 @@ def quality_metrics(metrics: Metrics, worth: tuple[PoorVerdicts, ...]) -> Qualit
 
 def _verdict_row(verdicts: PoorVerdicts) -> tuple[str, ...]:
     return (
-        verdicts.kind,
+        "several of these" if verdicts.kind == SEVERAL else verdicts.kind,
         rounded(verdicts.low) if verdicts.low > 0 else "-",
         rounded(verdicts.high) if verdicts.high < 1 else "-",
         rounded(verdicts.wrong_beyond),

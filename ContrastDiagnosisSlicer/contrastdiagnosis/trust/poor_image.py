@@ -31,6 +31,9 @@ the edges and the fall of the spectrum tell; how alike slices should be, on thei
 
 KINDS = tuple(MEASURES_OF)
 
+SEVERAL = "several"
+"""Stands for a kind where verdicts are in images that are poor in more than one way."""
+
 SMEARING = ("thick slices", "blur", "motion")
 """Kinds that look like each other."""
 
@@ -44,6 +47,9 @@ were interpolated once look like these."""
 
 MOST_BEYOND = 8.0
 """Log odds beyond a threshold that count for that: more is no surer."""
+
+WIDER = 1.2
+"""Details that are lost are told in millimetres if they are so much wider than in good images."""
 
 LEAST = 0.05
 """Of millimetres, HU and shares: below this they are told as this, because of their logarithm."""
@@ -193,7 +199,8 @@ class PoorImage:
 
     def sentence(self, quality: ImageQuality) -> str:
         """What is poor about the image, with its number."""
-        return _SENTENCES[self.kind](quality)
+        good = dict(zip(MEASURES_OF[self.kind], self.typical, strict=True))
+        return _SENTENCES[self.kind](quality, good)
 
 
 @dataclass(frozen=True)
@@ -248,7 +255,7 @@ class PoorVerdicts:
     """What verdicts in images that are poor in one way are worth, measured on unseen nodules.
 
     Attributes:
-        kind: One of `poor_image.KINDS`.
+        kind: One of `poor_image.KINDS`, or `SEVERAL`.
         low: A verdict of benign is sure from this probability down; 0 if none is.
         high: A verdict of malignant is sure from this probability up; 1 if none is.
         wrong_between: Share of the others that were wrong.
@@ -265,8 +272,9 @@ class PoorVerdicts:
     missed: float | None = None
 
     def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise ValueError(f"poor verdicts: wanted a kind among {KINDS}, got {self.kind!r}")
+        if self.kind not in (*KINDS, SEVERAL):
+            wanted = (*KINDS, SEVERAL)
+            raise ValueError(f"poor verdicts: wanted a kind among {wanted}, got {self.kind!r}")
         shares = (
             self.low, self.high, self.wrong_between, self.wrong_beyond or 0.0, self.missed or 0.0,
         )  # fmt: skip
@@ -283,24 +291,30 @@ class PoorVerdicts:
     def unsure_text(self) -> str:
         """What is said of a verdict that is not."""
         return (
-            f"in such images {self.wrong_between:.0%} of the verdicts no surer than this one were"
-            " wrong"
+            f"in {self._images} {self.wrong_between:.0%} of the verdicts no surer than this one"
+            " were wrong"
         )
 
     @property
     def sure_text(self) -> str:
         """What is said of a verdict that is."""
         return (
-            f"verdicts as sure as this one hold in such images: {self.wrong_beyond or 0:.0%} were"
-            " wrong"
+            f"verdicts as sure as this one hold in {self._images}: {self.wrong_beyond or 0:.0%}"
+            " were wrong"
         )
 
     @property
     def missed_text(self) -> str:
         """What is said where no nodule is told of."""
         if self.missed is None:
-            return "nodules may be missed in such images"
-        return f"in such images {self.missed:.0%} of the nodules that were pointed at were missed"
+            return f"nodules may be missed in {self._images}"
+        return (
+            f"in {self._images} {self.missed:.0%} of the nodules that were pointed at were missed"
+        )
+
+    @property
+    def _images(self) -> str:
+        return "images poor in several ways" if self.kind == SEVERAL else "such images"
 
 
 class PoorImageSaid(NamedTuple):
@@ -326,8 +340,8 @@ def said_of_poor_image(
         probability: Calibrated, of the vote; None where there is no verdict.
     """
     doubts, notices = [], []
-    by_kind = {verdicts.kind: verdicts for verdicts in worth}
-    for kind, sentence in {**told, **beyond}.items():
+    sentences, by_kind = {**told, **beyond}, _worth_by_kind(told, beyond, worth)
+    for kind, sentence in sentences.items():
         verdicts = by_kind.get(kind)
         if kind not in told or verdicts is None or probability is None:
             doubts.append(sentence)
@@ -338,6 +352,19 @@ def said_of_poor_image(
         else:
             notices.append(f"{sentence} ({verdicts.sure_text})")
     return PoorImageSaid(tuple(doubts), tuple(notices))
+
+
+def _worth_by_kind(
+    told: Mapping[str, str], beyond: Mapping[str, str], worth: Sequence[PoorVerdicts]
+) -> dict[str, PoorVerdicts]:
+    """What verdicts in an image are worth, by the kinds that are told of it.
+
+    In an image that is poor in several ways all kinds are worth what was measured of such images.
+    """
+    by_kind = {verdicts.kind: verdicts for verdicts in worth}
+    if len({*told, *beyond}) < 2:
+        return by_kind
+    return dict.fromkeys(told, by_kind[SEVERAL]) if SEVERAL in by_kind else {}
 
 
 def said_without_verdict(
@@ -354,7 +381,7 @@ def said_without_verdict(
         worth: Tells by kind how many nodules are missed.
         nothing_there: Whether no nodule is told of: how many are missed is said then.
     """
-    by_kind = {verdicts.kind: verdicts for verdicts in worth}
+    by_kind = _worth_by_kind(told, beyond, worth)
     said = []
     for kind, sentence in {**told, **beyond}.items():
         if nothing_there and kind in told and kind in by_kind:
@@ -363,13 +390,13 @@ def said_without_verdict(
     return tuple(said)
 
 
-def _noise(quality: ImageQuality) -> str:
+def _noise(quality: ImageQuality, _: Mapping[str, float]) -> str:
     if not np.isfinite(quality.noise_hu):
         return "the image is noisy"
     return f"the image is noisy: {quality.noise_hu:.0f} HU in the lung around the point"
 
 
-def _thick_slices(quality: ImageQuality) -> str:
+def _thick_slices(quality: ImageQuality, _: Mapping[str, float]) -> str:
     thickness_mm = float(np.fmax(quality.thickness_mm, quality.slice_mm))
     if not np.isfinite(thickness_mm):
         return "the slices are thick"
@@ -378,13 +405,14 @@ def _thick_slices(quality: ImageQuality) -> str:
     return told if quality.slice_mm >= THICK_MM else f"{told}, or motion makes them look so"
 
 
-def _blur(quality: ImageQuality) -> str:
-    if not np.isfinite(quality.in_plane_mm):
+def _blur(quality: ImageQuality, good: Mapping[str, float]) -> str:
+    # Noise makes edges look sharper than they are; NaN is not wider either.
+    if not quality.in_plane_mm > WIDER * good["in_plane_mm"]:
         return "the image is blurred"
     return f"the image is blurred: details below {quality.in_plane_mm:.1f} mm are lost"
 
 
-def _motion(quality: ImageQuality) -> str:
+def _motion(quality: ImageQuality, _: Mapping[str, float]) -> str:
     return "the image is smeared or doubled, as by motion"
 
 

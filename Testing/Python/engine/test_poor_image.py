@@ -10,9 +10,12 @@ from contrastdiagnosis.imaging.image_quality import ImageQuality
 from contrastdiagnosis.trust.poor_image import (
     KINDS,
     MEASURES_OF,
+    SEVERAL,
     PoorImage,
     PoorVerdicts,
     QualityDetector,
+    said_of_poor_image,
+    said_without_verdict,
 )
 
 GOOD = ImageQuality(
@@ -126,6 +129,13 @@ def test_thin_slices_that_look_thick_may_be_moved_ones():
     assert not poor.sentence(replace(GOOD, slice_mm=3.0, thickness_mm=4.0)).endswith(doubt)
 
 
+def test_blur_that_noise_hides_has_no_number():
+    """Details of good images are no more than 1.7 mm wide."""
+    poor = poor_image("blur")
+    assert poor.sentence(replace(GOOD, in_plane_mm=1.8)) == "the image is blurred"
+    assert poor.sentence(replace(GOOD, in_plane_mm=2.1)).endswith("below 2.1 mm are lost")
+
+
 def test_a_number_that_is_not_known_is_not_told():
     told = [poor.sentence(ImageQuality()) for poor in DETECTOR.kinds]
     assert not any("nan" in sentence for sentence in told)
@@ -180,3 +190,36 @@ def test_a_verdict_is_sure_from_its_own_end_on(low, high, sure):
     """At 0 and at 1 no verdict of that sign was sure, however near."""
     worth = PoorVerdicts("noise", low, high, 0.3, 0.04)
     assert {p: worth.sure(p) for p in sure} == sure
+
+
+TWO = {"noise": "noisy", "blur": "blurred"}
+ALONE = (PoorVerdicts("noise", 0.2, 0.8, 0.3, 0.04), PoorVerdicts("blur", 0.2, 0.8, 0.3, 0.04, 0.1))
+BOTH = PoorVerdicts(SEVERAL, 0.1, 0.9, 0.4, 0.03, 0.25)
+
+
+@pytest.mark.parametrize("beyond", [{}, {"noise": "noisier than the cases"}])
+def test_a_verdict_is_not_sure_because_it_would_be_with_each_fault_alone(beyond):
+    """What two faults at once do to verdicts is not what either does."""
+    said = said_of_poor_image(TWO, beyond, ALONE, 0.85)
+    assert said.doubts == tuple({**TWO, **beyond}.values()) and said.notices == ()
+    assert said_without_verdict(TWO, beyond, ALONE, True) == said.doubts
+    alone = said_of_poor_image({"blur": "blurred"}, {}, ALONE, 0.85)
+    assert alone.doubts == () and len(alone.notices) == 1
+    # A fault that only the limits tell is one too.
+    assert said_of_poor_image({"blur": "blurred"}, beyond, ALONE, 0.85).doubts[:1] == (
+        ("blurred",) if beyond else ()
+    )
+
+
+def test_verdicts_in_images_with_several_faults_are_worth_what_was_measured_of_such():
+    images = "images poor in several ways"
+    unsure = said_of_poor_image(TWO, {}, (*ALONE, BOTH), 0.85)
+    text = f"in {images} 40% of the verdicts no surer than this one were wrong"
+    assert unsure.doubts == tuple(f"{sentence} ({text})" for sentence in TWO.values())
+    sure = said_of_poor_image(TWO, {}, (*ALONE, BOTH), 0.95)
+    text = f"verdicts as sure as this one hold in {images}: 3% were wrong"
+    assert sure.doubts == ()
+    assert sure.notices == tuple(f"{sentence} ({text})" for sentence in TWO.values())
+    missed = said_without_verdict(TWO, {}, (*ALONE, BOTH), True)
+    assert missed[1] == f"blurred (in {images} 25% of the nodules that were pointed at were missed)"
+    assert "25%" not in said_without_verdict({"blur": "blurred"}, {}, (*ALONE, BOTH), True)[0]

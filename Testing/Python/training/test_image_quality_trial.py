@@ -13,6 +13,7 @@ from contrastdiagnosis.imaging.patch import crop_patch
 from contrastdiagnosis.imaging.volume import Volume
 from contrastdiagnosis.trust.poor_image import KINDS, MEASURES_OF
 from contrastdiagnosis_training.commands.quality_fit import detector_metrics, learnt_from
+from contrastdiagnosis_training.data.degradations.degrade import faults_of
 from contrastdiagnosis_training.evaluation.image_quality_trial import (
     auroc_table,
     fit_detector,
@@ -32,7 +33,6 @@ from contrastdiagnosis_training.evaluation.quality_rows import (
     Place,
     QualityRows,
     degraded_volume,
-    faults_of,
     joined_rows,
     measured,
     nodule_places,

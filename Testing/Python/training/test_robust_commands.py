@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -14,7 +15,8 @@ from contrastdiagnosis.cases.case_folder import read_case_folder, read_scan
 from contrastdiagnosis.errors import InputError
 from contrastdiagnosis.imaging.patch import crop_patch
 from contrastdiagnosis.protocol.map_variant import LocalCam
-from contrastdiagnosis.trust.poor_image import KINDS, PoorVerdicts
+from contrastdiagnosis.trust.facts import facts_of_row
+from contrastdiagnosis.trust.poor_image import KINDS, SEVERAL, PoorVerdicts
 from contrastdiagnosis_training.commands import main as cli
 from contrastdiagnosis_training.commands import quality_fit
 from contrastdiagnosis_training.commands.export import Export
@@ -51,6 +53,8 @@ from contrastdiagnosis_training.evaluation.robustness.report import (
 )
 from contrastdiagnosis_training.runs.predictions import Predictions
 from contrastdiagnosis_training.runs.run_folder import network_of_run
+
+FOLDS = [0, 1, 2]
 
 pytestmark = pytest.mark.usefixtures("few_draws", "one_thread")
 
@@ -218,11 +222,20 @@ def fitted(made_run, cv, told, tmp_path_factory):
     return options
 
 
-def test_a_bundle_with_a_detector_says_what_is_poor_and_keeps_the_rest(fitted):
+@pytest.fixture(scope="module")
+def trial(fitted):
+    """The rows that the detectors were fitted to, and their trial."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(quality_fit, "DEGRADATIONS", ("blur", "low_dose"))
+        rows = fitted._rows()
+        return rows, fitted._trial(load_bundle(fitted.bundle).info, rows, FOLDS, None)
+
+
+def test_a_bundle_with_a_detector_says_what_is_poor_and_keeps_the_rest(fitted, trial):
     before, after = load_bundle(fitted.bundle), load_bundle(fitted.out)
     assert before.info.limits.detector is None and after.info.version == "2"
     assert [poor.kind for poor in after.info.limits.detector.kinds] == list(KINDS)
-    assert after.info.limits.detector == fit_detector(learnt_from(fitted._rows()))
+    assert after.info.limits.detector == fit_detector(learnt_from(trial[0]))
     plain = replace(after.info.limits, detector=None, poor_verdicts=())
     assert plain == before.info.limits
     np.testing.assert_array_equal(after.library.embedding, before.library.embedding)
@@ -242,7 +255,7 @@ def test_the_card_tells_what_is_told_and_what_poorer_scans_do(fitted, told):
     kinds = " | ".join(f"{blur[kind]:.3f}" for kind in KINDS)
     assert f"| blur | {blur['n']} | {kinds} |" in section
     for worth in after.info.limits.poor_verdicts:
-        assert f"| {worth.kind} |" in section and f"| {worth.missed:.3f} |" in section
+        assert f"| {worth.kind} " in section and f"| {worth.missed:.3f} |" in section
     figures = told[0]["runs"]["plain"]["ways"]["blur 3"]
     assert f"| plain | blur 3 | {figures['auc']:.3f} | {figures['auc_diameter']:.3f} |" in section
     assert after.info.metrics["robustness"] == told[0]
@@ -262,14 +275,29 @@ def test_confidence_is_told_by_the_rule_that_ships_now(fitted):
     assert told["confident"]["share"] == pytest.approx(clean["confident"])
 
 
-def test_each_fold_is_judged_by_detectors_without_its_patients(fitted):
-    rows, folds = fitted._rows(), [0, 1, 2]
-    trial = fitted._trial(load_bundle(fitted.bundle).info, rows, folds, None)
-    for (_, nodules), limits, fold in zip(trial.parts, trial.aware, folds, strict=True):
+def test_each_fold_is_judged_by_detectors_without_its_patients(trial):
+    rows, tried = trial
+    for (_, nodules), limits, fold in zip(tried.parts, tried.aware, FOLDS, strict=True):
         own = np.isin(rows.patient_id, nodules.patient_id)
         kept = rows[~own & (rows.fold >= 0)]
         assert own.any() and limits.detector == fit_detector(kept)
-        assert limits.poor_verdicts == fit_poor_verdicts(trial.told, without=fold)
+        assert limits.poor_verdicts == fit_poor_verdicts(tried.told, without=fold)
+
+
+def test_images_with_several_faults_stand_apart(trial):
+    """Each image under the kind that is told of it, or under several where more are."""
+    _, tried = trial
+    for n, fold in enumerate(FOLDS):
+        counts: Counter[str] = Counter()
+        for way, parts in tried.poorer.items():
+            assert way.severity >= 3
+            for row in parts[n][1].facts:
+                kinds = tried.aware[n].detector.told(facts_of_row(row).quality)
+                counts.update([SEVERAL] if len(kinds) > 1 else kinds)
+        for kind, by_fold in tried.told.items():
+            verdicts = np.concatenate([v.missed for f, v in by_fold if f == fold])
+            assert len(verdicts) == counts[kind], kind
+        assert counts[SEVERAL]
 
 
 @pytest.mark.parametrize("text", ['{"printed_by": "somebody"}', "[]"])
@@ -284,7 +312,11 @@ def test_only_what_robust_eval_wrote_goes_into_a_bundle(fitted, tmp_path, text):
 def test_its_tables_tell_before_and_now(fitted):
     tables = json.loads(fitted.json.read_text())
     ways = {(row["operation"], row["severity"]) for row in tables["confident"]}
-    assert ways == {("clean", 0), ("blur", 3), ("blur", 5), ("low_dose", 3), ("low_dose", 5)}
+    made = ("blur", "low_dose", "blur+low_dose")
+    assert ways == {
+        ("clean", 0),
+        *((operation, severity) for operation in made for severity in (3, 5)),
+    }
     for row in tables["confident"]:
         assert row["confident"] <= row["confident_before"]
     assert {row["operation"] for row in tables["auroc"]} >= {"blur", "low_dose"}

@@ -19,7 +19,7 @@ from contrastdiagnosis.files.output import check_writable, write_file
 from contrastdiagnosis.model.device import choose_device
 from contrastdiagnosis.trust.poor_image import KINDS, PoorVerdicts
 
-from contrastdiagnosis_training.data.degradations.degrade import DEGRADATIONS, WORST
+from contrastdiagnosis_training.data.degradations.degrade import DEGRADATIONS, WORST, faults_of
 from contrastdiagnosis_training.data.healthy_points import read_healthy_cts
 from contrastdiagnosis_training.evaluation.gate import Answers, read_answers
 from contrastdiagnosis_training.evaluation.image_quality_trial import (
@@ -180,7 +180,9 @@ class QualityFit:
         self, info: BundleInfo, rows: QualityRows, folds: Sequence[int], answers: Answers | None
     ) -> PoorImageTrial:
         """Looks at the scans that were not looked at yet."""
-        ways = [Poorer(o, s) for o in DEGRADATIONS for s in SEVERITIES[1:]]
+        # Pairs on the scan's own grid, as all that networks are asked about.
+        pairs = [pair for pair in PAIRS if set(faults_of(pair)) <= set(DEGRADATIONS)]
+        ways = [Poorer(o, s) for o in (*DEGRADATIONS, *pairs) for s in SEVERITIES[1:]]
         done = predict_degraded(self.crossfit, folds, ways, choose_device(self.device))
         for _ in Bar(done, total=len(folds) * len(ways), unit="way", leave=False):
             pass

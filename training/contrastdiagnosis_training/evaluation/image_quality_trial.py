@@ -24,10 +24,11 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from contrastdiagnosis_training.data.degradations.degrade import faults_of
 from contrastdiagnosis_training.data.degradations.kernel import PARTIAL_VOLUME_MM, SOFT_MM
 from contrastdiagnosis_training.data.degradations.noise import LOW_DOSE_HU
 from contrastdiagnosis_training.data.degradations.slices import THICKNESS_MM
-from contrastdiagnosis_training.evaluation.quality_rows import QualityRows, faults_of
+from contrastdiagnosis_training.evaluation.quality_rows import QualityRows
 from contrastdiagnosis_training.objectives.metrics import auc
 
 FITTED_ON: Mapping[str, tuple[str, ...]] = {

@@ -19,7 +19,12 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 
 from contrastdiagnosis_training.data.columns import kept_columns
-from contrastdiagnosis_training.data.degradations.degrade import DEGRADATIONS, degrade, item_seed
+from contrastdiagnosis_training.data.degradations.degrade import (
+    DEGRADATIONS,
+    degrade,
+    faults_of,
+    item_seed,
+)
 from contrastdiagnosis_training.data.degradations.noise import LOW_DOSE_HU
 from contrastdiagnosis_training.data.degradations.slices import THICKNESS_MM
 from contrastdiagnosis_training.data.healthy_points import HealthyCt, draw_points
@@ -217,16 +222,6 @@ def degraded_volume(volume: Volume, operation: str, severity: int, seed: int) ->
             return None
         volume = poorer
     return volume
-
-
-def faults_of(operation: str) -> list[str]:
-    """The faults that an operation makes, one or several.
-
-    Example:
-        >>> faults_of("motion+blur")
-        ['motion', 'blur']
-    """
-    return operation.split("+")
 
 
 def _poorer(volume: Volume, operation: str, severity: int, seed: int) -> Volume | None:

@@ -77,6 +77,16 @@ def degrade(
     return degraded
 
 
+def faults_of(operation: str) -> list[str]:
+    """The faults that an operation makes one after the other, one or several.
+
+    Example:
+        >>> faults_of("motion+blur")
+        ['motion', 'blur']
+    """
+    return operation.split("+")
+
+
 def item_seed(case_id: str, operation: str, severity: int) -> int:
     """A seed of 63 bits for a nodule, an operation and a severity, the same on every machine.
 

@@ -9,7 +9,7 @@ from contrastdiagnosis.imaging.reading.scan_image import NO_VOXEL_HU
 from contrastdiagnosis.imaging.volume import MEASURED_HU, Volume, padding_of
 from numpy.typing import NDArray
 
-from contrastdiagnosis_training.data.degradations.degrade import degrade
+from contrastdiagnosis_training.data.degradations.degrade import degrade, faults_of
 
 
 def degraded_hu(volume: Volume, operation: str, severity: int, seed: int) -> NDArray[np.int16]:
@@ -20,7 +20,7 @@ def degraded_hu(volume: Volume, operation: str, severity: int, seed: int) -> NDA
 
     Args:
         volume: A CT, or a part of one.
-        operation: Of `DEGRADATIONS`.
+        operation: Of `DEGRADATIONS`, or several of them, such as "blur+low_dose".
         severity: 1 to 5.
         seed: Of what is drawn.
     """
@@ -28,8 +28,9 @@ def degraded_hu(volume: Volume, operation: str, severity: int, seed: int) -> NDA
     hu = volume.hu.astype(np.float32)
     if padding is not None:
         hu[padding] = DEFAULT_GEOMETRY.window_hu[0]
-    (degraded,) = degrade(
-        torch.from_numpy(hu)[None], [operation], torch.tensor([severity]), volume.spacing_mm, [seed]
-    )
-    measured = np.clip(np.round(degraded.numpy()), *MEASURED_HU).astype(np.int16)
+    degraded = torch.from_numpy(hu)[None]
+    for fault in faults_of(operation):
+        steps = torch.tensor([severity])
+        degraded = degrade(degraded, [fault], steps, volume.spacing_mm, [seed])
+    measured = np.clip(np.round(degraded[0].numpy()), *MEASURED_HU).astype(np.int16)
     return measured if padding is None else np.where(padding, np.int16(NO_VOXEL_HU), measured)

@@ -10,7 +10,12 @@ import numpy as np
 from contrastdiagnosis.cases.vote import fit_calibration
 from contrastdiagnosis.trust.confidence_rule import CaseLimits
 from contrastdiagnosis.trust.facts import facts_of_row
-from contrastdiagnosis.trust.poor_image import KINDS, PoorVerdicts, QualityDetector
+from contrastdiagnosis.trust.poor_image import (
+    KINDS,
+    SEVERAL,
+    PoorVerdicts,
+    QualityDetector,
+)
 from numpy.typing import NDArray
 
 from contrastdiagnosis_training.data.labels import RULES, is_malignant
@@ -48,6 +53,8 @@ def verdicts_by_kind(
 ) -> dict[str, list[tuple[int, Verdicts]]]:
     """Verdicts by the kind that their images are told to be poor in, and the fold.
 
+    Images that are poor in more than one way stand under `SEVERAL` alone.
+
     Args:
         poorer: Unseen nodules by the way their scans were made poorer, one part a fold; ways of
             severity `CHOSEN_SEVERITY` and worse count.
@@ -55,7 +62,7 @@ def verdicts_by_kind(
         folds: Number of each part.
         limits: By which there is a verdict or none, of each part.
     """
-    told: dict[str, list[tuple[int, Verdicts]]] = {kind: [] for kind in KINDS}
+    told: dict[str, list[tuple[int, Verdicts]]] = {kind: [] for kind in (*KINDS, SEVERAL)}
     for way, parts in poorer.items():
         if way.severity < CHOSEN_SEVERITY:
             continue
@@ -70,8 +77,9 @@ def verdicts_by_kind(
             probability = support.probability(nodules.embedding, nodules.patient_id)
             truth = is_malignant(nodules.malignancy)
             kinds = [detector.told(f.quality) for f in facts]
-            for kind in KINDS:
-                rows = np.array([kind in k for k in kinds], dtype=bool)
+            alone = [SEVERAL if len(k) > 1 else "".join(k) for k in kinds]
+            for kind in told:
+                rows = np.array(alone) == kind
                 judged = rows & verdict
                 told[kind].append(
                     (fold, Verdicts(probability[judged], truth[judged], missed[rows]))
