@@ -307,7 +307,7 @@ MUTANTS = (
     ),
     Mutant(
         f"{ENGINE}/trust/poor_image.py",
-        "        elif kind in beyond:\n            doubts.append(sentence)\n",
+        "        elif beyond:\n            doubts.append(sentence)\n",
         "",
         ("engine/test_confidence_rule.py",),
     ),

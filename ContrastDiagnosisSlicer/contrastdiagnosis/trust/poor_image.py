@@ -347,7 +347,7 @@ def said_of_poor_image(
             doubts.append(sentence)
         elif not verdicts.sure(probability):
             doubts.append(f"{sentence} ({verdicts.unsure_text})")
-        elif kind in beyond:
+        elif beyond:
             doubts.append(sentence)
         else:
             notices.append(f"{sentence} ({verdicts.sure_text})")

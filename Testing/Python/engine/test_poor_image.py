@@ -220,6 +220,10 @@ def test_verdicts_in_images_with_several_faults_are_worth_what_was_measured_of_s
     text = f"verdicts as sure as this one hold in {images}: 3% were wrong"
     assert sure.doubts == ()
     assert sure.notices == tuple(f"{sentence} ({text})" for sentence in TWO.values())
+    # Poorer than any case: what was measured of such images does not hold there.
+    beyond = {"noise": "noisier than the cases"}
+    said = said_of_poor_image(TWO, beyond, (*ALONE, BOTH), 0.95)
+    assert said.doubts == ("noisier than the cases", "blurred") and said.notices == ()
     missed = said_without_verdict(TWO, {}, (*ALONE, BOTH), True)
     assert missed[1] == f"blurred (in {images} 25% of the nodules that were pointed at were missed)"
     assert "25%" not in said_without_verdict({"blur": "blurred"}, {}, (*ALONE, BOTH), True)[0]
