@@ -211,14 +211,18 @@ def _ghost(waves: _Waves) -> float:
             break
         flat_common = waves.common(off) / fall * (total / (total - off))
         told.append(_peak(waves, flat_common * window, all_of, away >= GHOST_MM[0]))
-    return max(told)
+    return float(np.fmax.reduce(told))
 
 
 def _peak(waves: _Waves, spectrum: NDArray, all_of: float, far: NDArray[np.bool_]) -> float:
+    """NaN where pixels are too large for any displacement that is asked about."""
+    asked = far & (waves.displacement_mm <= GHOST_MM[1])
+    if not asked.any():
+        return float("nan")
     found = fft.irfft2(spectrum.astype(np.complex64), waves.shape) * (
         waves.shape[0] * waves.shape[1] / max(all_of, 1e-6)
     )
-    return float(found[far & (waves.displacement_mm <= GHOST_MM[1])].max())
+    return float(found[asked].max())
 
 
 def _mean_fall(power: NDArray[np.float64], frequency: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, astuple
 
 import numpy as np
 import pytest
@@ -162,3 +162,19 @@ def test_nothing_is_measured_of_a_scan_elsewhere(phantom):
     patch = crop_patch(phantom.volume, NODULE.center_ras_mm)
     quality = image_quality(patch, phantom.volume, np.array(NODULE.center_ras_mm) + 1000)
     assert quality == ImageQuality(quality.lung_share, 2.5) or np.isnan(quality.noise_hu)
+
+
+@pytest.mark.parametrize(
+    "spacing_mm", [(1, 20, 0.05), (20, 20, 20), (0.05, 20, 20), (20, 0.05, 0.05), (1, 0.4, 0.08)]
+)
+@pytest.mark.parametrize("shape", [(4, 3, 3), (12, 12, 15), (30, 30, 30)])
+def test_what_cannot_be_measured_with_such_voxels_is_nan(spacing_mm, shape):
+    """Pixels of 20 mm have no displacement that motion leaves: it was a server error."""
+    hu = np.random.default_rng(0).normal(-800, 60, shape).astype(np.float32)
+    k, j, i = spacing_mm
+    volume = Volume(hu, np.diag([i, -j, k, 1.0]))
+    middle = volume.ras_from_ijk((np.array(shape[::-1]) - 1) / 2)
+    quality = image_quality(crop_patch(volume, middle), volume, middle)
+    assert not np.isinf(astuple(quality)).any()
+    if max(j, i) > 10:
+        assert np.isnan(quality.ghost)
