@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from contrastdiagnosis_training.data.batches import balanced_batches, batches_per_epoch
+from contrastdiagnosis_training.data.batches import (
+    balanced_batches,
+    batched,
+    batches_per_epoch,
+)
 
 LABEL = torch.arange(50) % 5 == 0
 
@@ -44,3 +48,8 @@ def test_an_odd_batch_is_refused(batch):
 def test_one_class_is_refused():
     with pytest.raises(ValueError, match="wanted both classes, got 0 malignant of 4"):
         batches_per_epoch(torch.zeros(4, dtype=torch.bool), 2)
+
+
+def test_some_items_at_a_time_leave_none_out():
+    assert list(batched(iter(range(7)), 3)) == [[0, 1, 2], [3, 4, 5], [6]]
+    assert list(batched([], 3)) == []

@@ -1,11 +1,22 @@
-"""P x K batches: both classes in equal number in every batch."""
+"""P x K batches: both classes in equal number in every batch; and some items at a time."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from typing import TypeVar
 
 import torch
 from torch import Tensor
+
+Item = TypeVar("Item")
+
+
+def batched(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    """The items, `size` at a time, the last ones fewer (`itertools.batched` of Python 3.12)."""
+    items = iter(items)
+    while batch := list(islice(items, size)):
+        yield batch
 
 
 def batches_per_epoch(label: Tensor, batch: int) -> int:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
-from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,6 +24,7 @@ from sklearn.model_selection import GroupKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from contrastdiagnosis_training.data.batches import batched
 from contrastdiagnosis_training.data.columns import load_columns
 from contrastdiagnosis_training.data.healthy_points import HealthyCt, draw_points
 from contrastdiagnosis_training.evaluation.confidences import limits_of
@@ -164,13 +164,6 @@ def _answers(diagnoser: Diagnoser, asked: Iterable[Asked]) -> Answers:
         nothing: Any = np.zeros(0)
         return Answers(*(nothing for _ in fields(Answers)))
     return Answers(*(np.array(column) for column in zip(*rows, strict=True)))
-
-
-def batched(items: Iterable[Asked], size: int) -> Iterator[list[Asked]]:
-    """The items, some at a time."""
-    items = iter(items)
-    while batch := list(islice(items, size)):
-        yield batch
 
 
 def fit_gate(nodules: Answers, tissue: Answers) -> NoduleGate:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +17,7 @@ from contrastdiagnosis.imaging.volume import Volume, padding_of
 from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 
+from contrastdiagnosis_training.data.batches import batched
 from contrastdiagnosis_training.data.columns import kept_columns
 from contrastdiagnosis_training.data.degradations.degrade import (
     DEGRADATIONS,
@@ -198,8 +198,8 @@ def measured_in_parts(
         InputError: There is no place.
         ValueError: An operation is not known.
     """
-    parts, left = [], iter(places)
-    while part := list(islice(left, PART)):
+    parts = []
+    for part in batched(places, PART):
         asked = [(p.source, p.image, p.patient_id, p.fold, *p.point_ras_mm.tolist()) for p in part]
         made_from = [FORMAT, MEASURES, list(operations), list(severities), asked]
         make = partial(measured, part, operations, severities)
