@@ -33,6 +33,9 @@ from training.conftest import write_case_folder
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
+MIDDLE = (Ellipsis, slice(25, 55), slice(25, 55))
+"""What is left of a patch that shows its middle alone, mirrored."""
+
 SHARP = Acquisition(kernel="LUNG")
 
 
@@ -105,11 +108,42 @@ def test_good_sets_hold_only_good_images_and_poor_sets_all(sets, healthy):
     assert sets.members("H~").tolist() == list(range(7))
 
 
-def test_a_set_holds_the_voxels_of_its_tissue(sets, lesions, healthy):
+def test_a_set_holds_the_voxels_of_its_tissue(lesions, healthy):
+    elsewhere = replace(healthy, source=["ct"] * len(healthy))
+    sets = four_sets(lesions, EVERYBODY, elsewhere, TOLD, 3)
     for name, hu in (("L", lesions.hu), ("H", healthy.hu)):
         members = sets.members(name)
         assert torch.equal(sets.hu(name, members, generator()), hu[members].float())
     assert torch.equal(sets.lesions.share, lesions.share) and sets.healthy.share is None
+
+
+def across_seam(hu):
+    """Whether patches go on mirrored at all four sides of the middle."""
+    pairs = []
+    for patches in (hu, hu.mT):
+        pairs += [(patches[..., 25 - n, :], patches[..., 24 + n, :]) for n in range(1, 26)]
+        pairs += [(patches[..., 54 + n, :], patches[..., 55 - n, :]) for n in range(1, 26)]
+    return torch.stack([(a == b).flatten(1).all(dim=1) for a, b in pairs]).all(dim=0)
+
+
+@pytest.mark.parametrize("beside", [0, 3, 7])
+def test_a_seam_does_not_tell_lesions_from_healthy_tissue(lesions, healthy, beside):
+    """As many lesions as healthy patches of either quality show the middle alone, mirrored."""
+    source = ["stack"] * beside + ["ct"] * (7 - beside)
+    noise = torch.randint(-900, 100, healthy.hu.shape, generator=generator(), dtype=torch.int16)
+    sets = four_sets(lesions, EVERYBODY, replace(healthy, hu=noise, source=source), TOLD, 3)
+    seamed = across_seam(sets.healthy.hu)
+    assert seamed.tolist() == [n < beside for n in range(7)]
+    of_lesions = across_seam(sets.lesions.hu)
+    for poor in (False, True):
+        wanted = float(seamed[sets.healthy.poor == poor].float().mean())
+        found = float(of_lesions[sets.lesions.poor == poor].float().mean())
+        assert abs(found - wanted) <= 0.5 / int((sets.lesions.poor == poor).sum()), poor
+    # What is marked and what is stored are told of the middle alone as well.
+    assert not sets.lesions.share[of_lesions][..., :25, :].any()
+    assert torch.equal(sets.lesions.hu[MIDDLE], lesions.hu[MIDDLE])
+    assert torch.equal(sets.lesions.share[MIDDLE], lesions.share[MIDDLE])
+    assert across_seam(sets.lesions.coverage[of_lesions]).all()
 
 
 @pytest.mark.parametrize("name", ["L~", "H~"])
@@ -170,7 +204,7 @@ def test_healthy_tissue_of_patients_that_may_not_be_seen_is_left_out(lesions, he
     positions = np.array([n for n in EVERYBODY if lesions.nodules[n].patient_id not in kept_out])
     sets = four_sets(lesions, positions, healthy, TOLD, 3, lambda name: name not in kept_out)
     kept = [0, 2, 3, 4, 6]
-    assert torch.equal(sets.healthy.hu, healthy.hu[kept])
+    assert torch.equal(sets.healthy.hu[MIDDLE], healthy.hu[kept][MIDDLE])
     # Their quality and their patients went along.
     whole = four_sets(lesions, EVERYBODY, healthy, TOLD, 3)
     assert torch.equal(sets.healthy.poor, whole.healthy.poor[kept])
@@ -179,7 +213,7 @@ def test_healthy_tissue_of_patients_that_may_not_be_seen_is_left_out(lesions, he
         name = lesions.nodules[n].patient_id
         assert (number.get(name) == patient) == (name in PATIENTS)
     # All of it is kept where nobody is held back.
-    assert torch.equal(whole.healthy.hu, healthy.hu)
+    assert torch.equal(whole.healthy.hu[MIDDLE], healthy.hu[MIDDLE])
 
 
 @pytest.mark.parametrize(
@@ -228,12 +262,13 @@ def test_copies_are_made_once_and_drawn_of(sets):
 SMALL = (16, 32, 32)
 
 
-def test_views_are_those_of_augment(sets, lesions):
+def test_views_are_those_of_augment(sets):
     part, options = torch.tensor([5, 0]), Augmentation(flip_slices=True, context=True)
     hu = sets.hu("L", part, generator())
     seen = sets.views("L", part, hu, options, generator(1), SMALL)
+    shown = sets.lesions
     wanted = augment(
-        windowed(lesions.hu[part]), lesions.share[part], lesions.coverage[part], options,
+        windowed(shown.hu[part]), shown.share[part], shown.coverage[part], options,
         generator(1), shape=SMALL,
     )  # fmt: skip
     assert seen.shape == (2, 1, *SMALL)
@@ -244,13 +279,14 @@ def test_views_are_those_of_augment(sets, lesions):
 @pytest.mark.parametrize(
     "change", [{}, {"far": 0.5}, {"scale": 0.3, "rotation_deg": 45.0, "probability": 1.0}]
 )
-def test_what_views_cannot_reach_is_left_out_of_the_store(sets, lesions, shape, change):
+def test_what_views_cannot_reach_is_left_out_of_the_store(sets, shape, change):
     """They are the views of the whole of it: geometry, and where they are cut."""
     options = replace(Augmentation(flip_slices=True, context=True, end_cuts=0.3, noise=0), **change)
     part = torch.tensor([7, 1, 0, 5, 3, 1])
     seen = sets.views("L", part, sets.hu("L", part, generator()), options, generator(2), shape)
+    shown = sets.lesions
     whole = augment(
-        windowed(lesions.hu[part]), lesions.share[part], lesions.coverage[part], options,
+        windowed(shown.hu[part]), shown.share[part], shown.coverage[part], options,
         generator(2), shape=shape,
     )  # fmt: skip
     # A voxel at the very edge of a cut may fall to either side.

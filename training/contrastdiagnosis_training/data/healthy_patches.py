@@ -61,6 +61,8 @@ LUNG_SHARE = (0.4, 0.98)
 
 PHANTOM_SEEDS = (11, 12)
 
+BESIDE = "stack"
+"""Source of the tissue beside a nodule."""
 
 NAMES = ("patient_id", "source", "series_uid")
 
@@ -89,7 +91,7 @@ class HealthyPatches:
         hu: (M, D, H, W) int16 as in `PatchStore`.
         coverage: (M, D, H, W) uint8 likewise.
         patient_id: M names; those of stacks are their nodules'.
-        source: M of "ct", "stack" and "phantom".
+        source: M of "ct", `BESIDE` and "phantom".
         series_uid: M, empty where it is not known.
         poor: (M,) bool, whether the scan they come from is.
     """
@@ -178,7 +180,7 @@ def _all(
         scan = beside_nodule(read_scan(nodule), random)
         if scan is not None:
             poor = _poor(scan.volume)
-            yield _Found(scan, nodule.patient_id, "stack", nodule.series_uid, poor)
+            yield _Found(scan, nodule.patient_id, BESIDE, nodule.series_uid, poor)
 
 
 def _phantom_ct(seed: int) -> HealthyCt:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from contrastdiagnosis_training.data.acquisition import Acquisition, is_poor_scan
 from contrastdiagnosis_training.data.augment import Augmentation, augment, marked_extent
-from contrastdiagnosis_training.data.healthy_patches import HealthyPatches
+from contrastdiagnosis_training.data.healthy_patches import BESIDE, HealthyPatches
 from contrastdiagnosis_training.data.patch_store import STORE_GEOMETRY, PatchStore, windowed
 from contrastdiagnosis_training.data.views import degraded_at_random
 from contrastdiagnosis_training.pretraining.recipe import (
@@ -40,6 +40,28 @@ MIDDLE_EXTENT = torch.tensor(
 """(3, 2) that middle's first and last index along (k, j, i)."""
 
 
+MIDDLE = slice(25, 55)
+"""Rows and columns of the patch store, 21 mm: a stack shows as much beside a nodule."""
+
+
+def mirrored_middle(patches: Tensor) -> Tensor:
+    """(..., H, W) the middle of patches of the patch store, mirrored to their width.
+
+    A stack shows no more than that of the tissue beside its nodule. By the seam alone whole lesions
+    could be told from such patches (AUC .97): lesions are mirrored as well, as many of them.
+
+    Args:
+        patches: (..., H, W).
+    """
+    rows, columns = (
+        torch.from_numpy(
+            np.pad(np.arange(side)[MIDDLE], (MIDDLE.start, side - MIDDLE.stop), mode="symmetric")
+        )
+        for side in patches.shape[-2:]
+    )
+    return patches[..., rows, :][..., columns]
+
+
 @dataclass(frozen=True, eq=False)
 class Tissue:
     """N patches of one kind of tissue.
@@ -60,6 +82,18 @@ class Tissue:
 
     def __len__(self) -> int:
         return len(self.hu)
+
+    def mirrored(self, chosen: Tensor) -> Tissue:
+        """The tissue, but of the chosen patches, (N,) bool, the middle alone, mirrored."""
+        places = torch.nonzero(chosen).flatten()
+        hu = self.hu.index_copy(0, places, mirrored_middle(self.hu[places]))
+        coverage = self.coverage.index_copy(0, places, mirrored_middle(self.coverage[places]))
+        if self.share is None:
+            return replace(self, hu=hu, coverage=coverage)
+        marked = torch.zeros_like(self.share[places])
+        marked[..., MIDDLE, MIDDLE] = self.share[places][..., MIDDLE, MIDDLE]
+        share = self.share.index_copy(0, places, marked)
+        return replace(self, hu=hu, coverage=coverage, share=share)
 
     @cached_property
     def _marked(self) -> Tensor:
@@ -229,24 +263,38 @@ def four_sets(
         InputError: One of the sets would be empty.
     """
     kept = [n for n, patient in enumerate(healthy.patient_id) if seen(patient)]
+    beside = torch.tensor([healthy.source[n] == BESIDE for n in kept]).bool()
     chosen = [lesions.nodules[n] for n in positions.tolist()]
     names = [n.patient_id for n in chosen] + [healthy.patient_id[n] for n in kept]
     number = {name: n for n, name in enumerate(sorted(set(names)))}
     patient = torch.tensor([number[name] for name in names])
     poor = native_quality(lesions, positions, acquisitions)
+    poor_healthy = _poor_healthy(healthy, kept, acquisitions)
     sets = FourSets(
         Tissue(
             lesions.hu[positions], lesions.share[positions], lesions.coverage[positions],
             patient[: len(chosen)], poor,
-        ),
+        ).mirrored(_as_many(poor, poor_healthy, beside)),
         Tissue(
-            healthy.hu[kept], None, healthy.coverage[kept], patient[len(chosen) :],
-            _poor_healthy(healthy, kept, acquisitions),
-        ),
+            healthy.hu[kept], None, healthy.coverage[kept], patient[len(chosen) :], poor_healthy,
+        ).mirrored(beside),
         least_severity,
     )  # fmt: skip
     _check(sets)
     return sets
+
+
+def _as_many(poor: Tensor, poor_healthy: Tensor, beside: Tensor) -> Tensor:
+    """(N,) which lesions are mirrored: of good and of poor images the share that is of healthy."""
+    chosen = torch.zeros(len(poor), dtype=torch.bool)
+    generator = torch.Generator().manual_seed(0)
+    for quality in (False, True) if len(beside) else ():
+        places = torch.nonzero(poor == quality).flatten()
+        of_healthy = beside[poor_healthy == quality]
+        share = float((of_healthy if len(of_healthy) else beside).float().mean())
+        order = torch.randperm(len(places), generator=generator)
+        chosen[places[order[: round(share * len(places))]]] = True
+    return chosen
 
 
 def _poor_healthy(
