@@ -69,7 +69,7 @@ bench: $(READY)  ## speed and memory: a table, and bench.json
 attack: $(READY)  ## what SECURITY.md promises, tried on this machine: a table
 	$(BIN)/python Testing/attack.py
 
-pictures: $(READY)  ## the pictures of Resources made anew; needs Chromium
+pictures: $(READY)  ## the pictures of Resources and docs made anew; needs Chromium
 	$(BIN)/python Testing/pictures.py
 
 docs: $(READY)  ## the pages of docs/ with the API, in out/docs; every link is checked

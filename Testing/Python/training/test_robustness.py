@@ -37,7 +37,9 @@ from contrastdiagnosis_training.evaluation.robustness.degraded import (
 from contrastdiagnosis_training.evaluation.robustness.figures import (
     Judges,
     RobustFigures,
+    Said,
     as_record,
+    fall_interval,
     fall_of_auc,
     mixed_parts,
     native_strata,
@@ -50,7 +52,7 @@ from contrastdiagnosis_training.evaluation.support_vote import support_of_predic
 from contrastdiagnosis_training.runs.crossfit_run import load_fold
 from contrastdiagnosis_training.runs.predictions import predict_nodules
 from contrastdiagnosis_training.runs.run_folder import MODEL, SETTINGS
-from sklearn.metrics import cohen_kappa_score
+from sklearn.metrics import cohen_kappa_score, roc_auc_score
 
 from training.conftest import TINY, write_case_folder
 from training.test_support_vote import predictions
@@ -204,6 +206,16 @@ def test_a_case_folder_that_is_gone_is_told(run):
     file.write_text(json.dumps(settings))
     with pytest.raises(InputError, match="the case folder /nowhere/stacks of the run .* is not th"):
         list(predict_degraded(run, [0], WAYS, CPU))
+
+
+def test_what_was_stored_of_other_weights_is_refused(run):
+    """A fold that was trained again in the same folder has not said it."""
+    list(predict_degraded(run, [0], WAYS[:1], CPU))
+    list(predict_degraded(run, [0], WAYS[:1], CPU))
+    model = run / "fold0" / MODEL
+    model.write_bytes(model.read_bytes() + b" ")
+    with pytest.raises(InputError, match=r"degraded-\d+ is of other weights than .*; delete it"):
+        list(predict_degraded(run, [0], WAYS[:1], CPU))
 
 
 def test_what_was_stored_of_other_nodules_is_refused(run):
@@ -432,6 +444,34 @@ def test_the_seed_draws_who_is_seen_how(clean, by_way):
 def of_auc(auc, confident_wrong):
     rest = {f.name: 0.0 for f in fields(RobustFigures)}
     return RobustFigures(**rest | {"auc": auc, "confident_wrong": confident_wrong})
+
+
+def test_the_interval_of_the_fall_is_of_patients_and_paired():
+    """Against a loop that draws patients one by one; a run against itself differs by nothing."""
+    random = np.random.default_rng(0)
+    malignant = random.random(80) < 0.5
+    patient = random.integers(0, 40, 80).astype(str)
+    clean = malignant + random.normal(0, 0.7, 80)
+    poorer = [clean + random.normal(0, s, 80) for s in (0.3, 2.0)]
+    said = Said(clean, poorer)
+
+    def fall(rows):
+        aucs = [roc_auc_score(malignant[rows], p[rows]) for p in (clean, *poorer)]
+        return aucs[0] - np.mean(aucs[1:])
+
+    names = np.unique(patient)
+    drawn = [
+        fall(
+            np.concatenate([np.flatnonzero(patient == p) for p in random.choice(names, len(names))])
+        )
+        for _ in range(600)
+    ]
+    wanted = np.percentile(drawn, [2.5, 97.5])
+    assert fall_interval(said, None, malignant, patient) == pytest.approx(wanted, abs=0.02)
+    assert fall_interval(said, said, malignant, patient) == (0.0, 0.0)
+    other = Said(clean, [clean, clean])
+    low, high = fall_interval(other, said, malignant, patient)
+    assert (low, high) == pytest.approx(-wanted[::-1], abs=0.02)
 
 
 def test_the_fall_is_that_of_severity_three_and_the_wrong_that_of_the_worst():

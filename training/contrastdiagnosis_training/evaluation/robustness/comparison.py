@@ -34,8 +34,10 @@ from contrastdiagnosis_training.evaluation.robustness.figures import (
     CHOSEN_SEVERITY,
     Judges,
     RobustFigures,
+    Said,
     as_record,
     diameter_scores,
+    fall_interval,
     fall_of_auc,
     mixed_parts,
     mixed_rows,
@@ -140,6 +142,7 @@ class Comparison:
             acquisition: Table that tells how series were scanned, for natively poor images.
         """
         told: dict[str, Any] = {}
+        said: dict[str, Said] = {}
         first = self.parts[self.first]
         poor = None
         if acquisition is not None:
@@ -151,6 +154,7 @@ class Comparison:
             poorer = {way: degraded_parts(run, parts, self.folds, way) for way in self.ways}
             told[name] = _by_way_and_share(parts, poorer, judged, mixed_parts, shares)
             told[name] |= _against(first, voted(parts), voted(first), poor)
+            said[name] = Said(voted(parts), [voted(p) for w, p in poorer.items() if _chosen(w)])
         for name, run in self.peers.items():
             rows = [
                 _peer_rows(run, fold, nodules)
@@ -160,6 +164,9 @@ class Comparison:
             poor_rows = {way: degraded_rows(run, rows, self.folds, way) for way in self.ways}
             told[name] = _by_way_and_share(rows, poor_rows, figures, mixed_rows, shares)
             told[name] |= _against(first, read(rows), voted(first), poor)
+            said[name] = Said(read(rows), [read(p) for w, p in poor_rows.items() if _chosen(w)])
+        for name, answers in said.items():
+            told[name] |= _falls(first, answers, said[self.first])
         base = told[self.first]["fall"]
         for metrics in told.values():
             metrics["relative_fall"] = metrics["fall"] / base if base > 0 else None
@@ -219,6 +226,24 @@ def _peer_rows(run: Path, fold: int, nodules: Predictions) -> PeerPredictions:
     if rows.case_id.tolist() != nodules.case_id.tolist():
         raise InputError(f"{file} is of other nodules than the first run")
     return rows
+
+
+def _chosen(way: Poorer) -> bool:
+    return way.severity == CHOSEN_SEVERITY
+
+
+def _falls(first: Sequence[Part], said: Said, firsts: Said) -> dict[str, Any]:
+    """95 % of the fall of the AUC, and of the fall less that of the first run."""
+    if not said.poorer:
+        return {}
+    malignancy = np.concatenate([r.malignancy for _, r in first])
+    patient = np.concatenate([r.patient_id for _, r in first])
+    kept, truth = RULES["exclude3"](malignancy), is_malignant(malignancy)
+    kept_of = (truth[kept], patient[kept])
+    return {
+        "fall_ci": list(fall_interval(said.only(kept), None, *kept_of)),
+        "fall_less_first_ci": list(fall_interval(said.only(kept), firsts.only(kept), *kept_of)),
+    }
 
 
 def _against(

@@ -9,8 +9,10 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
+from contrastdiagnosis.bundle.bundle import sha256
 from contrastdiagnosis.cases.case_folder import Nodule, read_case_folder
 from contrastdiagnosis.errors import InputError
+from contrastdiagnosis.files.output import write_file
 from contrastdiagnosis.imaging.volume import Volume
 
 from contrastdiagnosis_training.data.columns import load_columns, save_columns
@@ -24,7 +26,7 @@ from contrastdiagnosis_training.peers.predictions import (
 )
 from contrastdiagnosis_training.runs.crossfit_run import folds_of_run
 from contrastdiagnosis_training.runs.predictions import Change, Predictions, predict_nodules
-from contrastdiagnosis_training.runs.run_folder import network_of_run, read_settings
+from contrastdiagnosis_training.runs.run_folder import MODEL, network_of_run, read_settings
 
 T = TypeVar("T", Predictions, PeerPredictions)
 
@@ -83,13 +85,15 @@ def predict_degraded(
         reader_of: Opens a fold's run folder.
 
     Raises:
-        InputError: The run lacks a fold, or its case folder is not at hand.
+        InputError: The run lacks a fold, its case folder is not at hand, or what is stored is of
+            other weights.
     """
     missing = sorted(set(folds) - set(folds_of_run(run)))
     if missing:
         raise InputError(f"{run} holds no fold {missing[0]}; it holds {folds_of_run(run)}")
     for fold in folds:
         folder = run / f"fold{fold}"
+        _check_weights(folder)
         reader = None
         for way in ways:
             file = _file(folder, way)
@@ -133,6 +137,18 @@ def degraded_rows(run: Path, clean: Sequence[T], folds: Sequence[int], way: Poor
             raise InputError(f"{file} is of other nodules; delete it")
         told.append(poorer)
     return told
+
+
+def _check_weights(folder: Path) -> None:
+    """What is stored of poorer scans must be what these weights said, not those before them."""
+    if not (folder / MODEL).is_file():
+        return
+    told, weights = folder / FOLDER / "model.sha256", sha256(folder / MODEL)
+    if told.is_file() and told.read_text().strip() != weights:
+        raise InputError(f"{told.parent} is of other weights than {folder / MODEL}; delete it")
+    if not told.is_file():
+        told.parent.mkdir(exist_ok=True)
+        write_file(told, f"{weights}\n".encode())
 
 
 def _file(folder: Path, way: Poorer) -> Path:

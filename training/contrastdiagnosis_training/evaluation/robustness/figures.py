@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from contrastdiagnosis.bundle.info import BundleInfo
@@ -20,7 +20,12 @@ from contrastdiagnosis_training.data.labels import RULES, is_malignant
 from contrastdiagnosis_training.evaluation.confidences import confidence_of_nodules
 from contrastdiagnosis_training.evaluation.robustness.degraded import Poorer
 from contrastdiagnosis_training.evaluation.shipped_rule import Part
-from contrastdiagnosis_training.objectives.metrics import auc, size_baseline
+from contrastdiagnosis_training.objectives.metrics import (
+    auc,
+    patient_bootstrap,
+    resampled_auc,
+    size_baseline,
+)
 from contrastdiagnosis_training.peers.predictions import PeerPredictions
 from contrastdiagnosis_training.runs.predictions import Predictions
 
@@ -217,6 +222,43 @@ def fall_of_auc(by_way: Mapping[Poorer, RobustFigures], clean: RobustFigures) ->
     """Mean over the operations of how much AUC is lost at `CHOSEN_SEVERITY`."""
     falls = [clean.auc - f.auc for w, f in by_way.items() if w.severity == CHOSEN_SEVERITY]
     return float(np.mean(falls)) if falls else float("nan")
+
+
+class Said(NamedTuple):
+    """What a run or a peer says of the same nodules.
+
+    Attributes:
+        clean: (N,) probabilities in their scans as they are.
+        poorer: (N,) probabilities in scans made poorer, one array a way.
+    """
+
+    clean: NDArray[np.float64]
+    poorer: list[NDArray[np.float64]]
+
+    def only(self, chosen: NDArray[np.bool_]) -> Said:
+        """Of the chosen nodules alone."""
+        return Said(self.clean[chosen], [told[chosen] for told in self.poorer])
+
+
+def fall_interval(
+    said: Said, firsts: Said | None, malignant: NDArray[np.bool_], patient: NDArray
+) -> tuple[float, float]:
+    """95 % patient bootstrap interval of the mean fall of the AUC, paired.
+
+    Args:
+        said: Of N nodules.
+        firsts: Of another run, whose fall is taken off; None for the fall itself.
+        malignant: (N,).
+        patient: (N,).
+    """
+
+    def fall(told: Said, times: NDArray[np.int64]) -> NDArray[np.float64]:
+        poorer = [resampled_auc(p, malignant, times) for p in told.poorer]
+        return np.asarray(resampled_auc(told.clean, malignant, times) - np.mean(poorer, axis=0))
+
+    return patient_bootstrap(
+        lambda times: fall(said, times) - (fall(firsts, times) if firsts else 0.0), patient
+    )
 
 
 def wrong_at_worst(by_way: Mapping[Poorer, RobustFigures]) -> float:

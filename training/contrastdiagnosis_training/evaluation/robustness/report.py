@@ -22,7 +22,7 @@ CURVES = {
     "overlap": ("share of the ten nearest cases that stay", (0.0, 1.0)),
     "dice": ("Dice", (0.3, 1.0)),
     "change": ("mean absolute change of the probability", (0.0, 0.4)),
-    "confident_wrong": ("confident answers that are wrong", (0.0, 0.5)),
+    "confident_wrong": ("confident and wrong, by the limits alone", (0.0, 0.5)),
 }
 """What is drawn against severity, and its range."""
 
@@ -45,6 +45,8 @@ def robust_table(metrics: dict[str, Any]) -> str:
         for key in ("auc", "accuracy", "kappa"):
             line(f"{share} % poor images: {key}", [r["mixed"][share][key] for r in runs.values()])
     line(f"fall of the AUC at severity {CHOSEN_SEVERITY}", [r["fall"] for r in runs.values()])
+    for name, ends in _interval_lines(runs):
+        line(name, ends)
     line("  over that of the first run", [r["relative_fall"] for r in runs.values()])
     line("confident and wrong at severity 5", [r["wrong_at_worst"] for r in runs.values()])
     for way in next(iter(runs.values()))["ways"]:
@@ -52,11 +54,30 @@ def robust_table(metrics: dict[str, Any]) -> str:
             line(f"{way}: {key}", [r["ways"][way][key] for r in runs.values()])
     for stratum in next(iter(runs.values()))["native"]:
         line(f"native, {stratum}: AUC", [r["native"][stratum]["auc"] for r in runs.values()])
-    for operation in next(iter(runs.values())).get("maps", {}):
-        for key, name in (("overlap", "overlap"), ("correlation", "rank correlation")):
-            told = [r.get("maps", {}).get(operation, {}).get(key) for r in runs.values()]
-            line(f"maps, {operation} {CHOSEN_SEVERITY}: {name}", told)
+    for name, told in _map_lines(runs):
+        line(name, told)
     return "\n".join(lines)
+
+
+def _map_lines(runs: Mapping[str, dict[str, Any]]) -> list[tuple[str, list[float | None]]]:
+    return [
+        (
+            f"maps, {operation} {CHOSEN_SEVERITY}: {name}",
+            [r.get("maps", {}).get(operation, {}).get(key) for r in runs.values()],
+        )
+        for operation in next(iter(runs.values())).get("maps", {})
+        for key, name in (("overlap", "overlap"), ("correlation", "rank correlation"))
+    ]
+
+
+def _interval_lines(runs: Mapping[str, dict[str, Any]]) -> list[tuple[str, list[float | None]]]:
+    """Both ends of the intervals of the fall; none where nothing of that severity was looked at."""
+    nothing = (None, None)
+    return [
+        (f"  {name}, 95 % {end}", [run.get(key, nothing)[n] for run in runs.values()])
+        for key, name in (("fall_ci", "it"), ("fall_less_first_ci", "less that of the first run"))
+        for n, end in enumerate(("from", "to"))
+    ]
 
 
 def _figure(value: float | None) -> str:
