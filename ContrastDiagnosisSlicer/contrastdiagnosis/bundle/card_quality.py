@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from contrastdiagnosis.bundle.card_metrics import Metrics, Table, rounded, source_of
 from contrastdiagnosis.trust.poor_image import KINDS, SEVERAL
-
-if TYPE_CHECKING:
-    from contrastdiagnosis.trust.poor_image import PoorVerdicts
 
 ROBUST_COLUMNS = {
     "auc": "AUC",
@@ -31,7 +28,11 @@ class QualityMetrics:
         auroc: How well each kind is told, by what made images poorer.
         told: Share of the images that each kind is told of.
         came: The same of images as they came, by where they are from.
+        numbers: What is measured of poorer images against what it should be, at the severities
+            that are told.
+        recalibration: Whether probabilities would gain by a calibration of their own there.
         verdicts: What verdicts in poor images are worth.
+        bands: How many were wrong, by their probability.
         robustness: The same nodules in poorer scans; None where it was not measured.
         robustness_source: Which command printed that.
     """
@@ -40,18 +41,16 @@ class QualityMetrics:
     auroc: Table
     told: Table
     came: Table
+    numbers: Table
+    recalibration: Table
     verdicts: Table
+    bands: Table
     robustness: Table | None
     robustness_source: str
 
 
-def quality_metrics(metrics: Metrics, worth: tuple[PoorVerdicts, ...]) -> QualityMetrics | None:
-    """What the card tells of poor images; None where they are not told.
-
-    Args:
-        metrics: `BundleInfo.metrics`.
-        worth: `CaseLimits.poor_verdicts`.
-    """
+def quality_metrics(metrics: Metrics) -> QualityMetrics | None:
+    """What the card tells of poor images, by `BundleInfo.metrics`; None where they are not told."""
     measured = metrics.get("image_quality")
     if not measured:
         return None
@@ -87,27 +86,75 @@ def quality_metrics(metrics: Metrics, worth: tuple[PoorVerdicts, ...]) -> Qualit
                 for row in measured.get("came", ())
             ),
         ),
+        numbers=_numbers(measured.get("numbers", ())),
+        recalibration=_recalibration(measured.get("recalibration", ())),
         verdicts=Table(
             (
                 "told", "benign is sure up to", "malignant is sure from", "wrong of the sure",
                 "wrong of the others", "nodules missed",
             ),
-            tuple(_verdict_row(verdicts) for verdicts in worth),
+            tuple(_verdict_row(row) for row in measured["verdicts"]),
+        ),
+        bands=Table(
+            ("told", "probability", "wrong"),
+            tuple(
+                (_kind(row["kind"]), f"{row['low']:.0%}-{row['high']:.0%}", rounded(row["wrong"]))
+                for row in measured.get("bands", ())
+            ),
         ),
         robustness=_robustness(robustness) if robustness else None,
         robustness_source=source_of(robustness) if robustness else "",
     )  # fmt: skip
 
 
-def _verdict_row(verdicts: PoorVerdicts) -> tuple[str, ...]:
+def _verdict_row(row: Metrics) -> tuple[str, ...]:
     return (
-        "several of these" if verdicts.kind == SEVERAL else verdicts.kind,
-        rounded(verdicts.low) if verdicts.low > 0 else "-",
-        rounded(verdicts.high) if verdicts.high < 1 else "-",
-        rounded(verdicts.wrong_beyond),
-        rounded(verdicts.wrong_between),
-        rounded(verdicts.missed),
+        _kind(row["kind"]),
+        rounded(row["low"]) if row["low"] > 0 else "-",
+        rounded(row["high"]) if row["high"] < 1 else "-",
+        rounded(row["wrong_sure"]),
+        rounded(row["wrong_unsure"]),
+        rounded(row["missed"]),
     )
+
+
+def _numbers(rows: Sequence[Metrics]) -> Table:
+    """Of the severities that are told."""
+    head = ("made poorer by", "severity", "should be", "is measured", "9 of 10 within, times it")
+    return Table(
+        head,
+        tuple(
+            (
+                _spoken(row["operation"]),
+                str(row["severity"]),
+                f"{row['wanted']:.1f} {'HU' if row['measure'] == 'noise_hu' else 'mm'}",
+                f"{row['measured']:.1f}",
+                f"{rounded(row['ratio_5'])}-{rounded(row['ratio_95'])}",
+            )
+            for row in rows
+            if row["severity"] >= 3
+        ),
+    )
+
+
+def _recalibration(rows: Sequence[Metrics]) -> Table:
+    head = ("told", "n", "Brier score", "anew", "ECE", "anew", "to be expected")
+    return Table(
+        head,
+        tuple(
+            (
+                _kind(row["kind"]),
+                str(row["n"]),
+                *(rounded(row[key]) for key in ("brier", "brier_own", "ece", "ece_own")),
+                rounded(row["ece_expected"]),
+            )
+            for row in rows
+        ),
+    )
+
+
+def _kind(name: str) -> str:
+    return "several of these" if name == SEVERAL else name
 
 
 def _robustness(metrics: Metrics) -> Table:

@@ -17,7 +17,7 @@ from contrastdiagnosis.imaging.patch import PatchGeometry
 from contrastdiagnosis.model.network import NoduleNetConfig
 from contrastdiagnosis.trust.confidence import IntervalForm, check_interval
 from contrastdiagnosis.trust.confidence_rule import CaseLimits, NoduleGate
-from contrastdiagnosis.trust.poor_image import PoorImage, PoorVerdicts, QualityDetector
+from contrastdiagnosis.trust.poor_image import Band, PoorImage, PoorVerdicts, QualityDetector
 
 
 @dataclass(frozen=True)
@@ -123,8 +123,14 @@ def _limits(values: dict[str, Any]) -> CaseLimits:
     if detector is not None:
         kinds = [{**kind, **_rows(kind)} for kind in detector["kinds"]]
         detector = QualityDetector(tuple(PoorImage(**kind) for kind in kinds))
-    verdicts = tuple(PoorVerdicts(**told) for told in nested.pop("poor_verdicts", ()))
+    verdicts = tuple(_poor_verdicts(told) for told in nested.pop("poor_verdicts", ()))
     return CaseLimits(**nested, gate=gate, detector=detector, poor_verdicts=verdicts)
+
+
+def _poor_verdicts(told: Mapping[str, Any]) -> PoorVerdicts:
+    """Bundles up to lidc 12 told two shares instead of bands, which nothing is said by any more."""
+    kept = {name: told[name] for name in told if name not in ("wrong_between", "wrong_beyond")}
+    return PoorVerdicts(**{**kept, "bands": tuple(Band(*b) for b in told.get("bands", ()))})
 
 
 def _rows(document: Mapping[str, Any]) -> dict[str, tuple[float, ...]]:

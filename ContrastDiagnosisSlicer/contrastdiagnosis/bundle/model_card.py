@@ -33,7 +33,7 @@ def model_card(info: BundleInfo, library: CaseLibrary) -> str:
             most_unmeasured=MOST_UNMEASURED,
             nodule_mm=NODULE_MM,
             gate=gate_metrics(info.metrics),
-            quality=quality_metrics(info.metrics, info.limits.poor_verdicts),
+            quality=quality_metrics(info.metrics),
         )
     )
 

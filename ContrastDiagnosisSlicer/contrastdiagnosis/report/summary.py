@@ -15,9 +15,11 @@ from contrastdiagnosis.cases.library import Case
 from contrastdiagnosis.cases.vote import VoteRule
 from contrastdiagnosis.concepts.concept_prediction import ConceptPrediction
 from contrastdiagnosis.diagnosis.diagnoser import Diagnosis, SimilarCase
+from contrastdiagnosis.imaging.image_quality import ImageQuality
 from contrastdiagnosis.imaging.volume import Volume
 from contrastdiagnosis.maps.explanation import NO_PICTURE, Explanation
 from contrastdiagnosis.protocol.map_variant import SIGNS, variant_summary
+from contrastdiagnosis.trust.poor_image import QualityDetector
 
 
 def summarise(
@@ -58,6 +60,7 @@ def summarise(
             "long_axis_mm": round(diagnosis.diameters.long_mm, 1),
             "short_axis_mm": round(diagnosis.diameters.short_mm, 1),
         },
+        "image": _image(diagnosis.facts.quality, info.limits.detector),
         "finding": diagnosis.finding,
         "verdict": diagnosis.verdict,
         "probability": round(diagnosis.probability, 4) if diagnosis.judged else None,
@@ -70,6 +73,18 @@ def summarise(
         "map_variant": variant_summary(explanations[0].variant) if explanations else None,
         "cases": [_case(c, explained.get(c.case.case_id)) for c in diagnosis.cases],
     }
+
+
+def _image(quality: ImageQuality, detector: QualityDetector | None) -> dict[str, Any]:
+    """What was measured of the image around the point, and in which ways it is told to be poor."""
+    measured = {
+        "slice_mm": quality.slice_mm,
+        "noise_hu": quality.noise_hu,
+        "detail_mm": quality.in_plane_mm,
+        "thickness_mm": quality.thickness_mm,
+    }
+    told = {name: round(x, 2) if np.isfinite(x) else None for name, x in measured.items()}
+    return {**told, "poor": list(detector.told(quality)) if detector else []}
 
 
 def _vote(diagnosis: Diagnosis, rule: VoteRule) -> dict[str, Any]:

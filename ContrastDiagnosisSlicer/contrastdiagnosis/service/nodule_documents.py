@@ -164,6 +164,21 @@ class ShownCase(CaseRow):
     """Share of matched pairs at least as far apart, 0 to 1."""
 
 
+class ImageFacts(Document):
+    """What was measured of the image around the point; null where it cannot be."""
+
+    slice_mm: float | None
+    """Largest distance between neighbouring voxels."""
+    noise_hu: float | None
+    """Standard deviation of the noise in lung."""
+    detail_mm: float | None
+    """Full width at half maximum of the point spread within slices."""
+    thickness_mm: float | None
+    """Of the slices, whatever their distance."""
+    poor: list[Literal["noise", "thick slices", "blur", "motion"]]
+    """In which ways it is told to be poor; empty too where the bundle tells none."""
+
+
 class DiagnosisDocument(Document):
     """All that is told of a nodule but its outline and its maps.
 
@@ -182,6 +197,8 @@ class DiagnosisDocument(Document):
     """The click, RAS, mm."""
     nodule: Nodule
     """What was outlined."""
+    image: ImageFacts
+    """Its quality there."""
     finding: Literal["malignant", "benign", "no nodule", "not judged"]
     """The verdict, or why there is none."""
     verdict: Label | None
@@ -195,7 +212,7 @@ class DiagnosisDocument(Document):
     reasons: list[str]
     """What does, or why there is no verdict; for the user."""
     notices: list[str]
-    """Fallbacks that were taken; for the user."""
+    """Fallbacks that were taken, and what is poor about the image and no reason; for the user."""
     concepts: ConceptSummary | None
     """The second line of evidence; null without a concept head too. Nothing is corrected here."""
     disagreement: str

@@ -233,9 +233,10 @@ class CaseLimits:
             quality: Measured of it.
             probability: Calibrated, of the vote; None where there is no verdict.
         """
-        return said_of_poor_image(
+        said = said_of_poor_image(
             self._told(quality), self._unlike_the_cases(quality), self.poor_verdicts, probability
         )
+        return PoorImageSaid(said.doubts, (*said.notices, *self._unknown(quality)))
 
     def poor_image_without_verdict(
         self, quality: ImageQuality, nothing_there: bool
@@ -246,9 +247,14 @@ class CaseLimits:
             quality: Measured of it.
             nothing_there: Whether no nodule is told of there.
         """
-        return said_without_verdict(
+        said = said_without_verdict(
             self._told(quality), self._unlike_the_cases(quality), self.poor_verdicts, nothing_there
         )
+        return (*said, *self._unknown(quality))
+
+    def _unknown(self, quality: ImageQuality) -> tuple[str, ...]:
+        unknown = self.detector.unknown(quality) if self.detector else ""
+        return (unknown,) if unknown else ()
 
     def _told(self, quality: ImageQuality) -> dict[str, str]:
         return self.detector.sentences(quality) if self.detector else {}

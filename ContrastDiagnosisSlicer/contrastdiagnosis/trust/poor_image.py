@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -55,8 +56,32 @@ LEAST = 0.05
 """Of millimetres, HU and shares: below this they are told as this, because of their logarithm."""
 
 
+ASKED = {
+    "noise": ("noise_hu",),
+    "thick slices": ("thickness_mm", "slice_mm"),
+    "blur": ("in_plane_mm", "fall_coarse_db", "fall_db"),
+    "motion": ("ghost", "change", "alike"),
+}
+"""Measures without all of which nothing is known of a kind, whatever the others say."""
+
+
+def unmeasured(kind: str, measure: Callable[[str], ArrayLike]) -> NDArray[np.bool_]:
+    """Whether nothing was measured by which a kind is told.
+
+    Args:
+        kind: One of `KINDS`.
+        measure: Gives a measure by its name, of one image or of many; NaN where there is none.
+
+    Example:
+        >>> bool(unmeasured("noise", {"noise_hu": float("nan")}.get))
+        True
+    """
+    missing = [np.isnan(np.asarray(measure(name), dtype=np.float64)) for name in ASKED[kind]]
+    return np.asarray(np.logical_and.reduce(missing))
+
+
 def too_slight(kind: str, measure: Callable[[str], ArrayLike]) -> NDArray[np.bool_]:
-    """Whether a kind is not to be told, whatever its regression says; never if nothing is measured.
+    """Whether a kind is not to be told, whatever its regression says.
 
     Args:
         kind: One of `KINDS`.
@@ -68,9 +93,10 @@ def too_slight(kind: str, measure: Callable[[str], ArrayLike]) -> NDArray[np.boo
         >>> bool(too_slight("thick slices", {"thickness_mm": float("nan"), "slice_mm": 5.0}.get))
         False
     """
+    nothing = unmeasured(kind, measure)
     if kind != "thick slices":
-        return np.asarray(False)
-    return np.fmax(measure("thickness_mm"), measure("slice_mm")) < THICK_MM
+        return nothing
+    return nothing | (np.fmax(measure("thickness_mm"), measure("slice_mm")) < THICK_MM)
 
 
 def as_told(name: str, values: ArrayLike) -> NDArray[np.float64]:
@@ -193,7 +219,7 @@ class PoorImage:
         return self.beyond(quality) >= 0
 
     def beyond(self, quality: ImageQuality) -> float:
-        """Log odds beyond the threshold; minus infinity where it is too slight to be told."""
+        """Log odds beyond the threshold; minus infinity where it is too slight, or not measured."""
         slight = too_slight(self.kind, lambda name: getattr(quality, name))
         return -np.inf if slight else self.score(quality) - self.threshold
 
@@ -233,6 +259,15 @@ class QualityDetector:
         told = told_of(beyond[None], names)[0]
         return [poor for poor, t in zip(self.kinds, told.tolist(), strict=True) if t]
 
+    def unknown(self, quality: ImageQuality) -> str:
+        """A sentence that names what could not be measured; empty where all could."""
+        unknown = [p.kind for p in self.kinds if unmeasured(p.kind, partial(getattr, quality))]
+        if not unknown:
+            return ""
+        asked = [_ASKED_AS[kind] for kind in unknown]
+        listed = ", ".join(asked[:-1]) + (" or " if len(asked) > 1 else "") + asked[-1]
+        return f"whether {listed} cannot be measured here"
+
 
 def told_of(beyond: NDArray[np.float64], kinds: Sequence[str]) -> NDArray[np.bool_]:
     """Which kinds are told, (N, K).
@@ -250,6 +285,20 @@ def told_of(beyond: NDArray[np.float64], kinds: Sequence[str]) -> NDArray[np.boo
     return np.asarray((beyond >= 0) & (~explained | (beyond >= EXPLAINED * strongest)))
 
 
+class Band(NamedTuple):
+    """Verdicts of some probabilities, and how many of them were wrong.
+
+    Attributes:
+        low: The least probability of malignancy.
+        high: The highest one.
+        wrong: Share of these verdicts that were wrong.
+    """
+
+    low: float
+    high: float
+    wrong: float
+
+
 @dataclass(frozen=True)
 class PoorVerdicts:
     """What verdicts in images that are poor in one way are worth, measured on unseen nodules.
@@ -258,8 +307,8 @@ class PoorVerdicts:
         kind: One of `poor_image.KINDS`, or `SEVERAL`.
         low: A verdict of benign is sure from this probability down; 0 if none is.
         high: A verdict of malignant is sure from this probability up; 1 if none is.
-        wrong_between: Share of the others that were wrong.
-        wrong_beyond: Share of the sure ones that were wrong; None where there were none.
+        bands: How many verdicts were wrong, by their probability, in ascending order; none where
+            that was not measured.
         missed: Share of the nodules in such images in which no nodule was told of; None where that
             was not measured.
     """
@@ -267,40 +316,40 @@ class PoorVerdicts:
     kind: str
     low: float
     high: float
-    wrong_between: float
-    wrong_beyond: float | None = None
+    bands: tuple[Band, ...] = ()
     missed: float | None = None
 
     def __post_init__(self) -> None:
         if self.kind not in (*KINDS, SEVERAL):
             wanted = (*KINDS, SEVERAL)
             raise ValueError(f"poor verdicts: wanted a kind among {wanted}, got {self.kind!r}")
-        shares = (
-            self.low, self.high, self.wrong_between, self.wrong_beyond or 0.0, self.missed or 0.0,
-        )  # fmt: skip
-        if not all(0 <= share <= 1 for share in shares) or self.low > self.high:
+        of_bands = [share for band in self.bands for share in band]
+        shares = (self.low, self.high, self.missed or 0.0, *of_bands)
+        ends = [end for band in self.bands for end in band[:2]]
+        if (
+            not all(0 <= share <= 1 for share in shares)
+            or self.low > self.high
+            or ends != sorted(ends)
+        ):
             raise ValueError(
-                f"poor verdicts: wanted shares from 0 to 1, low below high, got {self}"
+                "poor verdicts: wanted shares from 0 to 1, low below high and bands in ascending"
+                f" order, got {self}"
             )
 
     def sure(self, probability: float) -> bool:
         """Whether a verdict is sure in such an image."""
         return 0 < self.low >= probability or 1 > self.high <= probability
 
-    @property
-    def unsure_text(self) -> str:
-        """What is said of a verdict that is not."""
+    def wrong_text(self, probability: float) -> str:
+        """How many verdicts of about this probability were wrong; empty where it is not known."""
+        mine = [band for band in self.bands if band.low <= probability <= band.high]
+        if not mine:
+            return ""
+        # Where two bands meet the verdict is one of the surer ones.
+        band = mine[0] if probability <= 0.5 else mine[-1]
         return (
-            f"in {self._images} {self.wrong_between:.0%} of the verdicts no surer than this one"
-            " were wrong"
-        )
-
-    @property
-    def sure_text(self) -> str:
-        """What is said of a verdict that is."""
-        return (
-            f"verdicts as sure as this one hold in {self._images}: {self.wrong_beyond or 0:.0%}"
-            " were wrong"
+            f"in {self._images} {band.wrong:.0%} of the verdicts at {100 * band.low:.0f} to"
+            f" {band.high:.0%} were wrong"
         )
 
     @property
@@ -335,7 +384,8 @@ def said_of_poor_image(
     Args:
         told: Sentences by kind of what is poor.
         beyond: Sentences by kind of what is poorer than the images of all cases: no verdict in
-            such an image is sure. They stand for what is told of the same kind.
+            such an image is sure, and no figure is told of it. They stand for what is told of the
+            same kind.
         worth: What verdicts are worth by kind; of other kinds none is sure.
         probability: Calibrated, of the vote; None where there is no verdict.
     """
@@ -343,14 +393,16 @@ def said_of_poor_image(
     sentences, by_kind = {**told, **beyond}, _worth_by_kind(told, beyond, worth)
     for kind, sentence in sentences.items():
         verdicts = by_kind.get(kind)
-        if kind not in told or verdicts is None or probability is None:
+        if beyond or verdicts is None or probability is None:
+            # What verdicts are worth was measured of no image that is so poor.
             doubts.append(sentence)
-        elif not verdicts.sure(probability):
-            doubts.append(f"{sentence} ({verdicts.unsure_text})")
-        elif beyond:
-            doubts.append(sentence)
+            continue
+        measured = verdicts.wrong_text(probability)
+        if not verdicts.sure(probability):
+            doubts.append(f"{sentence} ({measured})" if measured else sentence)
         else:
-            notices.append(f"{sentence} ({verdicts.sure_text})")
+            sure = "the verdict is sure all the same" + (f": {measured}" if measured else "")
+            notices.append(f"{sentence} ({sure})")
     return PoorImageSaid(tuple(doubts), tuple(notices))
 
 
@@ -384,25 +436,27 @@ def said_without_verdict(
     by_kind = _worth_by_kind(told, beyond, worth)
     said = []
     for kind, sentence in {**told, **beyond}.items():
-        if nothing_there and kind in told and kind in by_kind:
+        if nothing_there and (beyond or kind not in by_kind):
+            # How many are missed was measured of no image that is so poor.
+            sentence += " (nodules may be missed in such images)"
+        elif nothing_there:
             sentence += f" ({by_kind[kind].missed_text})"
         said.append(sentence)
     return tuple(said)
 
 
 def _noise(quality: ImageQuality, _: Mapping[str, float]) -> str:
-    if not np.isfinite(quality.noise_hu):
-        return "the image is noisy"
     return f"the image is noisy: {quality.noise_hu:.0f} HU in the lung around the point"
 
 
 def _thick_slices(quality: ImageQuality, _: Mapping[str, float]) -> str:
     thickness_mm = float(np.fmax(quality.thickness_mm, quality.slice_mm))
-    if not np.isfinite(thickness_mm):
-        return "the slices are thick"
     told = f"the slices are thick: about {thickness_mm:.1f} mm"
-    # Thin slices that motion blurs into each other look like thick ones that overlap.
-    return told if quality.slice_mm >= THICK_MM else f"{told}, or motion makes them look so"
+    # Thin slices look like thick ones that overlap where they were interpolated, and where
+    # motion blurs them into each other.
+    if quality.slice_mm >= THICK_MM:
+        return told
+    return f"{told}, or interpolation or motion makes them look so"
 
 
 def _blur(quality: ImageQuality, good: Mapping[str, float]) -> str:
@@ -421,4 +475,11 @@ _SENTENCES = {
     "thick slices": _thick_slices,
     "blur": _blur,
     "motion": _motion,
+}
+
+_ASKED_AS = {
+    "noise": "the image is noisy",
+    "thick slices": "its slices are thick",
+    "blur": "it is blurred",
+    "motion": "it is smeared by motion",
 }

@@ -7,10 +7,13 @@ from dataclasses import fields, replace
 import numpy as np
 import pytest
 from contrastdiagnosis.imaging.image_quality import ImageQuality
+from contrastdiagnosis.trust.confidence_rule import CaseLimits
 from contrastdiagnosis.trust.poor_image import (
+    ASKED,
     KINDS,
     MEASURES_OF,
     SEVERAL,
+    Band,
     PoorImage,
     PoorVerdicts,
     QualityDetector,
@@ -107,7 +110,7 @@ def test_every_kind_has_its_number():
     bad = replace(GOOD, noise_hu=89.6, thickness_mm=5.04, in_plane_mm=3.24, ghost=0.27)
     assert tuple(DETECTOR.sentences(bad).values()) == (
         "the image is noisy: 90 HU in the lung around the point",
-        "the slices are thick: about 5.0 mm, or motion makes them look so",
+        "the slices are thick: about 5.0 mm, or interpolation or motion makes them look so",
         "the image is blurred: details below 3.2 mm are lost",
         "the image is smeared or doubled, as by motion",
     )
@@ -122,9 +125,9 @@ def test_slices_are_at_least_as_thick_as_they_lie_apart():
         assert poor.sentence(quality) == "the slices are thick: about 7.5 mm"
 
 
-def test_thin_slices_that_look_thick_may_be_moved_ones():
+def test_thin_slices_that_look_thick_may_be_interpolated_or_moved_ones():
     """Where they lie far apart there is no doubt."""
-    poor, doubt = poor_image("thick slices"), "or motion makes them look so"
+    poor, doubt = poor_image("thick slices"), "or interpolation or motion makes them look so"
     assert poor.sentence(replace(GOOD, slice_mm=2.9, thickness_mm=4.0)).endswith(doubt)
     assert not poor.sentence(replace(GOOD, slice_mm=3.0, thickness_mm=4.0)).endswith(doubt)
 
@@ -137,9 +140,9 @@ def test_blur_that_noise_hides_has_no_number():
 
 
 def test_a_number_that_is_not_known_is_not_told():
-    told = [poor.sentence(ImageQuality()) for poor in DETECTOR.kinds]
-    assert not any("nan" in sentence for sentence in told)
-    assert told[:3] == ["the image is noisy", "the slices are thick", "the image is blurred"]
+    assert poor_image("blur").sentence(ImageQuality()) == "the image is blurred"
+    thick = ImageQuality(slice_mm=5.0)
+    assert poor_image("thick slices").sentence(thick) == "the slices are thick: about 5.0 mm"
 
 
 @pytest.mark.parametrize(
@@ -174,7 +177,7 @@ def test_slices_as_thin_as_those_of_the_cases_are_never_thick(thickness_mm, told
     assert sure.tells(quality) == told and sure.score(quality) == 9.0
     assert QualityDetector((sure,)).told(quality) == (("thick slices",) if told else ())
     assert sure.tells(ImageQuality(thickness_mm=thickness_mm, slice_mm=5.0))
-    assert sure.tells(ImageQuality())
+    assert not sure.tells(ImageQuality())
 
 
 @pytest.mark.parametrize(
@@ -188,13 +191,15 @@ def test_slices_as_thin_as_those_of_the_cases_are_never_thick(thickness_mm, told
 )
 def test_a_verdict_is_sure_from_its_own_end_on(low, high, sure):
     """At 0 and at 1 no verdict of that sign was sure, however near."""
-    worth = PoorVerdicts("noise", low, high, 0.3, 0.04)
+    worth = PoorVerdicts("noise", low, high)
     assert {p: worth.sure(p) for p in sure} == sure
 
 
 TWO = {"noise": "noisy", "blur": "blurred"}
-ALONE = (PoorVerdicts("noise", 0.2, 0.8, 0.3, 0.04), PoorVerdicts("blur", 0.2, 0.8, 0.3, 0.04, 0.1))
-BOTH = PoorVerdicts(SEVERAL, 0.1, 0.9, 0.4, 0.03, 0.25)
+BANDS = (Band(0.0, 0.2, 0.05), Band(0.2, 0.5, 0.3), Band(0.5, 0.9, 0.4), Band(0.9, 1.0, 0.03))
+ALONE = (PoorVerdicts("noise", 0.2, 0.8, BANDS), PoorVerdicts("blur", 0.2, 0.8, BANDS, 0.1))
+BOTH = PoorVerdicts(SEVERAL, 0.1, 0.9, BANDS, 0.25)
+MISSED = "nodules may be missed in such images"
 
 
 @pytest.mark.parametrize("beyond", [{}, {"noise": "noisier than the cases"}])
@@ -202,7 +207,9 @@ def test_a_verdict_is_not_sure_because_it_would_be_with_each_fault_alone(beyond)
     """What two faults at once do to verdicts is not what either does."""
     said = said_of_poor_image(TWO, beyond, ALONE, 0.85)
     assert said.doubts == tuple({**TWO, **beyond}.values()) and said.notices == ()
-    assert said_without_verdict(TWO, beyond, ALONE, True) == said.doubts
+    missed = tuple(f"{sentence} ({MISSED})" for sentence in said.doubts)
+    assert said_without_verdict(TWO, beyond, ALONE, True) == missed
+    assert said_without_verdict(TWO, beyond, ALONE, False) == said.doubts
     alone = said_of_poor_image({"blur": "blurred"}, {}, ALONE, 0.85)
     assert alone.doubts == () and len(alone.notices) == 1
     # A fault that only the limits tell is one too.
@@ -214,16 +221,60 @@ def test_a_verdict_is_not_sure_because_it_would_be_with_each_fault_alone(beyond)
 def test_verdicts_in_images_with_several_faults_are_worth_what_was_measured_of_such():
     images = "images poor in several ways"
     unsure = said_of_poor_image(TWO, {}, (*ALONE, BOTH), 0.85)
-    text = f"in {images} 40% of the verdicts no surer than this one were wrong"
+    text = f"in {images} 40% of the verdicts at 50 to 90% were wrong"
     assert unsure.doubts == tuple(f"{sentence} ({text})" for sentence in TWO.values())
     sure = said_of_poor_image(TWO, {}, (*ALONE, BOTH), 0.95)
-    text = f"verdicts as sure as this one hold in {images}: 3% were wrong"
+    measured = f"in {images} 3% of the verdicts at 90 to 100% were wrong"
+    text = f"the verdict is sure all the same: {measured}"
     assert sure.doubts == ()
     assert sure.notices == tuple(f"{sentence} ({text})" for sentence in TWO.values())
     # Poorer than any case: what was measured of such images does not hold there.
     beyond = {"noise": "noisier than the cases"}
     said = said_of_poor_image(TWO, beyond, (*ALONE, BOTH), 0.95)
     assert said.doubts == ("noisier than the cases", "blurred") and said.notices == ()
+    # Nor is how many were wrong where it would not be sure anyway.
+    assert said_of_poor_image(TWO, beyond, (*ALONE, BOTH), 0.6).doubts == said.doubts
+    for nothing_there in (True, False):
+        alone = said_without_verdict({}, beyond, (*ALONE, BOTH), nothing_there)
+        assert alone == ("noisier than the cases" + f" ({MISSED})" * nothing_there,)
     missed = said_without_verdict(TWO, {}, (*ALONE, BOTH), True)
     assert missed[1] == f"blurred (in {images} 25% of the nodules that were pointed at were missed)"
     assert "25%" not in said_without_verdict({"blur": "blurred"}, {}, (*ALONE, BOTH), True)[0]
+
+
+@pytest.mark.parametrize(
+    ("probability", "wanted"),
+    [(0.0, "5% of the verdicts at 0 to 20%"), (0.2, "5% of the verdicts at 0 to 20%"),
+     (0.45, "30% of the verdicts at 20 to 50%"), (0.51, "40% of the verdicts at 50 to 90%"),
+     (0.99, "3% of the verdicts at 90 to 100%")],
+)  # fmt: skip
+def test_how_many_were_wrong_is_told_of_verdicts_like_this_one(probability, wanted):
+    """A mean over all that are no surer would say the same of .51 and of .79."""
+    assert wanted in ALONE[0].wrong_text(probability)
+    (kept,) = said_of_poor_image({"noise": "noisy"}, {}, ALONE, probability)[:2][
+        not 0.2 < probability < 0.8
+    ]
+    assert wanted in kept
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_nobody_measured_is_neither_told_nor_taken_for_good(kind):
+    """Whatever the other measures say: of noise nothing is known where none was measured."""
+    sure = QualityDetector((replace(poor_image(kind), intercept=99.0),))
+    poor = replace(GOOD, thickness_mm=5.0)
+    assert sure.told(poor) == (kind,) and sure.unknown(poor) == ""
+    missing = replace(poor, **dict.fromkeys(ASKED[kind], float("nan")))
+    assert sure.told(missing) == ()
+    told = sure.unknown(missing)
+    assert told.startswith("whether ") and told.endswith(" cannot be measured here")
+    limits = CaseLimits(detector=sure)
+    assert told in limits.poor_image(missing, 0.5).notices
+    assert told in limits.poor_image_without_verdict(missing, True)
+
+
+def test_all_that_cannot_be_measured_is_named():
+    told = DETECTOR.unknown(ImageQuality())
+    assert told == (
+        "whether the image is noisy, its slices are thick, it is blurred or it is smeared by motion"
+        " cannot be measured here"
+    )

@@ -6,6 +6,7 @@ import json
 import shutil
 from collections import Counter
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -41,9 +42,11 @@ from contrastdiagnosis_training.evaluation.robustness.poor_verdicts import (
     LEAST,
     WRONG,
     Verdicts,
+    bands_of,
     fit_poor_verdicts,
     recalibration_table,
     sure_from,
+    verdict_table,
 )
 from contrastdiagnosis_training.evaluation.robustness.report import (
     COLOURS,
@@ -81,6 +84,8 @@ def test_runs_stand_side_by_side_with_the_diameter(told):
     plain, other = metrics["runs"]["plain"], metrics["runs"]["other"]
     assert plain["clean"] == other["clean"] and other["gain"]["auc"] == 0
     assert plain["clean"]["auc_diameter"] is not None
+    low, high = plain["fall_ci"]
+    assert low <= plain["fall"] <= high and plain["fall_less_first_ci"] == [0.0, 0.0]
     assert plain["fall"] == pytest.approx(plain["clean"]["auc"] - plain["ways"]["blur 3"]["auc"])
     assert metrics["printed_by"] == "contrastdiagnosis-train robust-eval"
     assert "Research use only" in page
@@ -381,9 +386,11 @@ def test_both_signs_have_their_own_border_and_a_fold_can_be_left_out():
     }
     (worth,) = fit_poor_verdicts(told, without=2)
     assert worth.kind == "noise" and worth.low == pytest.approx(0.49, abs=0.01)
-    assert 0.7 < worth.high <= 0.8 and worth.wrong_beyond <= WRONG
+    assert 0.7 < worth.high <= 0.8
+    assert worth.bands[-1] == (0.8, 1.0, 0.0) and [b.wrong for b in worth.bands[-3:-1]] == [1, 1]
+    assert worth.bands[0] == (0.0, 0.2, 0.0) and worth.bands[-3].low == 0.5
     (odd,) = fit_poor_verdicts(told, without=0)
-    assert (odd.low, odd.wrong_beyond) == (0.0, None) or odd.low < 0.1
+    assert odd.low < 0.1
     assert (
         fit_poor_verdicts({"noise": [], "blur": [(0, Verdicts(probability[:0], malignant[:0]))]})
         == ()
@@ -404,6 +411,33 @@ def test_how_many_nodules_are_missed_is_told_by_kind_and_without_a_fold():
     both, unknown = fit_poor_verdicts(told)
     assert (both.missed, unknown.missed) == (0.5, None)
     assert fit_poor_verdicts(told, without=2)[0].missed == 0.25
+
+
+def test_how_many_sure_verdicts_are_wrong_is_told_by_the_borders_of_other_folds():
+    """A fold whose verdicts are all wrong is not what its own border is chosen by."""
+    probability = np.r_[np.linspace(0.01, 0.49, 200), np.linspace(0.51, 0.99, 200)]
+    right = Verdicts(probability, probability > 0.5)
+    told = {"noise": [(0, right), (2, turned(right))], "blur": [(0, right)]}
+    noise, blur = verdict_table(told, fit_poor_verdicts(told))
+    assert noise["n_sure"] == noise["n_unsure"] == 400  # Fold 2 by fold 0's, and the other way.
+    assert (noise["wrong_sure"], noise["wrong_unsure"]) == (1.0, 0.0)
+    assert blur["n_sure"] == blur["n_unsure"] == 0 and blur["wrong_sure"] is None
+
+
+def test_bands_are_of_enough_verdicts_and_leave_none_out():
+    random = np.random.default_rng(1)
+    probability = np.r_[random.uniform(0, 0.3, 500), random.uniform(0.3, 1, 90)]
+    malignant = random.random(590) < probability
+    bands = bands_of(probability, malignant)
+    assert bands[0].low == 0 and bands[-1].high == 1
+    assert all(a.high == b.low for a, b in pairwise(bands))
+    for low, high, wrong in bands:
+        at_half = 1e-9 if low == 0.5 else 0.0  # One half itself is benign.
+        mine = (probability >= low + at_half) & (probability <= high)
+        assert mine.sum() >= LEAST or len(bands) == 2
+        verdict = malignant if high <= 0.5 else ~malignant
+        assert wrong == pytest.approx(verdict[mine].mean(), abs=1e-4)
+    assert bands_of(probability[:0], malignant[:0]) == ()
 
 
 def test_a_calibration_of_their_own_is_tried_on_other_folds():

@@ -106,7 +106,10 @@ def pair():
 
 
 def test_the_kernel_changes_no_answer_without_a_reason(diagnoser, pair):
-    """At the same points, within the carcinoma and beside it; slices are told of at each."""
+    """At the same points, within the carcinoma and beside it; slices are told of at each.
+
+    Of 30 answers one may differ, where the vote is split, and that is said of both then.
+    """
     inside = np.linspace(MASS_RAS_MM[0] + 5, MASS_RAS_MM[1] - 5, 3)
     points = [
         *product(*inside.T),
@@ -114,13 +117,19 @@ def test_the_kernel_changes_no_answer_without_a_reason(diagnoser, pair):
         (-32.0, 141.0, 253.0),
         (60.0, 40.0, 240.0),
     ]
+    apart, differing = [], []
     for point in points:
         soft, sharp = (diagnoser.diagnose(volume, point) for volume in pair)
         for diagnosis in (soft, sharp):
             assert any("slices" in sentence for sentence in said(diagnosis)), point
             assert not diagnosis.confidence.confident
+        apart.append(abs(soft.probability - sharp.probability))
         if soft.finding != sharp.finding:
-            assert soft.confidence.reasons and sharp.confidence.reasons, point
+            differing.append(point)
+            for diagnosis in (soft, sharp):
+                assert any("the vote is split" in r for r in diagnosis.confidence.reasons), point
+    assert len(points) == 30 and len(differing) <= 1, differing
+    assert np.median(apart) < 0.05 and max(apart) < 0.2, apart
 
 
 def test_every_thick_scan_is_told_of_wherever_it_is_clicked(diagnoser):

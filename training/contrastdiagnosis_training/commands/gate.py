@@ -16,7 +16,6 @@ from contrastdiagnosis.cases.case_folder import read_case_folder
 from contrastdiagnosis.diagnosis.diagnoser import Diagnoser
 from contrastdiagnosis.errors import InputError
 from contrastdiagnosis.files.output import check_writable, write_file
-from contrastdiagnosis.trust.confidence_rule import CaseLimits
 
 from contrastdiagnosis_training.data.columns import kept_columns, save_columns
 from contrastdiagnosis_training.data.healthy_points import read_healthy_cts
@@ -28,7 +27,7 @@ from contrastdiagnosis_training.evaluation.gate import (
     gate_table,
     gate_text,
     joined,
-    left_out_confidences,
+    left_out_table,
     nodule_answers,
     tissue_answers,
 )
@@ -186,13 +185,6 @@ def _still_true(metrics: Mapping[str, Any]) -> dict[str, Any]:
     flat = ("verdict_share", "confident_share", "confident_accuracy", "unsure_accuracy")
     gone = ("confidence", *flat)  # Bundles up to lidc 9 have them flat.
     return {name: value for name, value in metrics.items() if name not in gone}
-
-
-def left_out_table(bundle: Bundle, answers: Answers, limits: CaseLimits) -> list[dict[str, Any]]:
-    """Every point judged by a gate that was fitted without its patient."""
-    rule = (bundle.indicator.threshold, bundle.info.split_vote)
-    before = before_the_gate(answers, bundle.info.limits, *rule)
-    return gate_table(answers, before, left_out_confidences(answers, limits, *rule))
 
 
 def bundle_table(bundle: Bundle, answers: Answers) -> list[dict[str, Any]]:

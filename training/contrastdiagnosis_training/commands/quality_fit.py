@@ -4,24 +4,30 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from contrastdiagnosis.bundle.bundle import load_bundle, save_bundle
+from contrastdiagnosis.bundle.bundle import Bundle, load_bundle, save_bundle
 from contrastdiagnosis.bundle.info import BundleInfo
 from contrastdiagnosis.cases.case_folder import read_case_folder
 from contrastdiagnosis.errors import InputError
 from contrastdiagnosis.files.documents import read_json
 from contrastdiagnosis.files.output import check_writable, write_file
 from contrastdiagnosis.model.device import choose_device
+from contrastdiagnosis.trust.confidence_rule import CaseLimits
 from contrastdiagnosis.trust.poor_image import KINDS, PoorVerdicts
 
 from contrastdiagnosis_training.data.degradations.degrade import DEGRADATIONS, WORST, faults_of
 from contrastdiagnosis_training.data.healthy_points import read_healthy_cts
-from contrastdiagnosis_training.evaluation.gate import Answers, read_answers
+from contrastdiagnosis_training.evaluation.gate import (
+    Answers,
+    gate_text,
+    left_out_table,
+    read_answers,
+)
 from contrastdiagnosis_training.evaluation.image_quality_trial import (
     FITTED_ON,
     auroc_table,
@@ -38,6 +44,7 @@ from contrastdiagnosis_training.evaluation.metrics import (
     strict,
 )
 from contrastdiagnosis_training.evaluation.quality_rows import (
+    HELD_OUT,
     PAIRS,
     Place,
     QualityRows,
@@ -58,8 +65,10 @@ from contrastdiagnosis_training.evaluation.robustness.figures import (
 )
 from contrastdiagnosis_training.evaluation.robustness.poor_image_trial import PoorImageTrial
 from contrastdiagnosis_training.evaluation.robustness.poor_verdicts import (
+    band_table,
     fit_poor_verdicts,
     recalibration_table,
+    verdict_table,
     verdicts_by_kind,
 )
 from contrastdiagnosis_training.evaluation.shipped_rule import (
@@ -73,6 +82,10 @@ from contrastdiagnosis_training.progress import Bar
 from contrastdiagnosis_training.runs.crossfit_run import folds_of_run
 
 SEVERITIES = (1, CHOSEN_SEVERITY, WORST)
+
+PRINTED_BY = "contrastdiagnosis-train quality-fit"
+
+AWARE = " Poor images are told by the detectors that ship."
 
 NO_FOLD = "wanted a case folder with a fold of each nodule, got none"
 
@@ -129,16 +142,18 @@ class QualityFit:
         worth = self._confidence(trial, folds, answers, bundle.info.split_vote)
         print(image_quality_text(metrics) + "\n\n" + confidence_table(worth))
         limits = replace(bundle.info.limits, detector=detector, poor_verdicts=verdicts)
-        told = {"printed_by": "contrastdiagnosis-train quality-fit", **metrics}
+        told = {"printed_by": PRINTED_BY, **metrics}
+        gate = self._gate(bundle, answers, limits)
         info = replace(
             bundle.info,
             limits=limits,
             version=self.version or bundle.info.version,
             metrics={
                 **bundle.info.metrics,
-                "confidence": {"printed_by": told["printed_by"], **strict(worth)},
+                "confidence": {"printed_by": PRINTED_BY, **strict(worth)},
                 "image_quality": strict(told),
                 **robustness,
+                **gate,
             },
         )
         save_bundle(
@@ -148,6 +163,16 @@ class QualityFit:
         if self.json:
             write_file(self.json, (json.dumps(strict(told), indent=1) + "\n").encode())
         print(f"wrote {self.out}")
+
+    def _gate(self, bundle: Bundle, answers: Answers | None, limits: CaseLimits) -> dict[str, Any]:
+        """The table of `gate-fit` again: who is told that the image is poor is less often sure."""
+        told = bundle.info.metrics.get("gate")
+        if answers is None or not told:
+            return {}
+        rows = left_out_table(bundle, answers, limits)
+        print("\n" + gate_text(rows))
+        protocol = f"{told['protocol'].split(AWARE)[0]}{AWARE}"
+        return {"gate": {"printed_by": PRINTED_BY, "protocol": protocol, "table": strict(rows)}}
 
     def _rows(self) -> QualityRows:
         nodules = [nodule for folder in self.cases for nodule in read_case_folder(folder)]
@@ -160,7 +185,8 @@ class QualityFit:
         operations = tuple(dict.fromkeys([*DEGRADATIONS, *learnt]))
         single = self._measured(everywhere, operations, SEVERITIES)
         pairs = self._measured(nodule_places(with_fold), PAIRS, SEVERITIES[1:])
-        return joined_rows([single, pairs[~pairs.clean]])
+        other = self._measured(nodule_places(with_fold), HELD_OUT, SEVERITIES[1:])
+        return joined_rows([single, pairs[~pairs.clean], other[~other.clean]])
 
     def _measured(
         self, places: Iterable[Place], operations: Sequence[str], severities: Sequence[int]
@@ -219,7 +245,8 @@ class QualityFit:
 def verdict_metrics(trial: PoorImageTrial, verdicts: Sequence[PoorVerdicts]) -> dict[str, Any]:
     """Tables of what verdicts in poor images are worth."""
     return {
-        "verdicts": [asdict(v) for v in verdicts],
+        "verdicts": verdict_table(trial.told, verdicts),
+        "bands": band_table(verdicts),
         "confident": trial.confident_table(),
         "recalibration": recalibration_table(trial.told),
     }
@@ -261,7 +288,7 @@ def detector_metrics(rows: QualityRows) -> dict[str, Any]:
             f"{int(learnt.clean.sum())} nodules of {len(set(learnt.patient_id.tolist()))} patients,"
             " in their images as they are and made poorer; each fold is asked of detectors that"
             " were fitted to the other folds, and so are places without a fold of those fitted to"
-            " all"
+            f" all; none is fitted to {' and '.join(HELD_OUT).replace('_', ' ')}"
         ),
         "kinds": list(KINDS),
         "auroc": auroc_table(learnt, odds[known]),
@@ -280,6 +307,7 @@ def image_quality_text(metrics: Mapping[str, Any]) -> str:
         "numbers": "what is measured against what was added",
         "confident": "confident answers and those of them that are wrong, before and now",
         "verdicts": "from where on a verdict in a poor image is sure",
+        "bands": "verdicts in poor images that were wrong, by their probability",
         "recalibration": "probabilities in poor images, as they are and calibrated anew",
     }
     lines = [str(metrics["protocol"])]

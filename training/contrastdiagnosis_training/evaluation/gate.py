@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from contrastdiagnosis.bundle.bundle import Bundle
 from contrastdiagnosis.cases.case_folder import Nodule, read_scan
 from contrastdiagnosis.concepts.encoding import encode
 from contrastdiagnosis.diagnosis.diagnoser import Diagnoser
@@ -315,6 +316,13 @@ def gate_table(
                 }
             )
     return rows
+
+
+def left_out_table(bundle: Bundle, answers: Answers, limits: CaseLimits) -> list[dict[str, Any]]:
+    """Every point judged by a gate that was fitted without its patient."""
+    rule = (bundle.indicator.threshold, bundle.info.split_vote)
+    before = before_the_gate(answers, bundle.info.limits, *rule)
+    return gate_table(answers, before, left_out_confidences(answers, limits, *rule))
 
 
 THIN_MM = 2.5

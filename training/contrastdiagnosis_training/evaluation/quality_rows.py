@@ -34,6 +34,9 @@ CLEAN = "clean"
 OWN = ("white_noise", "coarse_noise", "sliding_slices", "own_grid_slices")
 """Poorer images of other makings than `DEGRADATIONS`, so that these alone are not learnt."""
 
+HELD_OUT = ("sliding_slices",)
+"""Those that no detector is fitted to: whether makings that were not learnt are told as well."""
+
 PAIRS = (
     "motion+blur", "motion+thick_slices", "blur+thick_slices", "motion+low_dose", "blur+low_dose",
     "thick_slices+low_dose", "own_grid_slices+low_dose",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,6 +14,7 @@ from contrastdiagnosis.trust.facts import facts_of_row
 from contrastdiagnosis.trust.poor_image import (
     KINDS,
     SEVERAL,
+    Band,
     PoorVerdicts,
     QualityDetector,
 )
@@ -111,6 +113,44 @@ def fit_poor_verdicts(
     return tuple(fitted)
 
 
+def verdict_table(
+    told: Mapping[str, Sequence[tuple[int, Verdicts]]], fitted: Sequence[PoorVerdicts]
+) -> list[dict[str, Any]]:
+    """From where on verdicts are sure, and how many were wrong, a row a kind.
+
+    The shares of the sure ones and of the others are of each fold by the borders of the others.
+
+    Args:
+        told: As of `verdicts_by_kind`.
+        fitted: What ships.
+    """
+    others = {
+        (worth.kind, fold): worth
+        for fold in {fold for by_fold in told.values() for fold, _ in by_fold}
+        for worth in fit_poor_verdicts(told, without=fold)
+    }
+    table = []
+    for worth in fitted:
+        wrong: dict[bool, list[bool]] = {True: [], False: []}
+        for fold, verdicts in told[worth.kind]:
+            border = others.get((worth.kind, fold))
+            if border is None:
+                continue
+            for p, malignant in zip(verdicts.probability, verdicts.malignant, strict=True):
+                wrong[border.sure(p)].append(bool((p > 0.5) != malignant))
+        row = {"kind": worth.kind, "low": worth.low, "high": worth.high}
+        for name, values in (("sure", wrong[True]), ("unsure", wrong[False])):
+            row[f"n_{name}"] = len(values)
+            row[f"wrong_{name}"] = float(np.mean(values)) if values else None
+        table.append(row | {"missed": worth.missed})
+    return table
+
+
+def band_table(fitted: Sequence[PoorVerdicts]) -> list[dict[str, Any]]:
+    """How many verdicts were wrong by their probability, a row a kind and band."""
+    return [{"kind": worth.kind, **band._asdict()} for worth in fitted for band in worth.bands]
+
+
 def recalibration_table(
     told: Mapping[str, Sequence[tuple[int, Verdicts]]],
 ) -> list[dict[str, Any]]:
@@ -157,18 +197,55 @@ def _recalibrated(
 
 
 def _poor_verdicts(kind: str, probability: NDArray, malignant: NDArray) -> PoorVerdicts:
-    high = sure_from(probability, ~malignant)
-    low = 1 - sure_from(1 - probability, malignant)
-    wrong = (probability > 0.5) != malignant
-    beyond = (probability >= high) if high < 1 else np.zeros(len(wrong), bool)
-    beyond |= (probability <= low) if low > 0 else False
     return PoorVerdicts(
         kind,
-        low=round(low, 4),
-        high=round(high, 4),
-        wrong_between=round(float(wrong[~beyond].mean()), 4) if (~beyond).any() else 0.0,
-        wrong_beyond=round(float(wrong[beyond].mean()), 4) if beyond.any() else None,
+        low=round(1 - sure_from(1 - probability, malignant), 4),
+        high=round(sure_from(probability, ~malignant), 4),
+        bands=bands_of(probability, malignant),
     )
+
+
+def bands_of(probability: NDArray[np.float64], malignant: NDArray[np.bool_]) -> tuple[Band, ...]:
+    """How many verdicts were wrong by tenths of their probability, of `LEAST` verdicts or more.
+
+    Tenths of fewer are joined with their neighbours towards one half; those of one sign are one
+    band where they are fewer altogether, and none where there are none.
+
+    Args:
+        probability: (N,) calibrated.
+        malignant: (N,) bool.
+
+    Example:
+        >>> probability = np.repeat([0.05, 0.15, 0.95], 50)
+        >>> bands_of(probability, probability > 0.1)
+        (Band(low=0.0, high=0.1, wrong=0.0), Band(low=0.1, high=0.5, wrong=1.0), \
+Band(low=0.5, high=1.0, wrong=0.0))
+    """
+    benign = _bands_of_sign(1 - probability[probability <= 0.5], malignant[probability <= 0.5])
+    other = _bands_of_sign(probability[probability > 0.5], ~malignant[probability > 0.5])
+    mirrored = [Band(round(1 - b.high, 4), round(1 - b.low, 4), b.wrong) for b in benign]
+    return (*mirrored, *reversed(other))
+
+
+def _bands_of_sign(sureness: NDArray[np.float64], wrong: NDArray[np.bool_]) -> list[Band]:
+    """The surest first."""
+    if not len(sureness):
+        return []
+    cuts = [1.0]
+    for low in (0.9, 0.8, 0.7, 0.6, 0.5):
+        if np.count_nonzero(_between(sureness, low, cuts[-1])) >= LEAST:
+            cuts.append(low)
+    if len(cuts) > 1:
+        cuts.pop()
+    cuts.append(0.5)
+    return [
+        Band(low, high, round(float(wrong[_between(sureness, low, high)].mean()), 4))
+        for high, low in pairwise(cuts)
+    ]
+
+
+def _between(sureness: NDArray[np.float64], low: float, high: float) -> NDArray[np.bool_]:
+    return (sureness >= low) & ((sureness < high) | (high == 1))
 
 
 def sure_from(probability: NDArray[np.float64], wrong: NDArray[np.bool_]) -> float:
