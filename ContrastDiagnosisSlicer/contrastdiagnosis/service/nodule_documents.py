@@ -168,13 +168,13 @@ class ImageFacts(Document):
     """What was measured of the image around the point; null where it cannot be."""
 
     slice_mm: float | None
-    """Largest distance between neighbouring voxels."""
+    """Largest distance between neighbouring voxels, mm."""
     noise_hu: float | None
-    """Standard deviation of the noise in lung."""
+    """Standard deviation of the noise in lung, HU."""
     detail_mm: float | None
-    """Full width at half maximum of the point spread within slices."""
+    """Full width at half maximum of the point spread within slices, mm."""
     thickness_mm: float | None
-    """Of the slices, whatever their distance."""
+    """Of the slices, whatever their distance, mm."""
     poor: list[Literal["noise", "thick slices", "blur", "motion"]]
     """In which ways it is told to be poor; empty too where the bundle tells none."""
 

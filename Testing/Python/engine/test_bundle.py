@@ -27,6 +27,7 @@ from contrastdiagnosis.cases.vote import Calibration, VoteRule
 from contrastdiagnosis.errors import InputError
 from contrastdiagnosis.model.mask_statistics import STATISTICS
 from contrastdiagnosis.model.network import NoduleNet, NoduleNetConfig
+from contrastdiagnosis.trust.poor_image import PoorVerdicts
 from safetensors.torch import load_file, save_file
 
 from engine.conftest import CONCEPTS, PROTOTYPES, TINY, write_tiny_bundle
@@ -334,6 +335,29 @@ def test_a_bundle_of_the_first_schema_is_still_read(plain_folder, tmp_path):
     assert old.info == type(old.info)(
         **{n: v for n, v in vars(new.info).items() if n != "concept_calibration"}
     )
+
+
+def test_what_verdicts_in_poor_images_are_worth_is_read_as_written_and_of_lidc_12_too(
+    plain_folder, tmp_path
+):
+    """lidc 12 told two shares for all probabilities: nothing is said by them, the borders hold."""
+    folder = shutil.copytree(plain_folder, tmp_path / "told")
+    noise = {"kind": "noise", "low": 0.1, "high": 0.9, "missed": 0.03}
+    of_lidc_12 = noise | {"wrong_between": 0.3, "wrong_beyond": 0.05}
+    banded = noise | {"kind": "blur", "bands": [[0.5, 0.9, 0.4], [0.9, 1.0, 0.03]]}
+    verdicts = [of_lidc_12, banded]
+    edit(folder, lambda d: d["bundle"]["limits"].update(poor_verdicts=verdicts))
+    old, new = load_bundle(folder).info.limits.poor_verdicts
+    assert old == PoorVerdicts("noise", 0.1, 0.9, missed=0.03) and old.wrong_text(0.6) == ""
+    assert "40% of the verdicts at 50 to 90%" in new.wrong_text(0.6)
+    bundle = load_bundle(folder)
+    save_bundle(
+        tmp_path / "again", bundle.info, bundle.network, bundle.library, bundle.indicator.matched
+    )
+    assert load_bundle(tmp_path / "again").info.limits.poor_verdicts == (old, new)
+    edit(folder, lambda d: d["bundle"]["limits"].update(poor_verdicts=[noise | {"bands": [[1]]}]))
+    with pytest.raises(InputError, match="does not describe a bundle"):
+        load_bundle(folder)
 
 
 def test_a_bundle_without_a_form_of_vote_and_interval_has_what_there_was(plain_folder, tmp_path):

@@ -142,7 +142,7 @@ def test_how_many_nodules_are_missed_is_said_where_none_is_told_of(strict_bundle
     motion = PoorImage("motion", (0.0,) * count, 9.0, 0.0, (1.0,) * count)
     limits = replace(
         strict_bundle.info.limits, detector=QualityDetector((motion,)),
-        poor_verdicts=(PoorVerdicts("motion", 0.0, 1.0, 0.3, missed=0.12),),
+        poor_verdicts=(PoorVerdicts("motion", 0.0, 1.0, missed=0.12),),
     )  # fmt: skip
     engine = Engine(replace(strict_bundle, info=replace(strict_bundle.info, limits=limits)), "cpu")
     told = [n for n in engine.diagnose(asked).notices if n.startswith("the image is smeared")]
