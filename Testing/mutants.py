@@ -307,8 +307,8 @@ MUTANTS = (
     ),
     Mutant(
         f"{ENGINE}/trust/poor_image.py",
-        "        elif beyond:\n            doubts.append(sentence)\n",
-        "",
+        "if beyond or verdicts is None or probability is None:",
+        "if verdicts is None or probability is None:",
         ("engine/test_confidence_rule.py",),
     ),
     Mutant(
@@ -328,6 +328,36 @@ MUTANTS = (
         "json.dumps([kind.__name__, made_from])",
         "json.dumps([kind.__name__])",
         ("training/test_gate.py",),
+    ),
+    Mutant(
+        f"{TRAINING}/pretraining/sets.py",
+        ".mirrored(_as_many(poor, poor_healthy, beside))",
+        "",
+        ("training/test_pretraining_sets.py",),
+    ),
+    Mutant(
+        f"{ENGINE}/trust/poor_image.py",
+        '    if kind != "thick slices":\n        return nothing\n',
+        '    if kind != "thick slices":\n        return np.asarray(False)\n',
+        ("engine/test_poor_image.py",),
+    ),
+    Mutant(
+        f"{ENGINE}/trust/poor_image.py",
+        "band = mine[0] if probability <= 0.5 else mine[-1]",
+        "band = mine[0]",
+        ("engine/test_confidence_rule.py",),
+    ),
+    Mutant(
+        f"{TRAINING}/evaluation/robustness/poor_verdicts.py",
+        "for worth in fit_poor_verdicts(told, without=fold)",
+        "for worth in fit_poor_verdicts(told)",
+        ("training/test_robust_commands.py",),
+    ),
+    Mutant(
+        f"{TRAINING}/evaluation/robustness/degraded.py",
+        "told.read_text().strip() != weights",
+        "not weights",
+        ("training/test_robustness.py",),
     ),
 )
 
