@@ -108,12 +108,13 @@ def quality_metrics(metrics: Metrics) -> QualityMetrics | None:
 
 
 def _verdict_row(row: Metrics) -> tuple[str, ...]:
+    """Bundles of lidc 12's form hold shares by their own borders: these are not told."""
     return (
         _kind(row["kind"]),
         rounded(row["low"]) if row["low"] > 0 else "-",
         rounded(row["high"]) if row["high"] < 1 else "-",
-        rounded(row["wrong_sure"]),
-        rounded(row["wrong_unsure"]),
+        rounded(row.get("wrong_sure")),
+        rounded(row.get("wrong_unsure")),
         rounded(row["missed"]),
     )
 

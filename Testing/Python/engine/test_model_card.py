@@ -46,3 +46,16 @@ def test_markdown_is_not_escaped_as_html_nor_read_as_a_template(shipped):
     said = 'A & B <c> "d" {{ name }} {% if %}'
     card = model_card(dataclasses.replace(shipped.info, training_data=said), shipped.library)
     assert f"(mean rating of the readers above 3). {said}\n" in card
+
+
+def test_a_card_of_lidc_12_s_form_is_written(shipped):
+    """Pruning such a bundle writes its card anew: shares by its own borders are left out."""
+    measured = dict(shipped.info.metrics["image_quality"])
+    measured.pop("bands")
+    measured["verdicts"] = [
+        {"kind": "noise", "low": 0.1, "high": 0.9, "wrong_between": 0.3, "wrong_beyond": 0.05,
+         "missed": 0.03}
+    ]  # fmt: skip
+    metrics = shipped.info.metrics | {"image_quality": measured}
+    card = model_card(dataclasses.replace(shipped.info, metrics=metrics), shipped.library)
+    assert "| noise | 0.100 | 0.900 | - | - | 0.030 |" in card
