@@ -15,6 +15,7 @@ from contrastdiagnosis.bundle.bundle import load_bundle
 from contrastdiagnosis.cases.case_folder import read_case_folder, read_scan
 from contrastdiagnosis.errors import InputError
 from contrastdiagnosis.imaging.patch import crop_patch
+from contrastdiagnosis.imaging.volume import Volume
 from contrastdiagnosis.protocol.map_variant import LocalCam
 from contrastdiagnosis.trust.facts import facts_of_row
 from contrastdiagnosis.trust.poor_image import KINDS, SEVERAL, PoorVerdicts
@@ -350,6 +351,11 @@ def test_what_was_measured_is_not_measured_again(fitted, monkeypatch):
     assert calls == [3, 1, 1]
     whole = measured([*places[:-1], moved], ["blur"], [3])
     np.testing.assert_array_equal(both.measures, whole.measures)
+    # Another image of the same name, made anew in its folder.
+    volume = places[-1].volume
+    other = replace(places[-1], volume=Volume(volume.hu[:, ::-1], volume.ijk_to_ras))
+    measured_in_parts([*places[:-1], other], ["blur"], [3], fitted.rows)
+    assert calls == [3, 1, 1, 1]
 
 
 def test_one_fold_cannot_be_calibrated(fitted, cv, tmp_path):

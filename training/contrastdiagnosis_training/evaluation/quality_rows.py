@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
@@ -191,6 +192,9 @@ def measured_in_parts(
 ) -> QualityRows:
     """As `measured`, but what was measured is kept, `PART` places a file, and not measured again.
 
+    It is kept under all that it depends on, the voxels too: another image of the same name is
+    measured anew.
+
     Args:
         places: Where.
         operations: As of `measured`.
@@ -203,7 +207,7 @@ def measured_in_parts(
     """
     parts = []
     for part in batched(places, PART):
-        asked = [(p.source, p.image, p.patient_id, p.fold, *p.point_ras_mm.tolist()) for p in part]
+        asked = [_asked(place) for place in part]
         made_from = [FORMAT, MEASURES, list(operations), list(severities), asked]
         make = partial(measured, part, operations, severities)
         parts.append(kept_columns(QualityRows, folder, made_from, make))
@@ -303,6 +307,15 @@ def _around(place: Place) -> Volume:
     affine = volume.ijk_to_ras.copy()
     affine[:3, 3] = volume.ras_from_ijk(low[::-1])
     return Volume(hu if padding is None else np.where(padding, -1000, hu), affine)
+
+
+def _asked(place: Place) -> tuple:
+    """All of a place that its rows depend on, as JSON can tell it."""
+    near = _around(place)
+    voxels = hashlib.sha256(np.ascontiguousarray(near.hu).tobytes())
+    voxels.update(f"{near.hu.dtype.str} {near.hu.shape} {near.ijk_to_ras.tolist()}".encode())
+    names = (place.source, place.image, place.patient_id, place.fold)
+    return (*names, *place.point_ras_mm.tolist(), voxels.hexdigest())
 
 
 def _reach_mm(volume: Volume, half_mm: ArrayLike) -> NDArray[np.float64]:
