@@ -337,8 +337,8 @@ MUTANTS = (
     ),
     Mutant(
         f"{ENGINE}/trust/poor_image.py",
-        '    if kind != "thick slices":\n        return nothing\n',
-        '    if kind != "thick slices":\n        return np.asarray(False)\n',
+        "    slight = unmeasured(kind, measure)\n",
+        "    slight = np.asarray(False)\n",
         ("engine/test_poor_image.py",),
     ),
     Mutant(
@@ -358,6 +358,24 @@ MUTANTS = (
         "told.read_text().strip() != weights",
         "not weights",
         ("training/test_robustness.py",),
+    ),
+    Mutant(
+        f"{ENGINE}/trust/poor_image.py",
+        "slight |= still & (",
+        "slight |= False & (",
+        ("training/test_shipped_quality.py",),
+    ),
+    Mutant(
+        f"{ENGINE}/trust/poor_image.py",
+        "if remark and last[remark] == n else sentence",
+        "if remark else sentence",
+        ("engine/test_poor_image.py",),
+    ),
+    Mutant(
+        f"{TRAINING}/evaluation/quality_rows.py",
+        ", voxels.hexdigest())",
+        ")",
+        ("training/test_robust_commands.py",),
     ),
 )
 

@@ -34,8 +34,8 @@ SPECK_MM3 = np.pi / 6 * 3.0**3
 """Of a ball of 3 mm; LIDC's readers outlined what they held for as large (Armato et al., Med Phys
 2011;38:915)."""
 
-TOO_FAR_APART = "the slices are too far apart"
-"""Begins the reason for which a thickly sliced scan is never confident."""
+TOO_FAR_APART = "the slices or pixels are too far apart"
+"""Begins the reason for which a coarsely sampled scan is never confident, whichever its axis."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class CaseLimits:
     Attributes:
         min_lung_share: A patch with a smaller share of lung-dense voxels does not lie in lung.
         max_noise_hu: Noisier scans are unlike those of the cases.
-        max_slice_mm: So are scans whose slices lie further apart.
+        max_slice_mm: So are scans whose voxels lie further apart along any axis.
         min_covered_share: Less of the patch is too little to see a nodule in.
         sure_covered_share: Less of it makes the verdict waver.
         min_volume_mm3: Hardly any case is smaller.

@@ -46,6 +46,14 @@ THICK_MM = 3.0
 """Slices are told to be thick from here on: those of 2.5 mm are the cases' own, and thin ones that
 were interpolated once look like these."""
 
+STILL_HU = 6.0
+"""Less noise than in the lung of any case: what its spectrum falls by is not noise's but that of
+vessels, as if it were blurred."""
+
+SHARP_MM = 1.7
+"""Edges of half of the good images are wider, and those of no image that was blurred are narrower
+while its noise is below `STILL_HU` (training/LOG.md): noise makes edges look sharper."""
+
 MOST_BEYOND = 8.0
 """Log odds beyond a threshold that count for that: more is no surer."""
 
@@ -92,11 +100,17 @@ def too_slight(kind: str, measure: Callable[[str], ArrayLike]) -> NDArray[np.boo
         True
         >>> bool(too_slight("thick slices", {"thickness_mm": float("nan"), "slice_mm": 5.0}.get))
         False
+        >>> still = {"in_plane_mm": 1.2, "fall_db": 9.0, "fall_coarse_db": 4.0, "noise_hu": 0.0}
+        >>> bool(too_slight("blur", still.get))
+        True
     """
-    nothing = unmeasured(kind, measure)
-    if kind != "thick slices":
-        return nothing
-    return nothing | (np.fmax(measure("thickness_mm"), measure("slice_mm")) < THICK_MM)
+    slight = unmeasured(kind, measure)
+    if kind == "thick slices":
+        slight |= np.fmax(measure("thickness_mm"), measure("slice_mm")) < THICK_MM
+    if kind == "blur":
+        still = np.asarray(measure("noise_hu"), dtype=np.float64) < STILL_HU
+        slight |= still & (np.asarray(measure("in_plane_mm"), dtype=np.float64) < SHARP_MM)
+    return slight
 
 
 def as_told(name: str, values: ArrayLike) -> NDArray[np.float64]:
@@ -395,15 +409,29 @@ def said_of_poor_image(
         verdicts = by_kind.get(kind)
         if beyond or verdicts is None or probability is None:
             # What verdicts are worth was measured of no image that is so poor.
-            doubts.append(sentence)
+            doubts.append((sentence, ""))
             continue
         measured = verdicts.wrong_text(probability)
         if not verdicts.sure(probability):
-            doubts.append(f"{sentence} ({measured})" if measured else sentence)
+            doubts.append((sentence, measured))
         else:
             sure = "the verdict is sure all the same" + (f": {measured}" if measured else "")
-            notices.append(f"{sentence} ({sure})")
-    return PoorImageSaid(tuple(doubts), tuple(notices))
+            notices.append((sentence, sure))
+    return PoorImageSaid(_with_remarks(doubts), _with_remarks(notices))
+
+
+def _with_remarks(told: Sequence[tuple[str, str]]) -> tuple[str, ...]:
+    """Sentences with their remarks in brackets; one that holds for several stands behind the last.
+
+    Example:
+        >>> _with_remarks([("noisy", "of both"), ("blurred", "of both"), ("and so", "")])
+        ('noisy', 'blurred (of both)', 'and so')
+    """
+    last = {remark: n for n, (_, remark) in enumerate(told)}
+    return tuple(
+        f"{sentence} ({remark})" if remark and last[remark] == n else sentence
+        for n, (sentence, remark) in enumerate(told)
+    )
 
 
 def _worth_by_kind(
@@ -436,13 +464,14 @@ def said_without_verdict(
     by_kind = _worth_by_kind(told, beyond, worth)
     said = []
     for kind, sentence in {**told, **beyond}.items():
+        remark = ""
         if nothing_there and (beyond or kind not in by_kind):
             # How many are missed was measured of no image that is so poor.
-            sentence += " (nodules may be missed in such images)"
+            remark = "nodules may be missed in such images"
         elif nothing_there:
-            sentence += f" ({by_kind[kind].missed_text})"
-        said.append(sentence)
-    return tuple(said)
+            remark = by_kind[kind].missed_text
+        said.append((sentence, remark))
+    return _with_remarks(said)
 
 
 def _noise(quality: ImageQuality, _: Mapping[str, float]) -> str:

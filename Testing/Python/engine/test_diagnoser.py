@@ -225,7 +225,7 @@ def test_a_noisy_or_thickly_sliced_scan_is_not_confident(diagnoser, phantom):
     affine = volume.ijk_to_ras.copy()
     affine[:3, 2] *= 3
     thick = strict.diagnose(Volume(volume.hu[::3], affine), NODULE.center_ras_mm)
-    assert any("slices are too far apart: 7.5 mm" in r for r in thick.confidence.reasons)
+    assert any("slices or pixels are too far apart: 7.5 mm" in r for r in thick.confidence.reasons)
 
 
 def test_a_nodule_unlike_all_cases_is_not_confident(diagnoser, phantom):

@@ -132,8 +132,8 @@ def test_what_is_poor_about_the_image_is_said_all_the_same(strict_bundle, asked)
     engine = Engine(replace(strict_bundle, info=replace(strict_bundle.info, limits=limits)), "cpu")
     diagnosis = engine.diagnose(asked)
     assert not diagnosis.judged
-    assert [n for n in diagnosis.notices if n.startswith("the slices are too far apart")]
-    assert "the slices are too far apart" in report_html(engine, asked)
+    assert [n for n in diagnosis.notices if n.startswith("the slices or pixels are too far apart")]
+    assert "the slices or pixels are too far apart" in report_html(engine, asked)
 
 
 def test_how_many_nodules_are_missed_is_said_where_none_is_told_of(strict_bundle, asked, finding):

@@ -207,7 +207,7 @@ def test_a_verdict_is_not_sure_because_it_would_be_with_each_fault_alone(beyond)
     """What two faults at once do to verdicts is not what either does."""
     said = said_of_poor_image(TWO, beyond, ALONE, 0.85)
     assert said.doubts == tuple({**TWO, **beyond}.values()) and said.notices == ()
-    missed = tuple(f"{sentence} ({MISSED})" for sentence in said.doubts)
+    missed = (said.doubts[0], f"{said.doubts[1]} ({MISSED})")
     assert said_without_verdict(TWO, beyond, ALONE, True) == missed
     assert said_without_verdict(TWO, beyond, ALONE, False) == said.doubts
     alone = said_of_poor_image({"blur": "blurred"}, {}, ALONE, 0.85)
@@ -222,12 +222,13 @@ def test_verdicts_in_images_with_several_faults_are_worth_what_was_measured_of_s
     images = "images poor in several ways"
     unsure = said_of_poor_image(TWO, {}, (*ALONE, BOTH), 0.85)
     text = f"in {images} 40% of the verdicts at 50 to 90% were wrong"
-    assert unsure.doubts == tuple(f"{sentence} ({text})" for sentence in TWO.values())
+    # What holds for both is said once.
+    assert unsure.doubts == ("noisy", f"blurred ({text})")
     sure = said_of_poor_image(TWO, {}, (*ALONE, BOTH), 0.95)
     measured = f"in {images} 3% of the verdicts at 90 to 100% were wrong"
     text = f"the verdict is sure all the same: {measured}"
     assert sure.doubts == ()
-    assert sure.notices == tuple(f"{sentence} ({text})" for sentence in TWO.values())
+    assert sure.notices == ("noisy", f"blurred ({text})")
     # Poorer than any case: what was measured of such images does not hold there.
     beyond = {"noise": "noisier than the cases"}
     said = said_of_poor_image(TWO, beyond, (*ALONE, BOTH), 0.95)

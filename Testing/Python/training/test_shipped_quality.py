@@ -14,6 +14,7 @@ from contrastdiagnosis.imaging.phantom import DEMO_NODULES, make_phantom
 from contrastdiagnosis.imaging.volume import Volume, read_volume
 from contrastdiagnosis.report.screen import render_report
 from contrastdiagnosis_training.data.degradations.volume import degraded_hu
+from scipy import ndimage
 
 from training.conftest import DATA
 
@@ -143,6 +144,33 @@ def test_every_thick_scan_is_told_of_wherever_it_is_clicked(diagnoser):
         for shift_mm in (-60.0, 60.0):
             diagnosis = diagnoser.diagnose(volume, np.add(middle[:3], (shift_mm, 0, 0)))
             assert any("slices" in sentence for sentence in said(diagnosis)), (file.name, shift_mm)
+
+
+@pytest.mark.parametrize("noise_hu", [0.0, 0.5, 2.0, 4.0])
+def test_lung_without_noise_is_no_blurred_image(diagnoser, noise_hu):
+    """Of a phantom, or of a scan that was cleaned of it: its edges are sharp all the same."""
+    phantom = make_phantom().volume
+    still = np.where(phantom.hu < -700, -860.0, phantom.hu)
+    noise = np.random.default_rng(0).normal(0, noise_hu, still.shape)
+    # In-plane, as wide as the details that are told to be lost.
+    blurred = ndimage.gaussian_filter(still, (0, *(3.0 / 2.355 / np.array(phantom.spacing_mm[1:]))))
+    for hu, wanted in ((still, False), (blurred, True)):
+        volume = Volume(np.rint(hu + noise), phantom.ijk_to_ras)
+        for nodule in DEMO_NODULES[:3]:
+            told = said(diagnoser.diagnose(volume, nodule.center_ras_mm))
+            assert any("blurred" in sentence for sentence in told) == wanted, told
+
+
+def test_coarse_pixels_are_not_told_to_be_thick_slices(diagnoser):
+    """Whichever axis is the coarse one, what is said of it is true."""
+    phantom = make_phantom().volume
+    affine = phantom.ijk_to_ras.copy()
+    affine[:3, :2] *= 5
+    coarse = Volume(np.ascontiguousarray(phantom.hu[:, ::5, ::5]), affine)
+    wanted = f"slices or pixels are too far apart: {max(coarse.spacing_mm):.1f} mm"
+    told = said(diagnoser.diagnose(coarse, DEMO_NODULES[0].center_ras_mm))
+    assert any(wanted in sentence for sentence in told)
+    assert not any("slices are" in sentence for sentence in told)
 
 
 def test_a_measure_that_nobody_made_is_no_reason(diagnoser):
