@@ -49,6 +49,8 @@ def made_rows(count=200, seed=0):
     random = np.random.default_rng(seed)
     clean = np.exp(random.normal(0, 0.2, (count, len(MEASURES))))
     clean[:, MEASURES.index("thickness_mm")] *= 1.7
+    # In lung without any noise sharp images are never told to be blurred.
+    clean[:, MEASURES.index("noise_hu")] *= 30
     measures, operations = [clean], [CLEAN] * count
     for operation, name in MOVES.items():
         poorer = clean * np.exp(random.normal(0, 0.05, clean.shape))
