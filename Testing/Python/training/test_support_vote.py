@@ -9,6 +9,7 @@ import pytest
 from contrastdiagnosis.cases.library import Case, CaseLibrary
 from contrastdiagnosis.cases.vote import Calibration, VoteRule
 from contrastdiagnosis_training.data.columns import load_columns, save_columns
+from contrastdiagnosis_training.evaluation.metrics import context_metrics
 from contrastdiagnosis_training.evaluation.support_vote import (
     K_CHOICES,
     TEMPERATURE_CHOICES,
@@ -194,3 +195,21 @@ def test_readings_come_back_as_they_were_saved(tmp_path):
     after = load_columns(Predictions, tmp_path / "r.npz")
     for name in ("case_id", "patient_id", "embedding", "malignancy", "trimmed_dice"):
         np.testing.assert_array_equal(getattr(after, name), getattr(before, name))
+
+
+def test_what_context_changes_is_told_with_its_sign():
+    """Cut to their slices, half of the nodules look benign: less is suspected without context."""
+    support = support_of_predictions(predictions())
+    whole = predictions(40, seed=5, first_patient=100)
+    cut = whole.embedding.copy()
+    cut[::2, 0] -= 6
+    shown = replace(whole, trimmed_embedding=cut, trimmed_dice=np.linspace(0, 1, 40))
+    unknown = predictions(10, seed=6, first_patient=200)
+    told = context_metrics([(support, shown), (support, unknown)])
+    full, without = (support.probability(z, whole.patient_id) for z in (whole.embedding, cut))
+    assert told["context_n"] == 40
+    assert told["context_shift"] == pytest.approx((full - without).mean())
+    assert told["context_shift"] > 0.1
+    assert told["context_same_diagnosis"] == pytest.approx(((full > 0.5) == (without > 0.5)).mean())
+    assert told["context_dice"] == pytest.approx(0.5)
+    assert context_metrics([(support, unknown)]) == {}

@@ -339,20 +339,27 @@ def _retrieval(support: SupportVote, predictions: Predictions, rule: str) -> tup
 
 
 def context_metrics(parts: Sequence[Part]) -> dict[str, Any]:
-    """How far diagnosis and mask stay when a file is cut to the nodule's slices."""
-    same, overlap = [], []
+    """How far diagnosis, probability and mask stay when a file is cut to the nodule's slices.
+
+    Returns:
+        Number of nodules, share with the same diagnosis, mean of the probability with surroundings
+        less that without, mean Dice of the masks; nothing where no file shows surroundings.
+    """
+    same, shift, overlap = [], [], []
     for support, predictions in parts:
         whole = predictions[np.isfinite(predictions.trimmed_dice)]
         if len(whole):
             full = support.probability(whole.embedding, whole.patient_id)
             trimmed = support.probability(whole.trimmed_embedding, whole.patient_id)
             same.append((full > 0.5) == (trimmed > 0.5))
+            shift.append(full - trimmed)
             overlap.append(whole.trimmed_dice)
     if not same:
         return {}
     return {
         "context_n": sum(len(s) for s in same),
         "context_same_diagnosis": float(np.concatenate(same).mean()),
+        "context_shift": float(np.concatenate(shift).mean()),
         "context_dice": float(np.concatenate(overlap).mean()),
     }
 
